@@ -1,0 +1,51 @@
+"""CancelToken: ask the server, over a connection of its own, to stop what a session runs. Knows nothing of that session's state."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from . import dial
+from .error import IoError, RequestTimeout
+from .protocol import messages
+
+
+@dataclass(frozen=True, slots=True)
+class CancelToken:
+    """The right to cancel whatever the session runs at that moment; a race by nature. The secret never shows."""
+
+    address: dial.Address
+    pid: int
+    secret_key: bytes = field(repr=False)
+    _is_live: Callable[[], bool] = field(repr=False, compare=False)
+
+    async def cancel(self, timeout: float = 5.0) -> None:
+        """Send CancelRequest and wait until the server has closed that connection (chapter "Canceling Requests in Progress").
+
+        Does nothing once the session has ended: its process id may be another's by then. Raises RequestTimeout after
+        `timeout` seconds, IoError where the server cannot be reached.
+        """
+        if not self._is_live():
+            return
+        request = messages.encode(messages.CancelRequest(self.pid, self.secret_key))
+        try:
+            async with asyncio.timeout(timeout):
+                await self._send(request)
+        except TimeoutError as error:
+            raise RequestTimeout(f"the server did not take the cancel request within {timeout} s") from error
+        except OSError as error:
+            raise IoError(f"the cancel request could not be sent: {error}") from error
+
+    async def _send(self, request: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        sock = await dial.connect_to(self.address)
+        try:
+            await loop.sock_sendall(sock, request)
+            try:
+                while await loop.sock_recv(sock, 64):
+                    pass
+            except ConnectionResetError:  # closing with our packet unread, as some servers do, is an end as well
+                pass
+        finally:
+            sock.close()

@@ -1,0 +1,98 @@
+"""The receiver of a WireConn: cuts the stream into messages and keeps them until their owner asks. It decodes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from .error import ConnectionClosed, IoError, PgError, PgWireError, ProtocolError
+from .protocol import messages
+from .protocol.types import LONG_LIMIT, LONG_MESSAGES, SHORT_LIMIT
+
+# One read; a longer message grows it as bytes really arrive.
+BUFFER_SIZE = 64 * 1024
+
+
+class Inbox:
+    """Messages that have come and are not asked for yet, as (tag, body); `size` counts their bytes.
+
+    `on_arrival` is told after each read; `waiter` is whoever waits for more.
+    """
+
+    def __init__(self, on_arrival: Callable[[], None]) -> None:
+        self.on_arrival = on_arrival
+        self.waiter: asyncio.Future[None] | None = None
+        self.buffer = bytearray(BUFFER_SIZE)
+        self.tail = 0
+        self.out = bytearray()
+        self.handed = 0
+        self.size = 0
+        self.frames: deque[tuple[int, bytes]] = deque()
+        self.last_words: PgError | None = None
+        self.failure: PgWireError | None = None
+
+    def received(self, n: int) -> None:
+        """Cut off the complete messages."""
+        end, i = self.tail + n, 0
+        while end - i >= 5:
+            length = int.from_bytes(self.buffer[i + 1 : i + 5], "big", signed=True)
+            long = chr(self.buffer[i]) in LONG_MESSAGES
+            if not 4 <= length <= (LONG_LIMIT if long else SHORT_LIMIT):
+                tag = bytes([self.buffer[i]])
+                self.failure = ProtocolError(f"the server's message {tag!r} has a length of {length}")
+                self._wake()
+                return
+            if i + 1 + length > end:
+                break
+            self.frames.append((self.buffer[i], bytes(self.buffer[i + 5 : i + 1 + length])))
+            self.size += length + 1
+            i += 1 + length
+        rest = self.buffer[i:end]
+        if len(rest) == len(self.buffer):
+            self.buffer = rest + bytearray(len(rest))
+        else:
+            self.buffer[: len(rest)] = rest
+        self.tail = len(rest)
+        self._wake()
+        self.on_arrival()
+
+    def _wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    def take(self) -> messages.BackendMessage:
+        """The next message, decoded. Raises ProtocolError where its body does not fit."""
+        tag, body = self.frames.popleft()
+        self.size -= len(body) + 5
+        message = messages.decode_backend(tag, body)
+        if isinstance(message, messages.ErrorResponse):
+            error = PgError(message.fields)
+            if error.is_fatal:
+                self.last_words = self.last_words or error
+        return message
+
+    def rest(self) -> bytes:
+        """All that has come and was not taken, as it came."""
+        whole = [bytes([tag]) + (len(body) + 4).to_bytes(4, "big") + body for tag, body in self.frames]
+        return b"".join(whole) + bytes(self.buffer[: self.tail])
+
+    def lost(self, cause: BaseException | None) -> None:
+        """The connection has ended; what has come can still be taken."""
+        if self.failure is not None:
+            return
+        if isinstance(cause, OSError):
+            self.failure = IoError(f"the connection failed: {cause}")
+        else:
+            self.failure = ConnectionClosed(f"the connection was closed: {cause or 'the server sent no reason'}")
+        self.failure.__cause__ = cause
+        self._wake()
+
+    def ended(self) -> PgWireError:
+        """Why nothing more comes: the server's last words, if it had any."""
+        assert self.failure is not None
+        if self.last_words is None:
+            return self.failure
+        closed = ConnectionClosed(f"the server closed the connection: {self.last_words.message}")
+        closed.__cause__ = self.last_words
+        return closed

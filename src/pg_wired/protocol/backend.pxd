@@ -1,0 +1,5 @@
+cimport cython
+from . cimport octets
+
+@cython.locals(stop=Py_ssize_t, count=int, column=int, n=Py_ssize_t, row=tuple)
+cpdef Py_ssize_t rows(const unsigned char *p, Py_ssize_t i, Py_ssize_t end, int columns, list out) except -1

@@ -1,0 +1,133 @@
+"""The hot encoder: Bind, Execute and Sync fused into the outgoing buffer, and the checks of what goes into them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..error import ConfigError
+from . import octets
+from .types import LONG_LIMIT, FormatCode, Oid, Value
+
+# Bind counts its parameters in 16 bits (chapter "Message Formats").
+MAX_PARAMETERS = 65_535
+# Room in a message beside its values: names, counts and 65,535 format codes twice.
+_OVERHEAD = 4 * MAX_PARAMETERS + 1024
+
+_PORTAL = b"\0"  # the unnamed portal, and the unnamed statement
+EXECUTE_SYNC = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"  # all rows of the unnamed portal
+DESCRIBE_EXECUTE_SYNC = b"D\0\0\0\x06P\0" + EXECUTE_SYNC
+ALL_TEXT = b"\0\0"  # no format codes: everything is text
+
+
+def values(params: Sequence[Value]) -> tuple[bytes | None, ...]:
+    """The parameters as they stand now: bytes or None each. TypeError for another type, ConfigError for too many or too large."""
+    if isinstance(params, (str, bytes, bytearray, memoryview)):
+        raise TypeError(f"params is a sequence of values, not {type(params).__name__}: pass (value,) for a single one")
+    taken: tuple[Any, ...] = tuple(params)
+    if len(taken) > MAX_PARAMETERS:
+        raise ConfigError(f"{len(taken)} parameters: PostgreSQL takes at most {MAX_PARAMETERS}")
+    total = 0
+    plain = True
+    for value in taken:
+        if value is not None:
+            if type(value) is not bytes:
+                plain = False
+                break
+            total += len(value)
+    if not plain:
+        taken = tuple([_value(number, value) for number, value in enumerate(taken, 1)])
+        total = sum([len(value) for value in taken if value is not None])
+    if total > LONG_LIMIT - _OVERHEAD:
+        raise ConfigError(f"parameters of {total} bytes: a message may have at most {LONG_LIMIT} bytes")
+    return taken
+
+
+def _value(number: int, value: object) -> bytes | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"parameter ${number} cannot be sent as UTF-8: {error.reason}") from error
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    raise TypeError(
+        f"parameter ${number} is {type(value).__name__}: pass bytes, bytearray, memoryview, str (sent as UTF-8 text) or None"
+    )
+
+
+def formats(codes: int | Sequence[int], what: str) -> bytes:
+    """Format codes as Bind has them: their count, then each. One code stands for all values."""
+    if isinstance(codes, int):
+        return ALL_TEXT if _format(codes, what) == 0 else b"\0\1\0\1"
+    listed = [_format(code, what) for code in codes]
+    if len(listed) > MAX_PARAMETERS:
+        raise ConfigError(f"{what} has {len(listed)} codes: PostgreSQL takes at most {MAX_PARAMETERS}")
+    return b"".join([n.to_bytes(2, "big") for n in [len(listed), *listed]])
+
+
+def _format(code: object, what: str) -> int:
+    if isinstance(code, bool) or not isinstance(code, int) or code not in (FormatCode.TEXT, FormatCode.BINARY):
+        raise ConfigError(f"{what} has {code!r}: pass FormatCode.TEXT or FormatCode.BINARY")
+    return int(code)
+
+
+def check_count(codes: bytes, count: int, what: str) -> None:
+    """Refuse format codes that are neither none, one for all, nor one for each."""
+    n = octets.get_u16(codes, 0)
+    if n > 1 and n != count:
+        raise ConfigError(f"{what} has {n} codes for {count} values: pass one for all, or one for each")
+
+
+def oids(param_oids: Iterable[Oid]) -> tuple[Oid, ...]:
+    """The parameter types as a tuple; 0 lets the server infer one."""
+    taken = tuple(param_oids)
+    if len(taken) > MAX_PARAMETERS:
+        raise ConfigError(f"{len(taken)} parameter OIDs: PostgreSQL takes at most {MAX_PARAMETERS}")
+    for oid in taken:
+        if isinstance(oid, bool) or not isinstance(oid, int) or not 0 <= oid < 1 << 32:
+            raise ConfigError(f"param_oids has {oid!r}: an OID is an int from 0 to 4294967295")
+    return taken
+
+
+def text(sql: str, what: str) -> str:
+    """`sql`, if it can be sent: a str without NUL that is UTF-8."""
+    if not isinstance(sql, str):
+        raise TypeError(f"{what} is {type(sql).__name__}: pass a str")
+    if "\0" in sql:
+        raise ConfigError(f"{what} has a NUL character at {sql.index(chr(0))}: PostgreSQL ends a string there")
+    if not sql.isascii():
+        try:
+            sql.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{what} cannot be sent as UTF-8: {error.reason} at {error.start}") from error
+    return sql
+
+
+def bind_head(name: str, param_formats: bytes, count: int) -> bytes:
+    """What stands in a Bind between its length and its values."""
+    return _PORTAL + name.encode() + b"\0" + param_formats + count.to_bytes(2, "big")
+
+
+def bind(out: bytearray, head: bytes, params: tuple[bytes | None, ...], result_formats: bytes, tail: bytes) -> None:
+    """Append one Bind and the messages of `tail` whole: the lengths are summed before a byte is written."""
+    n = 4 + len(head) + len(result_formats)
+    for value in params:
+        n += 4
+        if value is not None:
+            n += len(value)
+    i = len(out)
+    q = octets.grow(out, 1 + n + len(tail))
+    q[i] = 66  # B
+    i = octets.put_i32(q, i + 1, n)
+    i = octets.put_bytes(q, i, head)
+    for value in params:
+        if value is None:
+            i = octets.put_i32(q, i, -1)
+        else:
+            i = octets.put_i32(q, i, len(value))
+            i = octets.put_bytes(q, i, value)
+    i = octets.put_bytes(q, i, result_formats)
+    octets.put_bytes(q, i, tail)

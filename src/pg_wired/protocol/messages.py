@@ -1,0 +1,347 @@
+"""Every message of protocol 3.0 and 3.2 in both directions, as data, and how to write and read them all.
+
+Refuses to know what may follow what. Names and order of fields are the protocol chapter's, "Message Formats".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from ..error import ProtocolError
+from . import declare
+from .declare import Message as Message
+from .layout import Array, Bytes, Char, Int, Record, Secret, String, Terminated, Value, Varies
+from .types import LONG_LIMIT, FieldDescription
+
+INT16 = Int(2)
+UINT16 = Int(2, signed=False)  # counts too: up to 65,535 parameters, as the server reads them
+INT32 = Int(4)
+OID = Varies(Int(4, signed=False))
+PID = Varies(INT32)
+FORMAT = Int(2, allowed=(0, 1))
+STRING = String()
+FIELD = Record(STRING, OID, INT16, OID, INT16, INT32, FORMAT, make=FieldDescription._make)
+# Protocol chapter, BackendKeyData: "minimum and maximum key length are 4 and 256 bytes".
+KEY = Secret(Bytes(4, 256))
+# Pairs that end in a zero byte: the fields of an error, the parameters of a startup.
+ERROR_FIELDS = Terminated(Record(Char(), STRING))
+PARAMETERS = Terminated(Record(STRING, Varies(STRING)))
+
+Count: TypeAlias = Annotated[int, INT32]
+Pid: TypeAlias = Annotated[int, PID]
+Key: TypeAlias = Annotated[bytes, KEY]
+Text: TypeAlias = Annotated[str, STRING]
+Octets: TypeAlias = Annotated[bytes, Varies(Bytes())]
+SecretOctets: TypeAlias = Annotated[bytes, Secret(Bytes())]
+Format: TypeAlias = Annotated[int, FORMAT]
+CopyFormat: TypeAlias = Annotated[int, Int(1, allowed=(0, 1))]
+Formats: TypeAlias = Annotated[tuple[int, ...], Array(FORMAT, UINT16)]
+Oids: TypeAlias = Annotated[tuple[int, ...], Array(OID, UINT16)]
+Values: TypeAlias = Annotated[tuple[bytes | None, ...], Array(Value(), UINT16)]
+Pairs: TypeAlias = tuple[tuple[str, str], ...]
+Kind: TypeAlias = Annotated[str, Char("SP")]  # a statement or a portal
+
+
+class FrontendMessage(Message):
+    """What a client sends."""
+
+
+class BackendMessage(Message):
+    """What a server sends."""
+
+
+# ---- Before the session: no tag --------------------------------------------------------------------------------------
+
+
+class StartupRequest(FrontendMessage):
+    """The first message of a connection; it has no tag, and its codes are versions that do not exist."""
+
+
+class StartupMessage(StartupRequest):
+    major: Annotated[int, Int(2, signed=False, allowed=(3,))]
+    minor: Annotated[int, UINT16]
+    parameters: Annotated[Pairs, PARAMETERS]
+
+
+class CancelRequest(StartupRequest, code=1234 << 16 | 5678):
+    pid: Pid
+    secret_key: Key
+
+
+class SSLRequest(StartupRequest, code=1234 << 16 | 5679): ...
+
+
+class GSSENCRequest(StartupRequest, code=1234 << 16 | 5680): ...
+
+
+# ---- Authentication --------------------------------------------------------------------------------------------------
+
+
+class Authentication(BackendMessage, tag="R"):
+    """One of the ten that a server may begin with."""
+
+
+class AuthenticationOk(Authentication, code=0): ...
+
+
+class AuthenticationKerberosV5(Authentication, code=2): ...
+
+
+class AuthenticationCleartextPassword(Authentication, code=3): ...
+
+
+class AuthenticationMD5Password(Authentication, code=5):
+    salt: Annotated[bytes, Bytes(4, 4)]
+
+
+class AuthenticationGSS(Authentication, code=7): ...
+
+
+class AuthenticationGSSContinue(Authentication, code=8):
+    data: SecretOctets
+
+
+class AuthenticationSSPI(Authentication, code=9): ...
+
+
+class AuthenticationSASL(Authentication, code=10):
+    mechanisms: Annotated[tuple[str, ...], Terminated(STRING)]
+
+
+class AuthenticationSASLContinue(Authentication, code=11):
+    data: SecretOctets
+
+
+class AuthenticationSASLFinal(Authentication, code=12):
+    data: SecretOctets
+
+
+class AuthenticationResponse(FrontendMessage, tag="p"):
+    """One of four with the same tag; what they mean depends on what the server asked for."""
+
+
+class PasswordMessage(AuthenticationResponse):
+    password: Annotated[str, Secret(STRING)]
+
+
+class SASLInitialResponse(AuthenticationResponse):
+    mechanism: Text
+    response: Annotated[bytes | None, Secret(Value())]
+
+
+class SASLResponse(AuthenticationResponse):
+    data: SecretOctets
+
+
+class GSSResponse(AuthenticationResponse):
+    data: SecretOctets
+
+
+# ---- Frontend --------------------------------------------------------------------------------------------------------
+
+
+class Query(FrontendMessage, tag="Q"):
+    query: Text
+
+
+class Parse(FrontendMessage, tag="P"):
+    statement: Text
+    query: Text
+    param_oids: Oids = ()
+
+
+class Bind(FrontendMessage, tag="B"):
+    portal: Text = ""
+    statement: Text = ""
+    param_formats: Formats = ()
+    params: Values = ()
+    result_formats: Formats = ()
+
+
+class Describe(FrontendMessage, tag="D"):
+    kind: Kind
+    name: Text = ""
+
+
+class Execute(FrontendMessage, tag="E"):
+    portal: Text = ""
+    max_rows: Count = 0
+
+
+class Close(FrontendMessage, tag="C"):
+    kind: Kind
+    name: Text = ""
+
+
+class Flush(FrontendMessage, tag="H"): ...
+
+
+class Sync(FrontendMessage, tag="S"): ...
+
+
+class Terminate(FrontendMessage, tag="X"): ...
+
+
+class CopyFail(FrontendMessage, tag="f"):
+    message: Text
+
+
+class FunctionCall(FrontendMessage, tag="F"):
+    function_oid: Annotated[int, OID]
+    arg_formats: Formats
+    args: Values
+    result_format: Format
+
+
+class CopyData(FrontendMessage, BackendMessage, tag="d"):
+    data: Octets
+
+
+class CopyDone(FrontendMessage, BackendMessage, tag="c"): ...
+
+
+# ---- Backend ---------------------------------------------------------------------------------------------------------
+
+
+class BackendKeyData(BackendMessage, tag="K"):
+    pid: Pid
+    secret_key: Key
+
+
+class NegotiateProtocolVersion(BackendMessage, tag="v"):
+    """`version` is the newest the server speaks, written as in StartupMessage: major << 16 | minor."""
+
+    version: Annotated[int, INT32]
+    options: Annotated[tuple[str, ...], Array(STRING, Int(4, signed=False))]
+
+
+class ParameterStatus(BackendMessage, tag="S"):
+    name: Text
+    value: Annotated[str, Varies(STRING)]
+
+
+class ReadyForQuery(BackendMessage, tag="Z"):
+    status: Annotated[str, Char("ITE")]
+
+
+class ErrorResponse(BackendMessage, tag="E"):
+    fields: Annotated[Pairs, ERROR_FIELDS]
+
+
+class NoticeResponse(BackendMessage, tag="N"):
+    fields: Annotated[Pairs, ERROR_FIELDS]
+
+
+class NotificationResponse(BackendMessage, tag="A"):
+    pid: Pid
+    channel: Text
+    payload: Text
+
+
+class ParseComplete(BackendMessage, tag="1"): ...
+
+
+class BindComplete(BackendMessage, tag="2"): ...
+
+
+class CloseComplete(BackendMessage, tag="3"): ...
+
+
+class ParameterDescription(BackendMessage, tag="t"):
+    param_oids: Oids
+
+
+class RowDescription(BackendMessage, tag="T"):
+    fields: Annotated[tuple[FieldDescription, ...], Array(FIELD, UINT16)]
+
+
+class NoData(BackendMessage, tag="n"): ...
+
+
+class DataRow(BackendMessage, tag="D"):
+    values: Values
+
+
+class CommandComplete(BackendMessage, tag="C"):
+    command_tag: Text
+
+
+class EmptyQueryResponse(BackendMessage, tag="I"): ...
+
+
+class PortalSuspended(BackendMessage, tag="s"): ...
+
+
+class FunctionCallResponse(BackendMessage, tag="V"):
+    value: Annotated[bytes | None, Value()]
+
+
+class CopyInResponse(BackendMessage, tag="G"):
+    format: CopyFormat
+    column_formats: Formats
+
+
+class CopyOutResponse(BackendMessage, tag="H"):
+    format: CopyFormat
+    column_formats: Formats
+
+
+class CopyBothResponse(BackendMessage, tag="W"):
+    format: CopyFormat
+    column_formats: Formats
+
+
+# ---- Bytes -----------------------------------------------------------------------------------------------------------
+
+# By tag. Where several messages share one, this has the class they are derived from.
+FRONTEND: dict[int, type[FrontendMessage]] = {
+    cls.tag: cls for cls in FrontendMessage.__subclasses__() if cls.tag is not None
+}
+BACKEND: dict[int, type[BackendMessage]] = {
+    cls.tag: cls for cls in BackendMessage.__subclasses__() if cls.tag is not None
+}
+_AUTHENTICATION: dict[bytes, type[Authentication]] = {cls.code: cls for cls in Authentication.__subclasses__()}
+_STARTUP: dict[bytes, type[StartupRequest]] = {cls.code: cls for cls in StartupRequest.__subclasses__()}
+
+
+def encode(*messages: Message) -> bytes:
+    """The messages, each with its tag and length. Raises ValueError or TypeError that names message and field.
+
+    All are checked before a byte comes out.
+    """
+    out: list[bytes] = []
+    for message in messages:
+        body = declare.write(message)
+        length = 4 + sum(map(len, body))
+        if length > LONG_LIMIT:
+            raise ValueError(f"{type(message).__name__}: {length} bytes are more than a message may have, {LONG_LIMIT}")
+        tag = b"" if message.tag is None else bytes([message.tag])
+        out += [tag, length.to_bytes(4, "big"), *body]
+    return b"".join(out)
+
+
+def decode_backend(tag: int, body: bytes) -> BackendMessage:
+    """The message that a server sent. Raises ProtocolError, and nothing else, for bytes that are not exactly one."""
+    cls = BACKEND.get(tag)
+    if cls is Authentication:
+        cls = _AUTHENTICATION.get(body[:4])
+    if cls is None:
+        raise ProtocolError(f"no server sends a message with the tag {tag:#04x} that begins with {body[:4]!r}")
+    return declare.read(cls, body)
+
+
+def decode_frontend(
+    tag: int, body: bytes, password_as: type[AuthenticationResponse] = PasswordMessage
+) -> FrontendMessage:
+    """The message that a client sent; `password_as` is what the tag `p` means now. Raises as `decode_backend` does."""
+    cls = FRONTEND.get(tag)
+    if cls is AuthenticationResponse:
+        cls = password_as
+    if cls is None:
+        raise ProtocolError(f"no client sends a message with the tag {tag:#04x}")
+    return declare.read(cls, body)
+
+
+def decode_startup(body: bytes) -> StartupRequest:
+    """The first message of a connection, which has no tag: one of four classes. Raises as `decode_backend` does."""
+    return declare.read(_STARTUP.get(body[:4], StartupMessage), body)

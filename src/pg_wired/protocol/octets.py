@@ -1,0 +1,80 @@
+"""The machine verbs, in Python; `octets.pxd` says the same in C. Only here do the two builds differ.
+
+`p` is bytes being read, `q` bytes being written (compiled: pointers), `i` a position, `n` a length. No verb checks
+bounds: the caller has.
+"""
+
+from __future__ import annotations
+
+from .types import Action, Next, State
+
+# ruff: noqa: D103 - one line each, named in the docstring of the file
+
+
+def get_u16(p: bytearray | bytes, i: int) -> int:
+    return p[i] << 8 | p[i + 1]
+
+
+def get_i32(p: bytearray | bytes, i: int) -> int:
+    return int.from_bytes(p[i : i + 4], "big", signed=True)
+
+
+def get_bytes(p: bytearray | bytes, i: int, n: int) -> bytes:
+    return bytes(p[i : i + n])
+
+
+def grow(out: bytearray, n: int) -> bytearray:
+    """Make `out` longer by `n` bytes; what comes back is written to, and valid until `out` changes size."""
+    out.extend(bytes(n))
+    return out
+
+
+def put_i32(q: bytearray, i: int, n: int) -> int:
+    q[i : i + 4] = n.to_bytes(4, "big", signed=True)
+    return i + 4
+
+
+def put_bytes(q: bytearray, i: int, data: bytes) -> int:
+    q[i : i + len(data)] = data
+    return i + len(data)
+
+
+def new_row(columns: int) -> list[bytes | None]:
+    return [None] * columns
+
+
+def set_cell(row: list[bytes | None], column: int, p: bytearray | bytes, i: int, n: int) -> None:
+    """Put `n` bytes into a cell; NULL where `n` is negative."""
+    row[column] = bytes(p[i : i + n]) if n >= 0 else None
+
+
+def seal(row: list[bytes | None]) -> tuple[bytes | None, ...]:
+    """The finished row."""
+    return tuple(row)
+
+
+# The numbers of THE TABLE that the session compares with; as an `enum` in the header they are constants in C.
+NOTICE = int(Action.NOTICE)
+NOTIFICATION = int(Action.NOTIFICATION)
+PARAMETER = int(Action.PARAMETER)
+NEXT = int(Action.NEXT)
+DESCRIBE_PARAMETERS = int(Action.DESCRIBE_PARAMETERS)
+DESCRIBE_FIELDS = int(Action.DESCRIBE_FIELDS)
+NO_FIELDS = int(Action.NO_FIELDS)
+ROW = int(Action.ROW)
+TAG = int(Action.TAG)
+EMPTY = int(Action.EMPTY)
+SUSPENDED = int(Action.SUSPENDED)
+COPY_IN = int(Action.COPY_IN)
+COPY_OUT = int(Action.COPY_OUT)
+SKIP = int(Action.SKIP)
+FAIL = int(Action.FAIL)
+READY = int(Action.READY)
+LAST_WORDS = int(Action.LAST_WORDS)
+STAY = int(Next.STAY)
+STEP = int(Next.STEP)
+END = int(Next.END)
+IDLE = int(State.IDLE)
+BIND = int(State.BIND)
+PARSE = int(State.PARSE)
+QUERY = int(State.QUERY)

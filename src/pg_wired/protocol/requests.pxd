@@ -1,0 +1,39 @@
+cimport cython
+from . cimport backend, frontend, statements
+
+cdef class Request:
+    cdef public object sink
+    cdef public str sql
+    cdef public double deadline
+    cdef public bytes data
+    cdef public tuple params
+    cdef public tuple oids
+    cdef public bytes param_formats
+    cdef public bytes result_formats
+    cdef public bint is_unnamed
+    cdef public long long number
+    cdef public long long begin
+    cdef public statements.Statement statement
+    cdef public bint parses
+    cdef public bytes script
+    cdef public int step
+    cdef public int columns
+    cdef public tuple param_oids
+    cdef public tuple fields
+    cdef public list rows
+    cdef public object result
+    cdef public list results
+    cdef public str tag
+    cdef public object error
+    cdef public object refusal
+    cdef public bint is_description
+    cdef public bint discards
+    cdef public bint is_bound
+    cdef public bint is_repaired
+    cdef public bint has_committed
+
+    cpdef end_result(self, str tag)
+    cpdef answer(self)
+
+@cython.locals(request=Request)
+cpdef Request query(object sink, object sql, object params, object param_oids, object param_formats, object result_formats, double deadline)

@@ -1,0 +1,160 @@
+"""One request, from the call until its ReadyForQuery: what is asked, what its answer has brought so far. It sends nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ..error import Outcome, PgError, PgWireError, UsageError
+from . import backend, frontend, messages, script, statements
+from .rows import Rows
+from .types import FieldDescription, Oid, Row, State, StatementDescription, Value
+
+# `columns` while no DataRow may come.
+NO_ROWS = -2
+# `begin` of what is not encoded: no count of bytes gets there.
+NEVER = 1 << 62
+
+DESCRIPTION = bytes([State.PARSE, State.PARAMETERS, State.FIELDS, State.SYNC])
+SIMPLE = bytes([State.QUERY, State.SYNC])
+
+
+class Sink(Protocol):
+    """Where an answer goes: an asyncio future, or anything like it. It must not call back into the session."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: Any, /) -> None: ...
+    def set_exception(self, exception: Any, /) -> None: ...
+
+
+class Request:
+    """A request of one sync group. `deadline` is on the owner's clock, 0 means none; without a sink it is the session's own."""
+
+    def __init__(self, sink: Sink | None, sql: str, deadline: float) -> None:
+        self.sink = sink
+        self.sql = sql
+        self.deadline = deadline
+        # what is asked: `data`, or one query
+        self.data: bytes | None = None
+        self.params: tuple[bytes | None, ...] = ()
+        self.oids: tuple[Oid, ...] = ()
+        self.param_formats = frontend.ALL_TEXT
+        self.result_formats = frontend.ALL_TEXT
+        self.is_unnamed = False
+        # how it was encoded
+        self.number = 0
+        self.begin = NEVER
+        self.statement: statements.Statement | None = None
+        self.parses = False
+        self.script = b""
+        self.step = 0
+        # what has come
+        self.columns = NO_ROWS
+        self.param_oids: tuple[Oid, ...] = ()
+        self.fields: tuple[FieldDescription, ...] = ()
+        self.rows: list[Row] = []
+        self.result: Rows | None = None
+        self.results: list[Rows] | None = None
+        self.tag = ""
+        self.error: PgError | None = None
+        self.refusal: UsageError | None = None
+        self.is_description = False
+        self.discards = False
+        self.is_bound = False
+        self.is_repaired = False
+        self.has_committed = False
+
+    def end_result(self, tag: str) -> None:
+        """One statement has ended: make its Rows."""
+        self.result = Rows(self.fields, self.rows, tag)
+        self.rows = []
+        self.fields = ()
+        if self.columns != backend.ANY_COUNT:
+            self.columns = NO_ROWS
+        if self.results is not None:
+            self.results.append(self.result)
+
+    def answer(self) -> Any:
+        """What its caller gets when all went well."""
+        if self.results is not None:
+            return self.results
+        if self.is_description:
+            return StatementDescription(self.param_oids, self.fields)
+        return self.result if self.result is not None else Rows((), [], "")
+
+    def fail(self, error: PgWireError) -> None:
+        """Tell the caller, if it still waits."""
+        if self.sink is not None and not self.sink.done():
+            self.sink.set_exception(error)
+
+    def again(self) -> None:
+        """Back to what it was before it was encoded, to be sent once more."""
+        self.is_repaired = True
+        self.parses = False
+        self.begin = NEVER
+        self.step = 0
+        self.columns = NO_ROWS
+        self.error = None
+
+    def fate(self, handed: int) -> Outcome:
+        """What a failure means for it, once `handed` bytes of the session were handed to the socket."""
+        if handed > self.begin:
+            return Outcome.UNKNOWN
+        return Outcome.REJECTED if self.is_repaired else Outcome.NOT_SENT
+
+
+# Each of these raises for what is wrong with its arguments; nothing has been sent then.
+
+
+def query(
+    sink: Sink,
+    sql: str,
+    params: Sequence[Value],
+    param_oids: Sequence[Oid],
+    param_formats: int | Sequence[int],
+    result_formats: int | Sequence[int],
+    deadline: float,
+) -> Request:
+    """One extended query; its answer is Rows."""
+    request = Request(sink, frontend.text(sql, "sql"), deadline)
+    request.params = frontend.values(params)
+    if param_oids:
+        request.oids = frontend.oids(param_oids)
+    if param_formats != 0:
+        request.param_formats = frontend.formats(param_formats, "param_formats")
+        frontend.check_count(request.param_formats, len(request.params), "param_formats")
+    if result_formats != 0:
+        request.result_formats = frontend.formats(result_formats, "result_formats")
+    return request
+
+
+def simple_query(sink: Sink | None, sql: str, deadline: float) -> Request:
+    """One simple Query; its answer is a list of Rows, one for each statement."""
+    request = Request(sink, frontend.text(sql, "sql"), deadline)
+    request.results = []
+    request.data = messages.encode(messages.Query(sql))
+    request.script = SIMPLE
+    return request
+
+
+def describe(sink: Sink, sql: str, param_oids: Sequence[Oid], deadline: float) -> Request:
+    """Parse and Describe of an unnamed statement; its answer is a StatementDescription."""
+    request = Request(sink, frontend.text(sql, "sql"), deadline)
+    request.is_description = True
+    request.data = messages.encode(
+        messages.Parse("", sql, frontend.oids(param_oids)), messages.Describe("S", ""), messages.Sync()
+    )
+    request.script = DESCRIPTION
+    return request
+
+
+def encoded(sink: Sink, data: bytes, drain: bool, deadline: float) -> Request:
+    """A request that a layer above has encoded; of several results the last is the answer, as in libpq's PQexec."""
+    request = Request(sink, "", deadline)
+    request.script = script.script(data)
+    request.data = data
+    request.discards = drain
+    is_one = request.script.count(State.FIELDS) == request.script.count(State.EXECUTE) == 1
+    if not is_one and request.script != SIMPLE:
+        request.columns = backend.ANY_COUNT
+    return request

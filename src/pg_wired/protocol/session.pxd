@@ -1,0 +1,52 @@
+cimport cython
+from . cimport backend, frontend, octets, requests, statements
+
+cdef class Session:
+    cdef public dict parameters
+    cdef public statements.StatementCache statements
+    cdef public Py_ssize_t max_in_flight
+    cdef public bytearray buffer
+    cdef public Py_ssize_t tail
+    cdef public bytearray out
+    cdef public long long encoded
+    cdef public long long handed
+    cdef public long long numbers
+    cdef public int holds
+    cdef public object pending
+    cdef public object inflight
+    cdef public object foreign
+    cdef public requests.Request rollback
+    cdef public bytes actions
+    cdef public bytes next_states
+    cdef public int state
+    cdef public int status
+    cdef public long long dropped_notifications
+    cdef public object last_words
+    cdef public str retired
+    cdef public bint is_terminated
+    cdef public object failure
+
+    cpdef submit(self, requests.Request request)
+    cpdef bint has_room(self) except -1
+    @cython.locals(request=requests.Request)
+    cpdef pump(self)
+    @cython.locals(n=Py_ssize_t)
+    cpdef encode(self, requests.Request request)
+    cpdef append(self, bytes data)
+    @cython.locals(cache=statements.StatementCache, statement=statements.Statement, tail=bytes)
+    cpdef encode_query(self, requests.Request request)
+    cpdef received(self, Py_ssize_t n)
+    @cython.locals(p="const unsigned char *", i=Py_ssize_t, cell=int, action=int, at=Py_ssize_t, stop=Py_ssize_t)
+    cpdef Py_ssize_t take(self, Py_ssize_t end) except -1
+    @cython.locals(request=requests.Request)
+    cpdef Py_ssize_t take_rows(self, Py_ssize_t i, Py_ssize_t end) except -1
+    @cython.locals(body=bytes, tag=str, request=requests.Request)
+    cpdef take_tag(self, Py_ssize_t i, Py_ssize_t stop)
+    @cython.locals(request=requests.Request)
+    cpdef acknowledged(self)
+    @cython.locals(request=requests.Request)
+    cpdef advance(self, int target)
+    @cython.locals(request=requests.Request, head=requests.Request)
+    cpdef ready(self, int status)
+    @cython.locals(size=Py_ssize_t, n=Py_ssize_t, whole=Py_ssize_t)
+    cpdef keep(self, Py_ssize_t i, Py_ssize_t end)

@@ -1,0 +1,370 @@
+"""The session: requests in, bytes out, bytes in, answers out. It refuses to know sockets, tasks and clocks.
+
+Requests wait in `pending` as objects until there is room, are then encoded into `out` and wait in `inflight` for their
+answers, which come first-in first-out. The oldest one's script says which state the session is in, and THE TABLE says
+what a message does there. Whoever owns the socket reads into `buffer` behind its first `tail` bytes and says `received(n)`;
+sends what `out` holds, deletes it and counts it in `handed`; and says `lost(cause)` at the end. A caller is reached through
+its sink alone: `done`, `set_result`, `set_exception`, which must not call back into the session.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ..error import ConnectionClosed, IoError, Outcome, PgError, PgWireError, ProtocolError, RequestTimeout
+from . import answers, backend, frontend, messages, octets, requests, statements
+from .types import ACTIONS, LONG_LIMIT, LONG_MESSAGES, NEXT_STATES, SHORT_LIMIT, State, TransactionStatus
+
+if TYPE_CHECKING:
+    from .foreign import ForeignTransaction
+
+# The receive buffer between messages. 64 KiB to 1 MiB made no difference on bulk scans.
+BUFFER_SIZE = 256 * 1024
+# Encoded bytes that wait for the socket; requests beyond wait as objects.
+HIGH_WATER = 1024 * 1024
+
+FIRST_USE = bytes([State.PARSE, State.PARAMETERS, State.FIELDS, State.BIND, State.EXECUTE, State.SYNC])
+DESCRIBED_USE = bytes([State.BIND, State.FIELDS, State.EXECUTE, State.SYNC])
+LATER_USE = bytes([State.BIND, State.EXECUTE, State.SYNC])
+
+
+class Session:
+    """One connection's conversation after the handshake, shared by many tasks."""
+
+    def __init__(self, parameters: dict[str, str], statement_cache_size: int, max_in_flight: int) -> None:
+        self.parameters = parameters
+        self.statements = statements.StatementCache(statement_cache_size)
+        self.max_in_flight = max_in_flight
+        self.buffer = bytearray(BUFFER_SIZE)
+        self.tail = 0
+        self.out = bytearray()
+        self.encoded = 0
+        self.handed = 0
+        self.numbers = 0
+        self.holds = 0
+        self.pending: deque[requests.Request] = deque()
+        self.inflight: deque[requests.Request] = deque()
+        self.foreign: ForeignTransaction | None = None
+        self.rollback: requests.Request | None = None
+        self.actions = ACTIONS
+        self.next_states = NEXT_STATES
+        self.state = octets.IDLE
+        self.status = 73
+        self.dropped_notifications = 0
+        self.last_words: PgError | None = None
+        self.retired = ""
+        self.is_terminated = False
+        self.failure: PgWireError | None = None
+
+    # ---- requests in
+
+    def submit(self, request: requests.Request) -> None:
+        """Encode the request if there is room, else let it wait its turn."""
+        if self.failure is not None or self.retired:
+            raise self.refused()
+        if not self.pending and self.has_room():
+            self.encode(request)
+        else:
+            self.pending.append(request)
+
+    def refused(self) -> PgWireError:
+        """Why no further request is taken."""
+        if self.failure is not None:
+            return self.failure.with_outcome(Outcome.NOT_SENT)
+        return ConnectionClosed(f"the connection takes no more requests: {self.retired}; connect again", Outcome.NOT_SENT)
+
+    def has_room(self) -> bool:
+        """Whether a request may be encoded now."""
+        return self.holds == 0 and len(self.inflight) < self.max_in_flight and len(self.out) < HIGH_WATER
+
+    def pump(self) -> None:
+        """Encode what waits, as far as there is room; what nobody waits for any more is dropped."""
+        while self.pending and self.has_room():
+            request = self.pending.popleft()
+            if request.sink is None or not request.sink.done():
+                self.encode(request)
+
+    # ---- bytes out
+
+    def encode(self, request: requests.Request) -> None:
+        """Append the request to `out`, whole."""
+        self.numbers += 1
+        request.number = self.numbers
+        request.begin = self.encoded
+        if request.data is not None:
+            self.append(request.data)
+        else:
+            n = len(self.out)
+            self.encode_query(request)
+            self.encoded += len(self.out) - n
+        if not self.inflight:
+            self.state = request.script[0]
+        self.inflight.append(request)
+
+    def append(self, data: bytes) -> None:
+        """Put encoded bytes behind all others."""
+        self.out += data
+        self.encoded += len(data)
+
+    def encode_query(self, request: requests.Request) -> None:
+        """Append a query: Close of what was evicted, Parse and Describe where needed, Bind, Execute, Sync."""
+        cache = self.statements
+        if request.is_unnamed:
+            statement = cache.unnamed(request.sql, request.oids)
+        else:
+            statement = cache.find(request.sql, request.oids)
+        request.statement = statement
+        statement.shape(request.param_formats, request.result_formats, len(request.params))
+        tail = frontend.EXECUTE_SYNC
+        if statement.number == 0:
+            statement.number = request.number
+            request.parses = True
+            request.script = self.close_evicted() + FIRST_USE
+            self.out += messages.encode(
+                messages.Parse(statement.name, statement.sql, statement.given_oids),
+                messages.Describe("S", statement.name),
+            )
+        elif statement.is_described:
+            request.script = self.close_evicted() + LATER_USE if cache.closing else LATER_USE
+            request.fields = statement.shown
+            request.columns = statement.columns
+        else:
+            request.script = self.close_evicted() + DESCRIBED_USE
+            tail = frontend.DESCRIBE_EXECUTE_SYNC
+        frontend.bind(self.out, statement.head, request.params, request.result_formats, tail)
+
+    def close_evicted(self) -> bytes:
+        """Append a Close for each statement that left the cache; returns the states of their answers."""
+        names = self.statements.take_closing()
+        self.out += messages.encode(*[messages.Close("S", name) for name in names])
+        return bytes([State.CLOSE] * len(names))
+
+    # ---- bytes in
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes that somebody else has received."""
+        view = memoryview(data)
+        while view and self.failure is None:
+            part = view[: len(self.buffer) - self.tail]
+            self.buffer[self.tail : self.tail + len(part)] = part
+            self.received(len(part))
+            view = view[len(part) :]
+
+    def received(self, n: int) -> None:
+        """`n` bytes have come into `buffer` behind `tail`: complete what they complete. Then both may be new."""
+        if self.failure is not None:
+            return
+        try:
+            self.keep(self.take(self.tail + n), self.tail + n)
+        except ProtocolError as error:
+            self.lost(error)
+        else:
+            self.pump()
+            if self.retired:
+                self.finish()
+
+    def take(self, end: int) -> int:
+        """Handle the complete messages before `end`; returns where the first incomplete one begins."""
+        p = self.buffer
+        i = 0
+        while end - i >= 5 and self.failure is None:
+            cell = self.state * 256 + p[i]
+            action = self.actions[cell]
+            if action == octets.ROW:
+                at = self.take_rows(i, end)
+                if at != i:
+                    i = at
+                    continue
+            stop = i + 1 + octets.get_i32(p, i + 1)
+            if action == 0 or stop < i + 5 or stop - i > SHORT_LIMIT:
+                self.check(i, stop)
+            if stop > end:
+                break
+            if action == octets.TAG:
+                self.take_tag(i + 5, stop)
+            elif action == octets.READY or action == octets.NEXT:
+                if stop - i != 5 + (action == octets.READY):
+                    raise self.misfit(i, "a body of the wrong length")
+                if action == octets.READY:
+                    self.ready(p[i + 5])
+                    i = stop
+                    continue
+                self.acknowledged()
+            else:
+                answers.take(self, action, p[i], octets.get_bytes(p, i + 5, stop - i - 5))
+            self.advance(self.next_states[cell])
+            i = stop
+        return i
+
+    def take_rows(self, i: int, end: int) -> int:
+        """Take a run of DataRow; thrown away as they come where nobody waits for them."""
+        request = self.inflight[0]
+        if request.rows and request.sink is not None and request.sink.done():
+            request.discards = True
+            request.rows = []
+        return backend.rows(self.buffer, i, end, request.columns, None if request.discards else request.rows)
+
+    def take_tag(self, i: int, stop: int) -> None:
+        """CommandComplete: one result is whole."""
+        body = octets.get_bytes(self.buffer, i, stop - i)
+        if body.find(b"\0") != len(body) - 1:
+            raise ProtocolError("CommandComplete without its final NUL")
+        tag = body[: len(body) - 1].decode("utf-8", "replace")
+        request = self.inflight[0]
+        request.tag = tag
+        if tag[:1] in "CDP":  # COMMIT, DISCARD ALL, DEALLOCATE ALL, PREPARE TRANSACTION
+            answers.special_tag(self, request, tag)
+        request.end_result(tag)
+
+    def acknowledged(self) -> None:
+        """ParseComplete: the statement has its name, whatever happens to the request. BindComplete: no repair any more."""
+        request = self.inflight[0]
+        if self.state == octets.BIND:
+            request.is_bound = True
+        elif self.state == octets.PARSE and request.statement is not None:
+            request.statement.is_parsed = True
+
+    def advance(self, target: int) -> None:
+        """Enter the state that THE TABLE names."""
+        if target < octets.STAY:
+            self.state = target
+        elif target != octets.STAY:
+            request = self.inflight[0]
+            request.step = request.step + 1 if target == octets.STEP else len(request.script) - 1
+            self.state = request.script[request.step]
+
+    def ready(self, status: int) -> None:
+        """ReadyForQuery: the oldest request is answered; the next one's turn."""
+        if status != 73:  # I
+            self.check_status(status)
+        request = self.inflight.popleft()
+        self.state = octets.IDLE
+        if self.inflight:
+            head = self.inflight[0]
+            self.state = head.script[0]
+        self.status = status
+        if (
+            status != 73
+            or request.error is not None
+            or self.foreign is not None
+            or request.sink is None
+            or request.refusal is not None
+        ):
+            answers.settle(self, request, status)
+        elif not request.sink.done():
+            request.sink.set_result(request.answer())
+
+    # ---- what is not hot
+
+    def keep(self, i: int, end: int) -> None:
+        """Move the incomplete message to the front; the buffer grows as bytes really arrive, and shrinks back."""
+        size = len(self.buffer)
+        n = end - i
+        if n == size:  # full of one message: its length has been checked
+            whole = 1 + octets.get_i32(self.buffer, i + 1)
+            self.buffer = self.buffer + bytearray(min(size, whole - size))
+        elif n == 0 and size > BUFFER_SIZE:
+            self.buffer = bytearray(BUFFER_SIZE)
+        elif i and n:
+            self.buffer[:n] = self.buffer[i:end]
+        self.tail = n
+
+    def check(self, i: int, stop: int) -> None:
+        """Raise for a message that is out of place, or whose length its type cannot have; before its body has come."""
+        letter = chr(self.buffer[i])
+        n = stop - i - 1
+        if self.actions[self.state * 256 + self.buffer[i]] == 0:
+            raise self.misfit(i, "out of place")
+        if n < 4 or n > LONG_LIMIT or (n > SHORT_LIMIT and letter not in LONG_MESSAGES):
+            raise self.misfit(i, f"a length of {n}")
+
+    def misfit(self, i: int, what: str) -> ProtocolError:
+        state = State(self.state).name
+        return ProtocolError(f"the server's message {bytes([self.buffer[i]])!r} has {what} in state {state}")
+
+    def check_status(self, status: int) -> None:
+        if chr(status) not in "ITE":
+            raise ProtocolError(f"ReadyForQuery has the transaction status {chr(status)!r}")
+
+    # ---- deadlines and the end
+
+    def waiting(self) -> list[requests.Request]:
+        """All requests that are not answered yet, oldest first."""
+        withheld = self.foreign.withheld if self.foreign is not None else []
+        return [*withheld, *self.inflight, *self.pending]
+
+    def expire(self, now: float) -> float:
+        """Fail what is overdue and drop what nobody waits for; returns the next deadline, 0 where there is none."""
+        following = 0.0
+        for request in self.waiting():
+            if not request.deadline or request.sink is None or request.sink.done():
+                continue
+            if request.deadline > now:
+                following = min(following or request.deadline, request.deadline)
+            else:
+                request.fail(RequestTimeout("the request's deadline has passed", request.fate(self.handed)))
+        self.pending = deque([r for r in self.pending if r.sink is None or not r.sink.done()])
+        return following
+
+    def sole_sink(self) -> requests.Sink | None:
+        """The sink of the only unanswered request; None where there are none or several, or it is nobody's."""
+        return self.inflight[0].sink if len(self.inflight) == 1 else None
+
+    def disown_sole(self) -> None:
+        """Nobody waits for the only unanswered request: nothing is written until it has ended."""
+        self.inflight[0].sink = None
+        self.holds += 1
+
+    def release(self) -> None:
+        """Take back one of the `holds`."""
+        self.holds -= 1
+        self.pump()
+
+    @property
+    def transaction_status(self) -> TransactionStatus:
+        """ReadyForQuery's last word."""
+        return TransactionStatus(chr(self.status))
+
+    def retire(self, reason: str) -> None:
+        """Take no further request; what is encoded is still answered."""
+        self.retired = reason
+        pending, self.pending = self.pending, deque()
+        for request in pending:
+            request.fail(self.refused().with_outcome(request.fate(self.handed)))
+
+    def finish(self) -> None:
+        """Say Terminate once all is answered; the server closes then."""
+        if not self.inflight and not self.pending and not self.is_terminated:
+            self.is_terminated = True
+            self.append(messages.encode(messages.Terminate()))
+
+    def lost(self, cause: BaseException | None) -> None:
+        """The connection has ended: everybody who waits is told, and whether its request may have run."""
+        if self.failure is not None:
+            return
+        self.failure = failure = self.failed(cause)
+        waiting = self.waiting()
+        self.foreign = None
+        self.pending.clear()
+        self.inflight.clear()
+        self.out = bytearray()
+        for request in waiting:
+            request.fail(failure.with_outcome(request.fate(self.handed)))
+
+    def failed(self, cause: BaseException | None) -> PgWireError:
+        """The error that all who wait get: the server's last words explain more than how the socket failed."""
+        failure: PgWireError
+        if isinstance(cause, ProtocolError):
+            return cause
+        if self.is_terminated:
+            failure = ConnectionClosed(f"the connection was closed: {self.retired}")
+        elif self.last_words is not None:
+            failure = ConnectionClosed(f"the server closed the connection: {self.last_words.message}")
+            cause = self.last_words
+        elif isinstance(cause, OSError):
+            failure = IoError(f"the connection failed: {cause}")
+        else:
+            failure = ConnectionClosed(f"the connection was closed: {cause or 'the server sent no reason'}")
+        failure.__cause__ = cause
+        return failure

@@ -1,0 +1,206 @@
+"""The plain types, and THE TABLE: what each backend message may do to each kind of request. It holds no bytes."""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+from typing import NamedTuple, TypeAlias
+
+Oid: TypeAlias = int
+Row: TypeAlias = tuple[bytes | None, ...]
+Value: TypeAlias = bytes | bytearray | memoryview | str | None
+
+
+class FormatCode(IntEnum):
+    """How a value is written: as text, or in the type's binary form."""
+
+    TEXT = 0
+    BINARY = 1
+
+
+class FieldDescription(NamedTuple):
+    """One column of a result, as RowDescription has it. `format` is what was asked for."""
+
+    name: str
+    table_oid: Oid
+    column_id: int
+    type_oid: Oid
+    type_size: int
+    type_modifier: int
+    format: int
+
+
+class StatementDescription(NamedTuple):
+    """What the server says of a statement: the types of its parameters, and its columns (empty where it returns none)."""
+
+    param_oids: tuple[Oid, ...]
+    fields: tuple[FieldDescription, ...]
+
+
+class TransactionStatus(Enum):
+    """ReadyForQuery's status byte."""
+
+    IDLE = "I"
+    IN_TRANSACTION = "T"
+    FAILED = "E"
+
+
+class ResponseCollector(IntEnum):
+    """How an answer is taken."""
+
+    ROWS = 0
+    DRAIN = 1
+    STREAM = 2
+    COPY_IN = 3
+    COPY_OUT = 4
+    COPY_BOTH = 5
+
+
+# ---- THE TABLE --------------------------------------------------------------------------------------------------------
+#
+# A request is a script: the states its messages lead through, one after the other (ANSWERS), the last of them SYNC. In
+# each state the table lists what may come: what is not listed makes the connection dead. A cell says what to do and
+# which state comes next. Source: protocol chapter, "Message Flow".
+
+
+class State(IntEnum):
+    """What the oldest unanswered request waits for. A script is a `bytes` of these."""
+
+    IDLE = 0  # nothing is in flight
+    PARSE = 1
+    PARAMETERS = 2  # Describe of a statement: first its parameters ...
+    FIELDS = 3  # ... then its columns; Describe of a portal: only these
+    BIND = 4
+    EXECUTE = 5
+    CLOSE = 6
+    QUERY = 7  # a simple Query before its first answer
+    STATEMENT = 8  # a simple Query between two of its statements
+    STATEMENT_ROWS = 9  # a simple Query inside the rows of a statement
+    SYNC = 10
+    COPY_REFUSED = 11  # CopyFail was sent, its error is due
+    EXECUTE_DISCARD = 12  # COPY OUT that nobody asked for, thrown away until its CopyDone: by Execute ...
+    QUERY_DISCARD = 13  # ... and by a simple Query
+
+
+class Action(IntEnum):
+    """What a message does to the request it answers."""
+
+    DESYNC = 0  # not listed
+    NOTICE = 1
+    NOTIFICATION = 2
+    PARAMETER = 3
+    NEXT = 4  # an acknowledgement
+    DESCRIBE_PARAMETERS = 5
+    DESCRIBE_FIELDS = 6
+    NO_FIELDS = 7
+    ROW = 8
+    TAG = 9
+    EMPTY = 10
+    SUSPENDED = 11
+    COPY_IN = 12
+    COPY_OUT = 13
+    SKIP = 14
+    FAIL = 15
+    READY = 16
+    LAST_WORDS = 17  # an error that answers nothing: why the server is about to close
+
+
+class Next(IntEnum):
+    """The state after a message, where it is not a fixed one."""
+
+    STAY = 253
+    STEP = 254  # the next one of the request's script
+    END = 255  # the last one of the request's script: after an error the server skips to Sync
+
+
+Cell: TypeAlias = tuple[Action, State | Next]
+
+# Protocol chapter, "Asynchronous Operations": these may come in every state.
+ASYNCHRONOUS: dict[str, Cell] = {
+    "N": (Action.NOTICE, Next.STAY),
+    "A": (Action.NOTIFICATION, Next.STAY),
+    "S": (Action.PARAMETER, Next.STAY),
+}
+_FAIL: dict[str, Cell] = {"E": (Action.FAIL, Next.END)}
+_QUERY_COPIES: dict[str, Cell] = {
+    "G": (Action.COPY_IN, State.COPY_REFUSED),
+    "H": (Action.COPY_OUT, State.QUERY_DISCARD),
+}
+
+TABLE: dict[State, dict[str, Cell]] = {
+    State.IDLE: {"E": (Action.LAST_WORDS, Next.STAY)},
+    State.PARSE: {"1": (Action.NEXT, Next.STEP), **_FAIL},
+    State.PARAMETERS: {"t": (Action.DESCRIBE_PARAMETERS, Next.STEP), **_FAIL},
+    State.FIELDS: {
+        "T": (Action.DESCRIBE_FIELDS, Next.STEP),
+        "n": (Action.NO_FIELDS, Next.STEP),
+        **_FAIL,
+    },
+    State.BIND: {"2": (Action.NEXT, Next.STEP), **_FAIL},
+    State.EXECUTE: {
+        "D": (Action.ROW, Next.STAY),
+        "C": (Action.TAG, Next.STEP),
+        "I": (Action.EMPTY, Next.STEP),
+        "s": (Action.SUSPENDED, Next.STEP),
+        "G": (Action.COPY_IN, State.COPY_REFUSED),
+        "H": (Action.COPY_OUT, State.EXECUTE_DISCARD),
+        **_FAIL,
+    },
+    State.CLOSE: {"3": (Action.NEXT, Next.STEP), **_FAIL},
+    State.QUERY: {
+        "T": (Action.DESCRIBE_FIELDS, State.STATEMENT_ROWS),
+        "C": (Action.TAG, State.STATEMENT),
+        "I": (Action.EMPTY, Next.END),
+        **_QUERY_COPIES,
+        **_FAIL,
+    },
+    State.STATEMENT: {
+        "T": (Action.DESCRIBE_FIELDS, State.STATEMENT_ROWS),
+        "C": (Action.TAG, State.STATEMENT),
+        "Z": (Action.READY, State.IDLE),
+        **_QUERY_COPIES,
+        **_FAIL,
+    },
+    State.STATEMENT_ROWS: {
+        "D": (Action.ROW, Next.STAY),
+        "C": (Action.TAG, State.STATEMENT),
+        **_FAIL,
+    },
+    # A deferred constraint fails here, after the tag; and a server that gives up adds a FATAL to its error.
+    State.SYNC: {"Z": (Action.READY, State.IDLE), "E": (Action.FAIL, Next.STAY)},
+    State.COPY_REFUSED: _FAIL,
+    State.EXECUTE_DISCARD: {"d": (Action.SKIP, Next.STAY), "c": (Action.SKIP, State.EXECUTE), **_FAIL},
+    State.QUERY_DISCARD: {"d": (Action.SKIP, Next.STAY), "c": (Action.SKIP, State.STATEMENT), **_FAIL},
+}
+
+# What each frontend message is answered with. Describe has its kind appended; Flush is not answered.
+ANSWERS: dict[str, tuple[State, ...]] = {
+    "P": (State.PARSE,),
+    "DS": (State.PARAMETERS, State.FIELDS),
+    "DP": (State.FIELDS,),
+    "B": (State.BIND,),
+    "E": (State.EXECUTE,),
+    "C": (State.CLOSE,),
+    "H": (),
+    "S": (State.SYNC,),
+    "Q": (State.QUERY, State.SYNC),
+}
+
+# libpq's rule (fe-protocol3.c, VALID_LONG_MESSAGE_TYPE): only these may be longer than 30,000 bytes, and `t`, which
+# 65,535 parameters make 262,146 bytes long.
+LONG_MESSAGES = "TDdENAt"
+SHORT_LIMIT = 30_000
+# PostgreSQL's own limit of a message (PQ_LARGE_MESSAGE_LIMIT, MaxAllocSize - 1).
+LONG_LIMIT = 0x3FFFFFFE
+
+
+def _expand(part: int) -> bytes:
+    """One row of 256 bytes a state, so that state * 256 + tag finds the cell's action (part 0) or next state (part 1)."""
+    row = bytearray(256 * len(State))
+    for state, cells in TABLE.items():
+        for letter, cell in {**ASYNCHRONOUS, **cells}.items():
+            row[state * 256 + ord(letter)] = cell[part]
+    return bytes(row)
+
+
+ACTIONS = _expand(0)
+NEXT_STATES = _expand(1)

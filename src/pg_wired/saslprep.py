@@ -1,0 +1,54 @@
+"""SASLprep (RFC 4013) the way PostgreSQL applies it to a password; knows nothing of SCRAM's messages."""
+
+from __future__ import annotations
+
+import stringprep
+from unicodedata import normalize
+
+# RFC 4013, 2.3 "Prohibited Output" and 2.5 "Unassigned Code Points", all of Unicode 3.2.
+_PROHIBITED = (
+    stringprep.in_table_c12,
+    stringprep.in_table_c21_c22,
+    stringprep.in_table_c3,
+    stringprep.in_table_c4,
+    stringprep.in_table_c6,
+    stringprep.in_table_c7,
+    stringprep.in_table_c8,
+    stringprep.in_table_c9,
+    stringprep.in_table_a1,
+)
+
+
+def saslprep(password: str) -> bytes:
+    """The bytes that PostgreSQL hashes: prepared, or unchanged where they are ASCII, not UTF-8 or refused by the RFC.
+
+    Bytes that are not UTF-8 are written as PEP 383 has it ("surrogateescape"). The rules are those of PostgreSQL's
+    src/common/saslprep.c, and where it differs from RFC 4013 it wins: the server has hashed the password by them.
+    """
+    octets = password.encode("utf-8", "surrogateescape")
+    if octets.isascii():
+        return octets
+    try:
+        text = octets.decode()
+    except UnicodeDecodeError:
+        return octets
+    mapped = "".join(map(_map, text))
+    # PostgreSQL looks for prohibited characters before it normalizes, the RFC after.
+    if not mapped or any(table(char) for char in mapped for table in _PROHIBITED) or not _is_bidi_legal(mapped):
+        return octets
+    return normalize("NFKC", mapped).encode()
+
+
+def _map(char: str) -> str:
+    """RFC 4013, 2.1; U+200B is in both tables, and becomes a space."""
+    if stringprep.in_table_c12(char):
+        return " "
+    return "" if stringprep.in_table_b1(char) else char
+
+
+def _is_bidi_legal(text: str) -> bool:
+    """RFC 3454, 6: text with right-to-left characters has no left-to-right ones, and starts and ends with its own."""
+    if not any(map(stringprep.in_table_d1, text)):
+        return True
+    mixed = any(map(stringprep.in_table_d2, text))
+    return not mixed and stringprep.in_table_d1(text[0]) and stringprep.in_table_d1(text[-1])

@@ -1,0 +1,224 @@
+"""One non-blocking socket on the loop: reads into a receiver, drains what it has to send. Knows nothing of the protocol.
+
+Plain sockets and `ssl.SSLSocket` go the same way. What TLS adds: data that has arrived without the file descriptor showing
+it, reads that must write and writes that must read, and slices that are kept and repeated unchanged, because a failed
+`SSLSocket.send` may have sent a part of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from typing import Protocol
+
+from .error import PgWireError, UsageError
+
+# The largest TLS record (RFC 8446, 5.1).
+SLICE = 16 * 1024
+
+
+class _Forks:
+    """How often this process has been forked off: a connection of the parent is not the child's."""
+
+    count = 0
+
+
+def _forked() -> None:
+    _Forks.count += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+class Receiver(Protocol):
+    """What the transport reads into and drains."""
+
+    buffer: bytearray
+    tail: int
+    out: bytearray
+    handed: int
+    failure: PgWireError | None
+
+    def received(self, n: int, /) -> None: ...
+    def lost(self, cause: BaseException | None, /) -> None: ...
+
+
+class Transport:
+    """Owns `sock` from now on. `closed` is done when the socket is closed, for whatever reason."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, receiver: Receiver) -> None:
+        self.loop = loop
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._forks = _Forks.count
+        self._receiver = receiver
+        self._buffer = receiver.buffer
+        self._view = memoryview(self._buffer)
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self._slice = b""
+        self._is_writing = False
+        self._is_flushing = False
+        self._write_error: OSError | None = None
+        self._drained: asyncio.Future[None] | None = None
+        loop.add_reader(self._fd, self._readable)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._fd < 0
+
+    def check_owner(self) -> None:
+        """Refuse another thread, another loop and a forked child, before the socket is touched."""
+        if self._forks != _Forks.count:
+            raise UsageError("the connection belongs to the process that was forked: connect again in this one")
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise UsageError("no event loop runs in this thread: use the connection on the loop it was made on") from None
+        if loop is not self.loop:
+            raise UsageError("the connection belongs to another event loop: connect again on this one")
+
+    def hand_over(self, receiver: Receiver) -> None:
+        """From now on read into another receiver, and drain that one."""
+        self._receiver = receiver
+
+    # ---- reading
+
+    def pause(self) -> None:
+        """Stop reading, so that the server stops sending."""
+        if self._fd >= 0:
+            self.loop.remove_reader(self._fd)
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._fd >= 0:
+            self.loop.add_reader(self._fd, self._readable)
+            if self._is_tls:  # what has been decrypted already, the file descriptor does not show
+                self.loop.call_soon(self._readable)
+
+    def _readable(self) -> None:
+        """One read a wake-up: reading until EAGAIN costs a system call and gained nothing."""
+        while self._fd >= 0 and self._read() and self._is_tls and self._sock.pending():  # type: ignore[attr-defined]
+            pass
+
+    def _read(self) -> bool:
+        receiver = self._receiver
+        if receiver.buffer is not self._buffer:
+            self._buffer = receiver.buffer
+            self._view = memoryview(self._buffer)
+        tail = receiver.tail
+        try:
+            n = self._sock.recv_into(self._view[tail:] if tail else self._view)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            return False
+        except ssl.SSLWantWriteError:
+            self._want_write()
+            return False
+        except OSError as error:
+            self._end(self._write_error or error)
+            return False
+        if n == 0:
+            self._end(self._write_error)
+            return False
+        try:
+            receiver.received(n)
+        except BaseException as error:  # the stream is in the middle of nowhere now, whatever it was
+            self._end(error)
+            raise
+        if receiver.failure is not None:
+            self._close()
+        elif receiver.out:
+            self.flush()
+        return True
+
+    # ---- writing
+
+    def flush_soon(self) -> None:
+        """Write at the end of this turn of the loop, all that has come together until then."""
+        if not self._is_flushing:
+            self._is_flushing = True
+            self.loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write now what the socket takes; the rest when it takes more."""
+        self._is_flushing = False
+        if self._is_writing or self._fd < 0 or self._write_error is not None:
+            return
+        self._write()
+
+    def _write(self) -> None:
+        receiver = self._receiver
+        try:
+            if self._is_tls:
+                self._send_slices(receiver)
+            elif receiver.out:
+                n = self._sock.send(receiver.out)
+                receiver.handed += n
+                del receiver.out[:n]
+        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            pass
+        except OSError as error:
+            # What the server said last may still be waiting to be read, and explains more.
+            self._write_error = error
+            self._stop_writing()
+            return
+        if receiver.out or self._slice:
+            self._want_write()
+        else:
+            self._stop_writing()
+
+    def _send_slices(self, receiver: Receiver) -> None:
+        while self._slice or receiver.out:
+            if not self._slice:
+                self._slice = bytes(receiver.out[:SLICE])
+                del receiver.out[:SLICE]
+                receiver.handed += len(self._slice)
+            n = self._sock.send(self._slice)
+            self._slice = self._slice[n:]
+
+    async def drain(self) -> None:
+        """Wait until the socket has taken all that was to be sent, or has failed."""
+        while self._is_writing:
+            if self._drained is None or self._drained.done():
+                self._drained = self.loop.create_future()
+            await asyncio.shield(self._drained)
+
+    def _want_write(self) -> None:
+        if not self._is_writing:
+            self._is_writing = True
+            self.loop.add_writer(self._fd, self._writable)
+
+    def _stop_writing(self) -> None:
+        if self._is_writing:
+            self._is_writing = False
+            if self._fd >= 0:
+                self.loop.remove_writer(self._fd)
+            if self._drained is not None and not self._drained.done():
+                self._drained.set_result(None)
+
+    def _writable(self) -> None:
+        self._write()
+        if self._is_tls:  # a read may have waited for this
+            self._readable()
+
+    # ---- the end
+
+    def abort(self) -> None:
+        """Close at once; whoever waits is told."""
+        self._end(None)
+
+    def _end(self, cause: BaseException | None) -> None:
+        self._receiver.lost(cause)
+        self._close()
+
+    def _close(self) -> None:
+        if self._fd < 0:
+            return
+        if self._forks == _Forks.count and not self.loop.is_closed():
+            self.loop.remove_reader(self._fd)
+            self._stop_writing()
+            self.closed.set_result(None)
+        self._fd = -1
+        self._sock.close()

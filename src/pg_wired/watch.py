@@ -1,0 +1,97 @@
+"""One timer a connection: deadlines, and the cancelling of a request that nobody waits for. It knows no sockets.
+
+A timer, a task or a callback for each request would cost a tenth of a pipelined request. So the watch looks on while
+something is unanswered: at the next deadline; every INTERVAL while several requests are, of which none can be cancelled;
+and not at all while one is, because that one request it gives a callback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from .error import PgWireError
+from .protocol.requests import Sink
+from .protocol.session import Session
+
+# Seconds. How late an abandoned request may be noticed; 50 looks a second cost nothing that can be measured.
+INTERVAL = 0.02
+_NEVER = float("inf")
+
+
+class Watch:
+    """Looks after the requests of one session. `cancel` sends a CancelRequest for it, and waits until that has ended."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        session: Session,
+        cancel: Callable[[], Awaitable[None]],
+        flush: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._session = session
+        self._cancel = cancel
+        self._flush = flush
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = _NEVER
+        self._hooked: Sink | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.is_armed = False
+
+    def arm(self) -> None:
+        """Look before long: there is something unanswered."""
+        self._at(min(self._loop.time() + INTERVAL, self._deadline))
+
+    def arm_for(self, deadline: float) -> None:
+        """Look at `deadline`, too."""
+        if deadline < self._deadline:
+            self._deadline = deadline
+            self._at(min(self._loop.time() + INTERVAL, deadline))
+
+    def stop(self) -> None:
+        """The connection has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.is_armed = False
+
+    def _at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self.is_armed = when != _NEVER
+        self._timer = self._loop.call_at(when, self._look) if self.is_armed else None
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if self._deadline <= now:
+            self._deadline = self._session.expire(now) or _NEVER
+        is_several = len(self._session.inflight) > 1
+        self._look_at_sole()
+        self._at(min(now + INTERVAL if is_several else _NEVER, self._deadline))
+
+    def _look_at_sole(self) -> None:
+        sole = self._session.sole_sink()
+        if sole is None or self._task is not None:
+            return
+        if sole.done():
+            self._session.disown_sole()
+            self._session.holds += 1
+            self._task = self._loop.create_task(self._run_cancel())
+        elif sole is not self._hooked and isinstance(sole, asyncio.Future):
+            self._hooked = sole
+            sole.add_done_callback(self._sole_done)
+
+    def _sole_done(self, _: object) -> None:
+        self._hooked = None
+        self._look_at_sole()
+
+    async def _run_cancel(self) -> None:
+        """Nothing is written until the cancel connection has ended: a late cancel would hit the next request."""
+        try:
+            await self._cancel()
+        except PgWireError:
+            pass  # the server's answer to the request is awaited all the same
+        finally:
+            self._task = None
+            self._session.release()
+            self._flush()
