@@ -161,7 +161,7 @@ def _settle(name: str, option: Option, source: str, value: object) -> object:
 
 # ---- the two forms of a connection string ---------------------------------------------------------------------------
 
-_NAME = re.compile(rf"(\w+)[{BLANK}]*=[{BLANK}]*", re.ASCII)
+_NAME = re.compile(rf"(\w+)[{BLANK}]*=[{BLANK}]*")
 _QUOTED = re.compile(rf"'((?:[^'\\]|\\.)*)'[{BLANK}]*", re.DOTALL)
 _PLAIN = re.compile(rf"(?!')((?:[^{BLANK}\\]|\\.)*)\\?[{BLANK}]*", re.DOTALL)
 
@@ -228,7 +228,7 @@ def _uri_pairs(dsn: str, uri: re.Match[str]) -> Iterator[tuple[str, str]]:
     while at < len(dsn):
         parameter = _PARAMETER.match(dsn, at)
         name = _decode(dsn, *parameter.span(1)) if parameter else ""
-        if parameter is None or not re.fullmatch(r"\w+", name, re.ASCII):
+        if parameter is None or not re.fullmatch(r"\w+", name):
             raise _malformed(at, f"expected option=value; {FORMS}")
         value = _decode(dsn, *parameter.span(2))
         # libpq takes JDBC's word for it.

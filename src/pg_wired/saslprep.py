@@ -5,9 +5,8 @@ from __future__ import annotations
 import stringprep
 from unicodedata import normalize
 
-# RFC 4013, 2.3 "Prohibited Output" and 2.5 "Unassigned Code Points", all of Unicode 3.2.
+# RFC 4013, 2.3 "Prohibited Output" (without C.1.2, which is mapped to a space) and 2.5 "Unassigned Code Points".
 _PROHIBITED = (
-    stringprep.in_table_c12,
     stringprep.in_table_c21_c22,
     stringprep.in_table_c3,
     stringprep.in_table_c4,

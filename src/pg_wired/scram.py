@@ -15,7 +15,7 @@ import binascii
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .error import AuthenticationError, Outcome
 
@@ -29,14 +29,11 @@ MAX_NONCE = 1024
 MAX_SALT = 1024
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
-# RFC 5802, 7: attr-val and the printable characters of a nonce; posit-number.
-_ATTRIBUTE = re.compile(r"[A-Za-z]=[^\0,]+", re.ASCII)
-_PRINTABLE = re.compile(r"[!-+\--~]+")
-_POSITIVE = re.compile(r"[1-9][0-9]*")
+# RFC 5802, 7: attr-val.
+_ATTRIBUTE = re.compile(r"[A-Za-z]=[^\0,]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(NamedTuple):
     """What the server's first message asks for, checked. `salt` and `iterations` are for `salted_password`."""
 
     salt: bytes
@@ -49,12 +46,12 @@ class Challenge:
         """Read the message that answers `client_first(nonce)`; AuthenticationError if it breaks a rule or a bound."""
         attributes = _attributes(server_first, "server-first-message", "rsi")
         combined, iterations = attributes["r"], attributes["i"]
-        if len(combined) > MAX_NONCE or not _PRINTABLE.fullmatch(combined):
+        if len(combined) > MAX_NONCE or not all("!" <= char <= "~" for char in combined):
             raise _refusal(f"the nonce is not 1 to {MAX_NONCE} printable characters")
         if not combined.startswith(nonce) or combined == nonce:
             raise _refusal("the nonce does not extend the client's")
         salt = _base64(attributes["s"], "salt", MAX_SALT)
-        if not _POSITIVE.fullmatch(iterations):
+        if not (iterations.isascii() and iterations.isdigit()) or iterations.startswith("0"):
             raise _refusal("the iteration count is not a positive decimal number")
         # Digits are counted first: int() refuses very long numbers with an error of its own.
         if len(iterations) > len(str(max_iterations)) or int(iterations) > max_iterations:
@@ -73,12 +70,14 @@ class Challenge:
         return Answer(client_final, _hmac(_hmac(salted, b"Server Key"), auth_message))
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The client's final message, and the signature that only a server that knows the password can send back."""
 
-    client_final: bytes = field(repr=False)
-    server_signature: bytes = field(repr=False)
+    client_final: bytes
+    server_signature: bytes
+
+    def __repr__(self) -> str:
+        return "Answer(...)"
 
     def verify(self, server_final: bytes) -> None:
         """AuthenticationError unless the message proves that the server knows the password too."""

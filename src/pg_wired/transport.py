@@ -76,7 +76,9 @@ class Transport:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            raise UsageError("no event loop runs in this thread: use the connection on the loop it was made on") from None
+            raise UsageError(
+                "no event loop runs in this thread: use the connection on the loop it was made on"
+            ) from None
         if loop is not self.loop:
             raise UsageError("the connection belongs to another event loop: connect again on this one")
 

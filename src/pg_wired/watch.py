@@ -66,24 +66,24 @@ class Watch:
         if self._deadline <= now:
             self._deadline = self._session.expire(now) or _NEVER
         is_several = len(self._session.inflight) > 1
-        self._look_at_sole()
-        self._at(min(now + INTERVAL if is_several else _NEVER, self._deadline))
-
-    def _look_at_sole(self) -> None:
         sole = self._session.sole_sink()
-        if sole is None or self._task is not None:
-            return
-        if sole.done():
-            self._session.disown_sole()
-            self._session.holds += 1
-            self._task = self._loop.create_task(self._run_cancel())
-        elif sole is not self._hooked and isinstance(sole, asyncio.Future):
+        if isinstance(sole, asyncio.Future) and not sole.done() and sole is not self._hooked:
             self._hooked = sole
             sole.add_done_callback(self._sole_done)
+        self._cancel_abandoned()
+        self._at(min(now + INTERVAL if is_several else _NEVER, self._deadline))
 
     def _sole_done(self, _: object) -> None:
         self._hooked = None
-        self._look_at_sole()
+        self._cancel_abandoned()
+
+    def _cancel_abandoned(self) -> None:
+        """Have the server stop the only unanswered request, if nobody waits for it any more."""
+        sole = self._session.sole_sink()
+        if sole is not None and sole.done() and self._task is None:
+            self._session.disown_sole()
+            self._session.holds += 1
+            self._task = self._loop.create_task(self._run_cancel())
 
     async def _run_cancel(self) -> None:
         """Nothing is written until the cancel connection has ended: a late cancel would hit the next request."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..error import Outcome, PgError, ProtocolError, UsageError
-from . import backend, messages, octets, requests, statements
+from . import messages, octets, requests, statements
 from .foreign import ForeignTransaction
 from .types import Action, FieldDescription, TransactionStatus
 
@@ -35,7 +35,7 @@ def take(session: Session, action: int, tag: int, body: bytes) -> None:
     elif action == Action.LAST_WORDS:
         session.last_words = session.last_words or PgError(message.fields)
     elif action != Action.SKIP:
-        _answer(session, action, session.inflight[0], message)
+        _answer(session, action, session.head, message)
 
 
 def _answer(session: Session, action: int, request: requests.Request, message: Any) -> None:
@@ -44,7 +44,7 @@ def _answer(session: Session, action: int, request: requests.Request, message: A
     elif action == Action.DESCRIBE_FIELDS:
         _describe(request, message.fields, len(message.fields))
     elif action == Action.NO_FIELDS:
-        _describe(request, (), requests.NO_ROWS)
+        _describe(request, (), octets.NO_ROWS)
     elif action in (Action.EMPTY, Action.SUSPENDED):
         request.end_result("")
     elif action == Action.FAIL:
@@ -64,7 +64,7 @@ def _parameter(session: Session, name: str, value: str) -> None:
 
 def _describe(request: requests.Request, fields: tuple[FieldDescription, ...], columns: int) -> None:
     """The columns of what follows. A described statement shows text everywhere, a portal what was asked for."""
-    if request.columns != backend.ANY_COUNT:
+    if request.columns != octets.ANY_COUNT:
         request.columns = columns
     statement = request.statement
     if statement is not None and request.parses and not request.is_bound:

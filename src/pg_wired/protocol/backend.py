@@ -6,9 +6,6 @@ from ..error import ProtocolError
 from . import octets
 from .types import Row
 
-# `columns` where a request came without a description of its columns: each row's own count counts.
-ANY_COUNT = -1
-
 
 def rows(p: bytearray, i: int, end: int, columns: int, out: list[Row] | None) -> int:
     """Take the complete DataRow messages that begin at `i`, and append them to `out`, or only check them where it is None.
@@ -23,7 +20,7 @@ def rows(p: bytearray, i: int, end: int, columns: int, out: list[Row] | None) ->
         if stop < i + 7:
             raise ProtocolError(f"DataRow of {stop - i - 1} bytes has no room for its column count")
         count = octets.get_u16(p, i + 5)
-        if count != columns and columns != ANY_COUNT:
+        if count != columns and columns != octets.ANY_COUNT:
             raise ProtocolError(f"DataRow has {count} columns where {columns} were described")
         if stop - i - 7 < 4 * count:
             raise ProtocolError(f"DataRow of {stop - i - 1} bytes cannot hold {count} columns")

@@ -11,8 +11,8 @@ from .types import LONG_LIMIT, FormatCode, Oid, Value
 
 # Bind counts its parameters in 16 bits (chapter "Message Formats").
 MAX_PARAMETERS = 65_535
-# Room in a message beside its values: names, counts and 65,535 format codes twice.
-_OVERHEAD = 4 * MAX_PARAMETERS + 1024
+# What values may come to: a message beside them holds names, counts and 65,535 format codes twice.
+_ROOM = LONG_LIMIT - 4 * MAX_PARAMETERS - 1024
 
 _PORTAL = b"\0"  # the unnamed portal, and the unnamed statement
 EXECUTE_SYNC = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"  # all rows of the unnamed portal
@@ -22,7 +22,7 @@ ALL_TEXT = b"\0\0"  # no format codes: everything is text
 
 def values(params: Sequence[Value]) -> tuple[bytes | None, ...]:
     """The parameters as they stand now: bytes or None each. TypeError for another type, ConfigError for too many or too large."""
-    if isinstance(params, (str, bytes, bytearray, memoryview)):
+    if type(params) is not tuple and isinstance(params, (str, bytes, bytearray, memoryview)):
         raise TypeError(f"params is a sequence of values, not {type(params).__name__}: pass (value,) for a single one")
     taken: tuple[Any, ...] = tuple(params)
     if len(taken) > MAX_PARAMETERS:
@@ -38,7 +38,7 @@ def values(params: Sequence[Value]) -> tuple[bytes | None, ...]:
     if not plain:
         taken = tuple([_value(number, value) for number, value in enumerate(taken, 1)])
         total = sum([len(value) for value in taken if value is not None])
-    if total > LONG_LIMIT - _OVERHEAD:
+    if total > _ROOM:
         raise ConfigError(f"parameters of {total} bytes: a message may have at most {LONG_LIMIT} bytes")
     return taken
 

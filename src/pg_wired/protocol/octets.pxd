@@ -28,6 +28,14 @@ cdef enum:
     BIND = 4
     PARSE = 1
     QUERY = 7
+    SHORT_LIMIT = 30000
+    LONG_LIMIT = 0x3FFFFFFE
+    HIGH_WATER = 1048576
+    NO_ROWS = -2
+    ANY_COUNT = -1
+
+cdef enum: # of its own, for it is longer than an int
+    NEVER = 0x4000000000000000
 
 cdef extern from "Python.h":
     ctypedef struct PyObject

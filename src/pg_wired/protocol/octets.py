@@ -6,6 +6,7 @@ bounds: the caller has.
 
 from __future__ import annotations
 
+from . import types
 from .types import Action, Next, State
 
 # ruff: noqa: D103 - one line each, named in the docstring of the file
@@ -78,3 +79,14 @@ IDLE = int(State.IDLE)
 BIND = int(State.BIND)
 PARSE = int(State.PARSE)
 QUERY = int(State.QUERY)
+
+# Limits and marks that the compiled modules compare with.
+SHORT_LIMIT = types.SHORT_LIMIT
+LONG_LIMIT = types.LONG_LIMIT
+# Encoded bytes that wait for the socket; requests beyond wait as objects.
+HIGH_WATER = 1024 * 1024
+# A request's `columns` where no DataRow may come, and where each row's own count counts, for want of a description.
+NO_ROWS = -2
+ANY_COUNT = -1
+# `begin` of a request that is not encoded: no count of bytes gets there.
+NEVER = 1 << 62

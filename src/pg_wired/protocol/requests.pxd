@@ -1,5 +1,5 @@
 cimport cython
-from . cimport backend, frontend, statements
+from . cimport frontend, octets, statements
 
 cdef class Request:
     cdef public object sink

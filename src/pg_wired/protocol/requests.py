@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..error import Outcome, PgError, PgWireError, UsageError
-from . import backend, frontend, messages, script, statements
+from . import frontend, messages, octets, script, statements
 from .rows import Rows
 from .types import FieldDescription, Oid, Row, State, StatementDescription, Value
 
-# `columns` while no DataRow may come.
-NO_ROWS = -2
-# `begin` of what is not encoded: no count of bytes gets there.
-NEVER = 1 << 62
-
+ALL_TEXT = frontend.ALL_TEXT
 DESCRIPTION = bytes([State.PARSE, State.PARAMETERS, State.FIELDS, State.SYNC])
 SIMPLE = bytes([State.QUERY, State.SYNC])
 
@@ -38,18 +34,18 @@ class Request:
         self.data: bytes | None = None
         self.params: tuple[bytes | None, ...] = ()
         self.oids: tuple[Oid, ...] = ()
-        self.param_formats = frontend.ALL_TEXT
-        self.result_formats = frontend.ALL_TEXT
+        self.param_formats = ALL_TEXT
+        self.result_formats = ALL_TEXT
         self.is_unnamed = False
         # how it was encoded
         self.number = 0
-        self.begin = NEVER
+        self.begin = octets.NEVER
         self.statement: statements.Statement | None = None
         self.parses = False
         self.script = b""
         self.step = 0
         # what has come
-        self.columns = NO_ROWS
+        self.columns = octets.NO_ROWS
         self.param_oids: tuple[Oid, ...] = ()
         self.fields: tuple[FieldDescription, ...] = ()
         self.rows: list[Row] = []
@@ -69,8 +65,8 @@ class Request:
         self.result = Rows(self.fields, self.rows, tag)
         self.rows = []
         self.fields = ()
-        if self.columns != backend.ANY_COUNT:
-            self.columns = NO_ROWS
+        if self.columns != octets.ANY_COUNT:
+            self.columns = octets.NO_ROWS
         if self.results is not None:
             self.results.append(self.result)
 
@@ -91,9 +87,9 @@ class Request:
         """Back to what it was before it was encoded, to be sent once more."""
         self.is_repaired = True
         self.parses = False
-        self.begin = NEVER
+        self.begin = octets.NEVER
         self.step = 0
-        self.columns = NO_ROWS
+        self.columns = octets.NO_ROWS
         self.error = None
 
     def fate(self, handed: int) -> Outcome:
@@ -156,5 +152,5 @@ def encoded(sink: Sink, data: bytes, drain: bool, deadline: float) -> Request:
     request.discards = drain
     is_one = request.script.count(State.FIELDS) == request.script.count(State.EXECUTE) == 1
     if not is_one and request.script != SIMPLE:
-        request.columns = backend.ANY_COUNT
+        request.columns = octets.ANY_COUNT
     return request

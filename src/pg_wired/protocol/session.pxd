@@ -14,6 +14,8 @@ cdef class Session:
     cdef public int holds
     cdef public object pending
     cdef public object inflight
+    cdef public requests.Request nobody
+    cdef public requests.Request head
     cdef public object foreign
     cdef public requests.Request rollback
     cdef public bytes actions
@@ -27,26 +29,26 @@ cdef class Session:
     cdef public object failure
 
     cpdef submit(self, requests.Request request)
-    cpdef bint has_room(self) except -1
+    cdef bint has_room(self) except -1
     @cython.locals(request=requests.Request)
     cpdef pump(self)
     @cython.locals(n=Py_ssize_t)
     cpdef encode(self, requests.Request request)
     cpdef append(self, bytes data)
     @cython.locals(cache=statements.StatementCache, statement=statements.Statement, tail=bytes)
-    cpdef encode_query(self, requests.Request request)
+    cdef encode_query(self, requests.Request request)
     cpdef received(self, Py_ssize_t n)
     @cython.locals(p="const unsigned char *", i=Py_ssize_t, cell=int, action=int, at=Py_ssize_t, stop=Py_ssize_t)
-    cpdef Py_ssize_t take(self, Py_ssize_t end) except -1
+    cdef Py_ssize_t take(self, Py_ssize_t end) except -1
     @cython.locals(request=requests.Request)
-    cpdef Py_ssize_t take_rows(self, Py_ssize_t i, Py_ssize_t end) except -1
-    @cython.locals(body=bytes, tag=str, request=requests.Request)
-    cpdef take_tag(self, Py_ssize_t i, Py_ssize_t stop)
+    cdef Py_ssize_t take_rows(self, Py_ssize_t i, Py_ssize_t end) except -1
+    @cython.locals(p="const unsigned char *", tag=str, request=requests.Request)
+    cdef take_tag(self, Py_ssize_t i, Py_ssize_t stop)
     @cython.locals(request=requests.Request)
-    cpdef acknowledged(self)
+    cdef acknowledged(self)
     @cython.locals(request=requests.Request)
-    cpdef advance(self, int target)
-    @cython.locals(request=requests.Request, head=requests.Request)
-    cpdef ready(self, int status)
+    cdef advance(self, int target)
+    @cython.locals(request=requests.Request)
+    cdef ready(self, int status)
     @cython.locals(size=Py_ssize_t, n=Py_ssize_t, whole=Py_ssize_t)
-    cpdef keep(self, Py_ssize_t i, Py_ssize_t end)
+    cdef keep(self, Py_ssize_t i, Py_ssize_t end)

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
 # The receive buffer between messages. 64 KiB to 1 MiB made no difference on bulk scans.
 BUFFER_SIZE = 256 * 1024
-# Encoded bytes that wait for the socket; requests beyond wait as objects.
-HIGH_WATER = 1024 * 1024
 
+EXECUTE_SYNC = frontend.EXECUTE_SYNC
 FIRST_USE = bytes([State.PARSE, State.PARAMETERS, State.FIELDS, State.BIND, State.EXECUTE, State.SYNC])
 DESCRIBED_USE = bytes([State.BIND, State.FIELDS, State.EXECUTE, State.SYNC])
 LATER_USE = bytes([State.BIND, State.EXECUTE, State.SYNC])
@@ -45,11 +44,14 @@ class Session:
         self.holds = 0
         self.pending: deque[requests.Request] = deque()
         self.inflight: deque[requests.Request] = deque()
+        self.nobody = requests.Request(None, "", 0.0)
+        self.nobody.script = bytes([State.IDLE])
+        self.head = self.nobody  # the oldest in flight
         self.foreign: ForeignTransaction | None = None
         self.rollback: requests.Request | None = None
         self.actions = ACTIONS
         self.next_states = NEXT_STATES
-        self.state = octets.IDLE
+        self.state = self.head.script[0]
         self.status = 73
         self.dropped_notifications = 0
         self.last_words: PgError | None = None
@@ -72,11 +74,13 @@ class Session:
         """Why no further request is taken."""
         if self.failure is not None:
             return self.failure.with_outcome(Outcome.NOT_SENT)
-        return ConnectionClosed(f"the connection takes no more requests: {self.retired}; connect again", Outcome.NOT_SENT)
+        return ConnectionClosed(
+            f"the connection takes no more requests: {self.retired}; connect again", Outcome.NOT_SENT
+        )
 
     def has_room(self) -> bool:
         """Whether a request may be encoded now."""
-        return self.holds == 0 and len(self.inflight) < self.max_in_flight and len(self.out) < HIGH_WATER
+        return self.holds == 0 and len(self.inflight) < self.max_in_flight and len(self.out) < octets.HIGH_WATER
 
     def pump(self) -> None:
         """Encode what waits, as far as there is room; what nobody waits for any more is dropped."""
@@ -98,9 +102,10 @@ class Session:
             n = len(self.out)
             self.encode_query(request)
             self.encoded += len(self.out) - n
-        if not self.inflight:
-            self.state = request.script[0]
         self.inflight.append(request)
+        if self.head is self.nobody:
+            self.head = request
+            self.state = request.script[0]
 
     def append(self, data: bytes) -> None:
         """Put encoded bytes behind all others."""
@@ -116,7 +121,7 @@ class Session:
             statement = cache.find(request.sql, request.oids)
         request.statement = statement
         statement.shape(request.param_formats, request.result_formats, len(request.params))
-        tail = frontend.EXECUTE_SYNC
+        tail = EXECUTE_SYNC
         if statement.number == 0:
             statement.number = request.number
             request.parses = True
@@ -177,7 +182,7 @@ class Session:
                     i = at
                     continue
             stop = i + 1 + octets.get_i32(p, i + 1)
-            if action == 0 or stop < i + 5 or stop - i > SHORT_LIMIT:
+            if action == 0 or stop < i + 5 or stop - i > octets.SHORT_LIMIT:
                 self.check(i, stop)
             if stop > end:
                 break
@@ -199,7 +204,7 @@ class Session:
 
     def take_rows(self, i: int, end: int) -> int:
         """Take a run of DataRow; thrown away as they come where nobody waits for them."""
-        request = self.inflight[0]
+        request = self.head
         if request.rows and request.sink is not None and request.sink.done():
             request.discards = True
             request.rows = []
@@ -207,11 +212,13 @@ class Session:
 
     def take_tag(self, i: int, stop: int) -> None:
         """CommandComplete: one result is whole."""
-        body = octets.get_bytes(self.buffer, i, stop - i)
-        if body.find(b"\0") != len(body) - 1:
+        p = self.buffer
+        if stop == i or p[stop - 1] != 0:
             raise ProtocolError("CommandComplete without its final NUL")
-        tag = body[: len(body) - 1].decode("utf-8", "replace")
-        request = self.inflight[0]
+        tag = octets.get_bytes(p, i, stop - i - 1).decode("utf-8", "replace")
+        if "\0" in tag:
+            raise ProtocolError("CommandComplete with bytes behind its NUL")
+        request = self.head
         request.tag = tag
         if tag[:1] in "CDP":  # COMMIT, DISCARD ALL, DEALLOCATE ALL, PREPARE TRANSACTION
             answers.special_tag(self, request, tag)
@@ -219,7 +226,7 @@ class Session:
 
     def acknowledged(self) -> None:
         """ParseComplete: the statement has its name, whatever happens to the request. BindComplete: no repair any more."""
-        request = self.inflight[0]
+        request = self.head
         if self.state == octets.BIND:
             request.is_bound = True
         elif self.state == octets.PARSE and request.statement is not None:
@@ -230,7 +237,7 @@ class Session:
         if target < octets.STAY:
             self.state = target
         elif target != octets.STAY:
-            request = self.inflight[0]
+            request = self.head
             request.step = request.step + 1 if target == octets.STEP else len(request.script) - 1
             self.state = request.script[request.step]
 
@@ -239,10 +246,8 @@ class Session:
         if status != 73:  # I
             self.check_status(status)
         request = self.inflight.popleft()
-        self.state = octets.IDLE
-        if self.inflight:
-            head = self.inflight[0]
-            self.state = head.script[0]
+        self.head = self.inflight[0] if self.inflight else self.nobody
+        self.state = self.head.script[0]
         self.status = status
         if (
             status != 73
@@ -309,11 +314,11 @@ class Session:
 
     def sole_sink(self) -> requests.Sink | None:
         """The sink of the only unanswered request; None where there are none or several, or it is nobody's."""
-        return self.inflight[0].sink if len(self.inflight) == 1 else None
+        return self.head.sink if len(self.inflight) == 1 else None
 
     def disown_sole(self) -> None:
         """Nobody waits for the only unanswered request: nothing is written until it has ended."""
-        self.inflight[0].sink = None
+        self.head.sink = None
         self.holds += 1
 
     def release(self) -> None:

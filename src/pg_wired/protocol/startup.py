@@ -18,7 +18,6 @@ only what it takes next is legal there. libpq is as strict (fe-connect.c, PQconn
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
@@ -38,8 +37,6 @@ MAX_MECHANISMS = 100
 # Protocol chapter, BackendKeyData: always 4 in protocol 3.0.
 KEY_SIZE = 4
 
-# What UTF-8 cannot write, but for the bytes that PEP 383 keeps in U+DC80 to U+DCFF.
-_SURROGATES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _UNSUPPORTED: dict[type[messages.Authentication], str] = {
     messages.AuthenticationKerberosV5: "Kerberos V5",
     messages.AuthenticationGSS: "GSSAPI",
@@ -214,10 +211,15 @@ def _md5(user: str, password: str, salt: bytes) -> str:
 
 def _check(name: str, text: str) -> None:
     """Refuse what the protocol's String cannot hold. `text` is not shown: it may be the password."""
-    if "\0" in text:
-        raise ConfigError(f"{name} contains a NUL")
-    if _SURROGATES.search(text):
-        raise ConfigError(f"{name} contains half a surrogate pair")
+    if not _is_writable(text):
+        raise ConfigError(f"{name} contains a NUL or half a surrogate pair")
+
+
+def _is_writable(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
 
 
 def _refusal(reason: str) -> AuthenticationError:
