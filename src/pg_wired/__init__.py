@@ -2,8 +2,8 @@
 
 from .async_conn import AsyncConn
 from .cancel import CancelToken
-from .conninfo import ConnConfig
 from .connection import WireConn
+from .conninfo import ConnConfig
 from .error import (
     AuthenticationError,
     ConfigError,

@@ -1,8 +1,9 @@
 """AsyncConn: many tasks, one connection.
 
-A request is checked and submitted by the call itself, without any `await` between looking up its statement and appending its
-bytes; awaiting only waits. With nothing else in flight it is written at once; otherwise all requests of one turn of the
-loop leave in one write. The session matches answers to requests; nobody's cancelling, error or deadline touches another.
+A request is checked and submitted by the call itself, without any `await` between looking up its statement and
+appending its bytes; awaiting only waits. With nothing else in flight it is written at once; otherwise all requests of
+one turn of the loop leave in one write. The session matches answers to requests; nobody's cancelling, error or
+deadline touches another.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from .cancel import CancelToken
 from .connection import WireConn
-from .error import ConfigError, Outcome, RequestTimeout, UsageError
+from .error import ConfigError, Outcome, RequestTimeout
 from .protocol import requests
 from .protocol.rows import Rows
 from .protocol.session import Session
@@ -27,8 +28,8 @@ class AsyncConn:
     """A connection that many tasks use at the same time, each for itself; for transactions and state see `docs/`.
 
     `AsyncConn(wire)` takes a WireConn over. All methods raise UsageError from another thread, loop or process, and
-    ConnectionClosed, IoError or ProtocolError once the connection has ended. `timeout` is seconds, None means none; at the
-    deadline RequestTimeout is raised. Every error's `outcome` says whether the request may have run.
+    ConnectionClosed, IoError or ProtocolError once the connection has ended. `timeout` is seconds, None means none; at
+    the deadline RequestTimeout is raised. Every error's `outcome` says whether the request may have run.
     """
 
     def __init__(self, wire: WireConn) -> None:
@@ -44,7 +45,7 @@ class AsyncConn:
 
     @classmethod
     async def connect(cls, dsn: str = "", **options: Any) -> AsyncConn:
-        """Connect and log in; `dsn` and `options` as `ConnConfig.parse` takes them. Raises what `WireConn.connect` does."""
+        """Connect and log in; arguments as `ConnConfig.parse` takes them. Raises what `WireConn.connect` does."""
         return cls(await WireConn.connect(dsn, **options))
 
     # ---- requests
@@ -105,7 +106,7 @@ class AsyncConn:
     def submit_batch(
         self, batch: Iterable[tuple[bytes, ResponseCollector]], *, timeout: float | None = None
     ) -> asyncio.Future[list[Rows | BaseException]]:
-        """Several such requests in one write; await it for each one's Rows or error, in order. All or none are submitted."""
+        """Several such requests in one write: each one's Rows or error, in order. All or none are submitted."""
         deadline = self._deadline(timeout)
         replies: list[asyncio.Future[Rows]] = []
         submitted: list[requests.Request] = []
@@ -244,9 +245,10 @@ class AsyncConn:
     # ---- the end
 
     async def close(self, timeout: float = 10.0) -> None:
-        """Take no more requests, wait for the answers of those submitted, say Terminate, and wait for the server to close.
+        """Take no more requests, wait for the answers to those submitted, send Terminate, wait for the end.
 
-        After `timeout` seconds the connection is closed at once; RequestTimeout if requests were unanswered then. Idempotent.
+        After `timeout` seconds the connection is closed at once; RequestTimeout if requests were unanswered then.
+        Idempotent.
         """
         session, transport = self._session, self._transport
         if transport.is_closed:

@@ -1,4 +1,4 @@
-"""CancelToken: ask the server, over a connection of its own, to stop what a session runs. Knows nothing of that session's state."""
+"""CancelToken: ask the server, over a connection of its own, to stop what a session runs. Knows no requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CancelToken:
     _is_live: Callable[[], bool] = field(repr=False, compare=False)
 
     async def cancel(self, timeout: float = 5.0) -> None:
-        """Send CancelRequest and wait until the server has closed that connection (chapter "Canceling Requests in Progress").
+        """Send CancelRequest, and wait until the server has closed that connection ("Canceling Requests in Progress").
 
         Does nothing once the session has ended: its process id may be another's by then. Raises RequestTimeout after
         `timeout` seconds, IoError where the server cannot be reached.

@@ -83,6 +83,7 @@ class WireConn:
         except StopIteration as end:
             self.facts = end.value
             self.parameters = dict(self.facts.parameters)
+            self.inbox.is_logged_in = True
 
     async def _derive(self, step: startup.DeriveKey) -> bytes:
         arguments = (step.password, step.salt, step.iterations)
@@ -146,7 +147,7 @@ class WireConn:
             self.inbox.waiter = None
 
     def take_over(self, receiver: Receiver, feed: Callable[[bytes], None]) -> None:
-        """Give the socket, and what has come and was not read, to another receiver; this object is then of no more use."""
+        """Give the socket, and what has come and was not read, to another receiver; this one is done."""
         self._check()
         self._is_taken = True
         self.transport.hand_over(receiver)
@@ -178,7 +179,7 @@ class WireConn:
         return StatementDescription(param_oids, fields)
 
     async def _answer(self, *kept: type, sql: str | None = None) -> list[messages.BackendMessage]:
-        """The messages of the `kept` kinds up to ReadyForQuery. The first error is raised there; a fatal one at once."""
+        """Messages of the `kept` kinds up to ReadyForQuery; the first error is raised there, a fatal one at once."""
         answer: list[messages.BackendMessage] = []
         error: PgError | None = None
         while True:

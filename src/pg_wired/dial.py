@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from typing import Any, NamedTuple
 
@@ -10,7 +11,9 @@ from .conninfo import ConnConfig
 from .error import IoError, Outcome
 
 # The crate's keepalive: a silent peer is found after 60 s and the kernel's nine probes 15 s apart.
-_KEEPALIVE = (("SO_KEEPALIVE", socket.SOL_SOCKET, 1), ("TCP_KEEPIDLE", socket.IPPROTO_TCP, 60)) + (
+_KEEPALIVE = (
+    ("SO_KEEPALIVE", socket.SOL_SOCKET, 1),
+    ("TCP_KEEPIDLE", socket.IPPROTO_TCP, 60),
     ("TCP_KEEPINTVL", socket.IPPROTO_TCP, 15),
 )
 
@@ -35,7 +38,7 @@ async def dial(config: ConnConfig) -> tuple[socket.socket, Address]:
         try:
             return await connect_to(address), address
         except OSError as error:
-            failures.append(f"{address}: {error.strerror or error}")
+            failures.append(f"{address}: {os.strerror(error.errno) if error.errno else error}")
     raise IoError(f"cannot connect to {config.host!r}: " + "; ".join(failures), Outcome.NOT_SENT)
 
 

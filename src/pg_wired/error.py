@@ -21,9 +21,11 @@ class Outcome(Enum):
 class PgWireError(Exception):
     """Base of all errors; `outcome` says whether the request may have run."""
 
-    def __init__(self, message: str = "", outcome: Outcome = Outcome.UNKNOWN) -> None:
+    outcome: Outcome = Outcome.UNKNOWN  # a class's own is what it means where nothing else is said
+
+    def __init__(self, message: str = "", outcome: Outcome | None = None) -> None:
         super().__init__(message, outcome)
-        self.outcome = outcome
+        self.outcome = outcome or self.outcome
         if isinstance(self, OSError):  # it has taken the two arguments for errno and strerror
             OSError.__setattr__(self, "errno", None)
             OSError.__setattr__(self, "strerror", message)
@@ -69,19 +71,19 @@ class PoolExhausted(PgWireError, TimeoutError):
 class AuthenticationError(PgWireError):
     """Refused by our own policy, or the server could not prove that it knows the password."""
 
+    outcome = Outcome.NOT_SENT
+
 
 class ConfigError(PgWireError, ValueError):
     """An option or an argument is unknown, malformed or out of range; names it. Nothing was sent."""
 
-    def __init__(self, message: str = "", outcome: Outcome = Outcome.NOT_SENT) -> None:
-        super().__init__(message, outcome)
+    outcome = Outcome.NOT_SENT
 
 
 class UsageError(PgWireError, RuntimeError):
     """Used in a way that cannot work: wrong loop, thread or process, after close, or the wrong method for the job."""
 
-    def __init__(self, message: str = "", outcome: Outcome = Outcome.NOT_SENT) -> None:
-        super().__init__(message, outcome)
+    outcome = Outcome.NOT_SENT
 
 
 # Protocol chapter, "Error and Notice Message Fields": the letter of each field, and its name here.
@@ -111,7 +113,8 @@ class PgError(PgWireError):
     """The server's ErrorResponse: SQLSTATE in `code`, and all eighteen fields; `str()` reads like psql.
 
     Every field may be missing (poolers leave some out): then `severity` is "ERROR", `code` and `message` are empty and
-    the others None. `fields` keeps what came, by letter. `partial` holds the results of a simple query's earlier statements.
+    the others None. `fields` keeps what came, by letter. `partial` holds the results of a simple query's earlier
+    statements.
     """
 
     partial: list[Rows]

@@ -1,4 +1,4 @@
-"""The receiver of a WireConn: cuts the stream into messages and keeps them until their owner asks. It decodes nothing."""
+"""The receiver of a WireConn: cuts the stream into messages, and keeps them until their owner asks."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ class Inbox:
         self.frames: deque[tuple[int, bytes]] = deque()
         self.last_words: PgError | None = None
         self.failure: PgWireError | None = None
+        self.is_logged_in = False  # a server that has proved nothing gets no long message
 
     def received(self, n: int) -> None:
         """Cut off the complete messages."""
         end, i = self.tail + n, 0
         while end - i >= 5:
             length = int.from_bytes(self.buffer[i + 1 : i + 5], "big", signed=True)
-            long = chr(self.buffer[i]) in LONG_MESSAGES
-            if not 4 <= length <= (LONG_LIMIT if long else SHORT_LIMIT):
+            is_long = self.is_logged_in and chr(self.buffer[i]) in LONG_MESSAGES
+            if not 4 <= length <= (LONG_LIMIT if is_long else SHORT_LIMIT):
                 tag = bytes([self.buffer[i]])
                 self.failure = ProtocolError(f"the server's message {tag!r} has a length of {length}")
                 self._wake()

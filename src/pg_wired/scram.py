@@ -121,12 +121,10 @@ def _attributes(message: bytes, name: str, due: str) -> dict[str, str]:
 
 def _base64(text: str, name: str, limit: int) -> bytes:
     """The bytes behind canonical base64 (RFC 4648, 3.5); nothing is decoded that could exceed `limit`."""
-    octets = b""
-    if len(text) <= (limit + 2) // 3 * 4:
-        try:
-            octets = binascii.a2b_base64(text)
-        except ValueError:
-            octets = b""
+    try:
+        octets = binascii.a2b_base64(text) if len(text) <= (limit + 2) // 3 * 4 else b""
+    except ValueError:
+        octets = b""
     if not 1 <= len(octets) <= limit or binascii.b2a_base64(octets, newline=False).decode() != text:
         raise _refusal(f"the {name} is not base64 of 1 to {limit} bytes")
     return octets

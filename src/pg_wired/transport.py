@@ -1,8 +1,8 @@
-"""One non-blocking socket on the loop: reads into a receiver, drains what it has to send. Knows nothing of the protocol.
+"""One non-blocking socket on the loop: reads into a receiver, drains what it has to send. Knows no protocol.
 
-Plain sockets and `ssl.SSLSocket` go the same way. What TLS adds: data that has arrived without the file descriptor showing
-it, reads that must write and writes that must read, and slices that are kept and repeated unchanged, because a failed
-`SSLSocket.send` may have sent a part of them.
+Plain sockets and `ssl.SSLSocket` go the same way. What TLS adds: data that has arrived without the file descriptor
+showing it, reads that must write and writes that must read, and slices that are kept and repeated unchanged, because a
+failed `SSLSocket.send` may have sent a part of them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One timer a connection: deadlines, and the cancelling of a request that nobody waits for. It knows no sockets.
 
 A timer, a task or a callback for each request would cost a tenth of a pipelined request. So the watch looks on while
-something is unanswered: at the next deadline; every INTERVAL while several requests are, of which none can be cancelled;
-and not at all while one is, because that one request it gives a callback.
+something is unanswered: at the next deadline; every INTERVAL while several requests are, of which none can be
+cancelled; and not at all while one is, because that one request it gives a callback.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NEVER = float("inf")
 
 
 class Watch:
-    """Looks after the requests of one session. `cancel` sends a CancelRequest for it, and waits until that has ended."""
+    """Looks after the requests of one session; `cancel` sends a CancelRequest and waits for its end."""
 
     def __init__(
         self,

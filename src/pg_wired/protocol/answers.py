@@ -1,4 +1,4 @@
-"""The answers that are not hot: what each of these messages does to its request and to the session. It sends only repairs."""
+"""The answers that are not hot: what each message does to its request and to the session. Sends only repairs."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from .types import Row
 
 
 def rows(p: bytearray, i: int, end: int, columns: int, out: list[Row] | None) -> int:
-    """Take the complete DataRow messages that begin at `i`, and append them to `out`, or only check them where it is None.
+    """Append the complete DataRow messages that begin at `i` to `out`, or only check them where it is None.
 
     Returns the position behind the last of them. Raises ProtocolError where a count or a length does not fit (chapter
     "Message Formats", DataRow), before any of that row is kept.

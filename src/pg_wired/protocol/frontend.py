@@ -21,7 +21,7 @@ ALL_TEXT = b"\0\0"  # no format codes: everything is text
 
 
 def values(params: Sequence[Value]) -> tuple[bytes | None, ...]:
-    """The parameters as they stand now: bytes or None each. TypeError for another type, ConfigError for too many or too large."""
+    """The parameters as they stand now, bytes or None each. TypeError for another type, ConfigError for too many."""
     if type(params) is not tuple and isinstance(params, (str, bytes, bytearray, memoryview)):
         raise TypeError(f"params is a sequence of values, not {type(params).__name__}: pass (value,) for a single one")
     taken: tuple[Any, ...] = tuple(params)
@@ -54,7 +54,7 @@ def _value(number: int, value: object) -> bytes | None:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
     raise TypeError(
-        f"parameter ${number} is {type(value).__name__}: pass bytes, bytearray, memoryview, str (sent as UTF-8 text) or None"
+        f"parameter ${number} is {type(value).__name__}: pass bytes, bytearray, memoryview, str (sent as UTF-8) or None"
     )
 
 

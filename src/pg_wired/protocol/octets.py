@@ -9,8 +9,6 @@ from __future__ import annotations
 from . import types
 from .types import Action, Next, State
 
-# ruff: noqa: D103 - one line each, named in the docstring of the file
-
 
 def get_u16(p: bytearray | bytes, i: int) -> int:
     return p[i] << 8 | p[i + 1]

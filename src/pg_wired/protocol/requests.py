@@ -1,4 +1,4 @@
-"""One request, from the call until its ReadyForQuery: what is asked, what its answer has brought so far. It sends nothing."""
+"""One request, from the call until its ReadyForQuery: what is asked, and what has come. It sends nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Sink(Protocol):
 
 
 class Request:
-    """A request of one sync group. `deadline` is on the owner's clock, 0 means none; without a sink it is the session's own."""
+    """A request of one sync group. `deadline` is on the owner's clock, 0 means none; without a sink it is nobody's."""
 
     def __init__(self, sink: Sink | None, sql: str, deadline: float) -> None:
         self.sink = sink

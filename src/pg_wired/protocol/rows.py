@@ -11,8 +11,8 @@ from .types import FieldDescription, Row
 class Rows(Sequence[Row]):
     """The rows of one statement, each a tuple of `bytes | None`; empty where the statement returned none.
 
-    `fields` describes the columns, `command_tag` is the server's CommandComplete ("SELECT 3"), empty after an empty query
-    or a portal that was suspended.
+    `fields` describes the columns, `command_tag` is the server's CommandComplete ("SELECT 3"), empty after an empty
+    query or a portal that was suspended.
     """
 
     __slots__ = ("_rows", "command_tag", "fields")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..error import ProtocolError, ConfigError
+from ..error import ConfigError, ProtocolError
 from . import messages, octets
 from .types import ANSWERS, LONG_LIMIT, State
 

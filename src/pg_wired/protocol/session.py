@@ -2,9 +2,10 @@
 
 Requests wait in `pending` as objects until there is room, are then encoded into `out` and wait in `inflight` for their
 answers, which come first-in first-out. The oldest one's script says which state the session is in, and THE TABLE says
-what a message does there. Whoever owns the socket reads into `buffer` behind its first `tail` bytes and says `received(n)`;
-sends what `out` holds, deletes it and counts it in `handed`; and says `lost(cause)` at the end. A caller is reached through
-its sink alone: `done`, `set_result`, `set_exception`, which must not call back into the session.
+what a message does there. Whoever owns the socket reads into `buffer` behind its first `tail` bytes and says
+`received(n)`; sends what `out` holds, deletes it and counts it in `handed`; and says `lost(cause)` at the end. A
+caller is reached through its sink alone: `done`, `set_result`, `set_exception`, which must not call back into the
+session.
 """
 
 from __future__ import annotations
@@ -225,7 +226,7 @@ class Session:
         request.end_result(tag)
 
     def acknowledged(self) -> None:
-        """ParseComplete: the statement has its name, whatever happens to the request. BindComplete: no repair any more."""
+        """ParseComplete: the name is taken, whatever happens to the request. BindComplete: no more repairs."""
         request = self.head
         if self.state == octets.BIND:
             request.is_bound = True

@@ -1,4 +1,4 @@
-"""The statement cache: (SQL, parameter OIDs) -> the name a statement has on the server. Knows no requests and writes no bytes."""
+"""The statement cache: (SQL, parameter OIDs) -> the name on the server. Knows no requests and writes no bytes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .types import FieldDescription, Oid
 # Longer SQL is not worth keeping on both sides: it goes as an unnamed statement. asyncpg draws the line at 15 KiB.
 MAX_CACHED_SQL = 16 * 1024
 
-# What these return cannot change without DDL, which the server notices (0A000). All else (FETCH, EXECUTE, SHOW, what the
-# pattern cannot read) is described anew each time. Comments may stand before the first word.
+# What these return cannot change without DDL, which the server notices (0A000). All else (FETCH, EXECUTE, SHOW, what
+# the pattern cannot read) is described anew each time. Comments may stand before the first word.
 _STABLE = re.compile(
     r"(?:\s+|--[^\n]*\n|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/|\()*(?:select|insert|update|delete|merge|values|table|with)\b",
     re.I,
@@ -47,7 +47,7 @@ class Statement:
         self.shown: tuple[FieldDescription, ...] = ()
 
     def shape(self, param_formats: bytes, result_formats: bytes, count: int) -> None:
-        """Make `head` (what stands before the values in Bind) and `shown` (the columns as asked for) fit one way of use."""
+        """Fit `head` (what stands before the values in Bind) and `shown` (the columns as asked for) to one use."""
         if count == self.count and param_formats == self.param_formats and result_formats == self.result_formats:
             return
         self.head = frontend.bind_head(self.name, param_formats, count)

@@ -30,7 +30,7 @@ class FieldDescription(NamedTuple):
 
 
 class StatementDescription(NamedTuple):
-    """What the server says of a statement: the types of its parameters, and its columns (empty where it returns none)."""
+    """What the server says of a statement: its parameter types, and its columns (empty where it returns none)."""
 
     param_oids: tuple[Oid, ...]
     fields: tuple[FieldDescription, ...]
@@ -55,7 +55,7 @@ class ResponseCollector(IntEnum):
     COPY_BOTH = 5
 
 
-# ---- THE TABLE --------------------------------------------------------------------------------------------------------
+# ---- THE TABLE -----------------------------------------------------------------------------------------------------
 #
 # A request is a script: the states its messages lead through, one after the other (ANSWERS), the last of them SYNC. In
 # each state the table lists what may come: what is not listed makes the connection dead. A cell says what to do and
@@ -194,7 +194,7 @@ LONG_LIMIT = 0x3FFFFFFE
 
 
 def _expand(part: int) -> bytes:
-    """One row of 256 bytes a state, so that state * 256 + tag finds the cell's action (part 0) or next state (part 1)."""
+    """256 bytes for each state, so that state * 256 + tag finds the action (part 0) or the next state (part 1)."""
     row = bytearray(256 * len(State))
     for state, cells in TABLE.items():
         for letter, cell in {**ASYNCHRONOUS, **cells}.items():
