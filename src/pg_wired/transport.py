@@ -63,6 +63,7 @@ class Transport:
         self._is_flushing = False
         self._write_error: OSError | None = None
         self._drained: asyncio.Future[None] | None = None
+        self._readable = self._read_tls if self._is_tls else self._read
         loop.add_reader(self._fd, self._readable)
 
     @property
@@ -100,12 +101,13 @@ class Transport:
             if self._is_tls:  # what has been decrypted already, the file descriptor does not show
                 self.loop.call_soon(self._readable)
 
-    def _readable(self) -> None:
-        """One read a wake-up: reading until EAGAIN costs a system call and gained nothing."""
-        while self._fd >= 0 and self._read() and self._is_tls and self._sock.pending():  # type: ignore[attr-defined]
+    def _read_tls(self) -> None:
+        """All that the TLS layer has: the file descriptor does not show it."""
+        while self._fd >= 0 and self._read() and self._sock.pending():  # type: ignore[attr-defined]
             pass
 
     def _read(self) -> bool:
+        """One read a wake-up, and whether it brought something: another one, until EAGAIN, would gain nothing."""
         receiver = self._receiver
         if receiver.buffer is not self._buffer:
             self._buffer = receiver.buffer
@@ -211,14 +213,20 @@ class Transport:
         """Close at once; whoever waits is told."""
         self._end(None)
 
+    @property
+    def _has_loop(self) -> bool:
+        """Whether the loop still runs, and runs in this process: what it watches would be the parent's."""
+        return self._forks == _Forks.count and not self.loop.is_closed()
+
     def _end(self, cause: BaseException | None) -> None:
-        self._receiver.lost(cause)
+        if self._has_loop:
+            self._receiver.lost(cause)
         self._close()
 
     def _close(self) -> None:
         if self._fd < 0:
             return
-        if self._forks == _Forks.count and not self.loop.is_closed():
+        if self._has_loop:
             self.loop.remove_reader(self._fd)
             self._stop_writing()
             self.closed.set_result(None)

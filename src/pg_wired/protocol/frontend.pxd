@@ -4,6 +4,7 @@ from . cimport octets
 @cython.locals(taken=tuple, total=Py_ssize_t, plain=bint, value=object)
 cpdef tuple values(object params)
 
+@cython.locals(error=object)
 cpdef str text(object sql, str what)
 
 @cython.locals(n=Py_ssize_t, i=Py_ssize_t, q="unsigned char *", value=bytes)

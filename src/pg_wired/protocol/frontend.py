@@ -94,8 +94,10 @@ def oids(param_oids: Iterable[Oid]) -> tuple[Oid, ...]:
 
 def text(sql: str, what: str) -> str:
     """`sql`, if it can be sent: a str without NUL that is UTF-8."""
-    if not isinstance(sql, str):
-        raise TypeError(f"{what} is {type(sql).__name__}: pass a str")
+    if type(sql) is not str:
+        if not isinstance(sql, str):
+            raise TypeError(f"{what} is {type(sql).__name__}: pass a str")
+        sql = str.__str__(sql)
     if "\0" in sql:
         raise ConfigError(f"{what} has a NUL character at {sql.index(chr(0))}: PostgreSQL ends a string there")
     if not sql.isascii():

@@ -29,13 +29,14 @@ cdef enum:
     PARSE = 1
     QUERY = 7
     SHORT_LIMIT = 30000
-    LONG_LIMIT = 0x3FFFFFFE
+    LONG_LIMIT = 1073741822
     HIGH_WATER = 1048576
     NO_ROWS = -2
     ANY_COUNT = -1
 
-cdef enum: # of its own, for it is longer than an int
-    NEVER = 0x4000000000000000
+# Of its own, for it is longer than an int.
+cdef enum:
+    NEVER = 4611686018427387904
 
 cdef extern from "Python.h":
     ctypedef struct PyObject
