@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import secrets
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -69,7 +69,7 @@ class WireConn:
         steps = startup.handshake(
             config.startup_parameters(),
             config.password,
-            nonce=base64.b64encode(secrets.token_bytes(_NONCE_BYTES)).decode(),
+            nonce=base64.b64encode(os.urandom(_NONCE_BYTES)).decode(),
             max_iterations=config.scram_max_iterations,
         )
         step = next(steps)
