@@ -67,10 +67,7 @@ class AsyncConn:
         """
         reply: asyncio.Future[Rows] = self._loop.create_future()
         deadline = 0.0 if timeout is None else self._deadline(timeout)
-        request = requests.query(reply, sql, params, param_oids, param_formats, result_formats, deadline)
-        if result_formats != 0:
-            self._session.statements.check_formats(request.sql, request.oids, request.result_formats)
-        self._submit(request)
+        self._submit(requests.query(reply, sql, params, param_oids, param_formats, result_formats, deadline))
         return reply
 
     def simple_query(self, sql: str, *, timeout: float | None = None) -> asyncio.Future[list[Rows]]:

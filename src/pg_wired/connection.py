@@ -95,7 +95,9 @@ class WireConn:
 
     async def send_raw(self, data: bytes) -> None:
         """Write encoded messages; returns when the socket has taken enough of them. Nothing is checked."""
-        self._check()
+        self._check_owner()
+        if self.inbox.failure is not None:
+            raise self.inbox.ended()
         self.inbox.out += data
         self.transport.flush()
         if len(self.inbox.out) > HIGH_WATER:
@@ -110,8 +112,10 @@ class WireConn:
 
         Raises ProtocolError where a message does not fit its description, ConnectionClosed or IoError at the end.
         """
+        self._check_owner()
         while not self.inbox.frames:
-            self._check()
+            if self.inbox.failure is not None:
+                raise self.inbox.ended()
             await self._arrival()
         try:
             message = self.inbox.take()
@@ -128,13 +132,10 @@ class WireConn:
                 self.transaction_status = TransactionStatus(message.status)
         return message
 
-    def _check(self) -> None:
-        """Refuse what cannot work: another loop, a connection that has ended or was taken over."""
+    def _check_owner(self) -> None:
         self.transport.check_owner()
         if self._is_taken:
             raise UsageError("an AsyncConn has taken this connection over: use that")
-        if self.inbox.failure is not None:
-            raise self.inbox.ended()
 
     async def _arrival(self) -> None:
         """Wait until the inbox has something to say."""
@@ -148,12 +149,18 @@ class WireConn:
 
     def take_over(self, receiver: Receiver, feed: Callable[[bytes], None]) -> None:
         """Give the socket, and what has come and was not read, to another receiver; this one is done."""
-        self._check()
+        self._check_owner()
+        if self.inbox.failure is not None:
+            raise self.inbox.ended()
+        if self.inbox.out:
+            raise UsageError("messages are still being sent: read their answers before another object takes over")
         self._is_taken = True
         self.transport.hand_over(receiver)
-        if self._is_paused:
-            self.transport.resume()
         feed(self.inbox.rest())
+        if receiver.failure is not None:
+            self.transport.abort()
+        elif self._is_paused:
+            self.transport.resume()
 
     async def collect_rows(self) -> tuple[list[Row], str]:
         """Read up to ReadyForQuery: the rows, and the last command tag. Raises PgError, then, if one came."""
@@ -227,7 +234,7 @@ class WireConn:
 
     async def close(self, timeout: float = 10.0) -> None:
         """Send Terminate and wait up to `timeout` seconds for the server to close; idempotent."""
-        if self.transport.is_closed:
+        if self._is_taken or self.transport.is_closed:
             return
         self.transport.check_owner()
         self._is_paused = True  # what still comes is thrown away
@@ -243,8 +250,9 @@ class WireConn:
             self.abort()
 
     def abort(self) -> None:
-        """Close the socket at once; idempotent."""
-        self.transport.abort()
+        """Close the socket at once; idempotent, and without effect once an AsyncConn has taken over."""
+        if not self._is_taken:
+            self.transport.abort()
 
     async def __aenter__(self) -> WireConn:
         return self

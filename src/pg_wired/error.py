@@ -156,10 +156,7 @@ class PgError(PgWireError):
 
     def __str__(self) -> str:
         lines = [f"{self.severity_localized}:  {self.message}"]
-        if self.position and self.sql:
-            lines += _point_at(self.sql, self.position)
-        elif self.internal_position and self.internal_query:
-            lines += _point_at(self.internal_query, self.internal_position)
+        lines += _point_at(self.sql, self.position) or _point_at(self.internal_query, self.internal_position)
         for label, text in (("DETAIL", self.detail), ("HINT", self.hint), ("CONTEXT", self.where)):
             if text:
                 lines.append(f"{label}:  {text}")
@@ -170,8 +167,10 @@ def _int(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
-def _point_at(sql: str, position: int) -> list[str]:
-    """The line of `sql` that holds the character `position` (counted from 1), and a caret under it."""
+def _point_at(sql: str | None, position: int | None) -> list[str]:
+    """The line of `sql` that holds the character `position` (counted from 1), and a caret under it; if there is one."""
+    if not sql or not position or position > len(sql) + 1:
+        return []
     before = sql[: position - 1]
     number, start = before.count("\n") + 1, before.rfind("\n") + 1
     label = f"LINE {number}: "

@@ -37,7 +37,7 @@ class Watch:
         self._deadline = _NEVER
         self._hooked: Sink | None = None
         self._task: asyncio.Task[None] | None = None
-        self.is_armed = False
+        self.is_armed = False  # whether it looks within INTERVAL
 
     def arm(self) -> None:
         """Look before long: there is something unanswered."""
@@ -58,8 +58,8 @@ class Watch:
     def _at(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self.is_armed = when != _NEVER
-        self._timer = self._loop.call_at(when, self._look) if self.is_armed else None
+        self.is_armed = when <= self._loop.time() + INTERVAL
+        self._timer = self._loop.call_at(when, self._look) if when != _NEVER else None
 
     def _look(self) -> None:
         now = self._loop.time()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..error import Outcome, PgError, ProtocolError, UsageError
 from . import messages, octets, requests, statements
 from .foreign import ForeignTransaction
-from .types import Action, FieldDescription, TransactionStatus
+from .types import Action, FieldDescription, State, TransactionStatus
 
 if TYPE_CHECKING:
     from .session import Session
@@ -42,6 +42,8 @@ def _answer(session: Session, action: int, request: requests.Request, message: A
     if action == Action.DESCRIBE_PARAMETERS:
         request.param_oids = message.param_oids
     elif action == Action.DESCRIBE_FIELDS:
+        if session.state == State.STATEMENT_ROWS:
+            request.end_result("")
         _describe(request, message.fields, len(message.fields))
     elif action == Action.NO_FIELDS:
         _describe(request, (), octets.NO_ROWS)
@@ -108,7 +110,8 @@ def settle(session: Session, request: requests.Request, status: int) -> None:
             session.foreign = None
     elif request.error is not None and _is_repairable(session, request):
         request.again()
-        session.pending.appendleft(request)
+        # Before all that was never sent, and behind the repairs that came before it.
+        session.pending.insert(sum(waiting.is_repaired for waiting in session.pending), request)
     elif request.refusal is not None:
         request.refusal.__cause__ = request.error
         request.fail(request.refusal)

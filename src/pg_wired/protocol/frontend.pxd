@@ -4,7 +4,7 @@ from . cimport octets
 @cython.locals(taken=tuple, total=Py_ssize_t, plain=bint, value=object)
 cpdef tuple values(object params)
 
-@cython.locals(error=object)
+@cython.locals(error=object, n=Py_ssize_t)
 cpdef str text(object sql, str what)
 
 @cython.locals(n=Py_ssize_t, i=Py_ssize_t, q="unsigned char *", value=bytes)

@@ -11,8 +11,8 @@ from .types import LONG_LIMIT, FormatCode, Oid, Value
 
 # Bind counts its parameters in 16 bits (chapter "Message Formats").
 MAX_PARAMETERS = 65_535
-# What values may come to: a message beside them holds names, counts and 65,535 format codes twice.
-_ROOM = LONG_LIMIT - 4 * MAX_PARAMETERS - 1024
+# What a message holds beside values or SQL: names and counts, and for each parameter a length or OID and two format codes.
+_ROOM = LONG_LIMIT - 8 * MAX_PARAMETERS - 1024
 
 _PORTAL = b"\0"  # the unnamed portal, and the unnamed statement
 EXECUTE_SYNC = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"  # all rows of the unnamed portal
@@ -100,11 +100,14 @@ def text(sql: str, what: str) -> str:
         sql = str.__str__(sql)
     if "\0" in sql:
         raise ConfigError(f"{what} has a NUL character at {sql.index(chr(0))}: PostgreSQL ends a string there")
+    n = len(sql)
     if not sql.isascii():
         try:
-            sql.encode()
+            n = len(sql.encode())
         except UnicodeEncodeError as error:
             raise ConfigError(f"{what} cannot be sent as UTF-8: {error.reason} at {error.start}") from error
+    if n > _ROOM:
+        raise ConfigError(f"{what} has {n} bytes: a message may have at most {LONG_LIMIT}")
     return sql
 
 

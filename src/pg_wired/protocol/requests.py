@@ -64,8 +64,8 @@ class Request:
         """One statement has ended: make its Rows."""
         self.result = Rows(self.fields, self.rows, tag)
         self.rows = []
-        self.fields = ()
-        if self.columns != octets.ANY_COUNT:
+        if self.script[0] == octets.QUERY:
+            self.fields = ()
             self.columns = octets.NO_ROWS
         if self.results is not None:
             self.results.append(self.result)
@@ -150,7 +150,6 @@ def encoded(sink: Sink, data: bytes, drain: bool, deadline: float) -> Request:
     request.script = script.script(data)
     request.data = data
     request.discards = drain
-    is_one = request.script.count(State.FIELDS) == request.script.count(State.EXECUTE) == 1
-    if not is_one and request.script != SIMPLE:
+    if request.script != SIMPLE:  # which portal a Describe was for, only the layer above knows
         request.columns = octets.ANY_COUNT
     return request

@@ -120,6 +120,8 @@ class Session:
             statement = cache.unnamed(request.sql, request.oids)
         else:
             statement = cache.find(request.sql, request.oids)
+            if request.is_repaired and statement.number:  # a repair relies on nobody else's Parse
+                statement = cache.unnamed(request.sql, request.oids)
         request.statement = statement
         statement.shape(request.param_formats, request.result_formats, len(request.params))
         tail = EXECUTE_SYNC
@@ -167,7 +169,7 @@ class Session:
             self.lost(error)
         else:
             self.pump()
-            if self.retired:
+            if self.retired and self.failure is None:
                 self.finish()
 
     def take(self, end: int) -> int:
@@ -206,7 +208,7 @@ class Session:
     def take_rows(self, i: int, end: int) -> int:
         """Take a run of DataRow; thrown away as they come where nobody waits for them."""
         request = self.head
-        if request.rows and request.sink is not None and request.sink.done():
+        if request.rows and (request.sink is None or request.sink.done()):
             request.discards = True
             request.rows = []
         return backend.rows(self.buffer, i, end, request.columns, None if request.discards else request.rows)
@@ -309,7 +311,8 @@ class Session:
             if request.deadline > now:
                 following = min(following or request.deadline, request.deadline)
             else:
-                request.fail(RequestTimeout("the request's deadline has passed", request.fate(self.handed)))
+                # What is encoded will be sent: as good as handed over.
+                request.fail(RequestTimeout("the request's deadline has passed", request.fate(self.encoded)))
         self.pending = deque([r for r in self.pending if r.sink is None or not r.sink.done()])
         return following
 

@@ -110,12 +110,6 @@ class StatementCache:
         self.keys[name] = key
         return statement
 
-    def check_formats(self, sql: str, param_oids: tuple[Oid, ...], result_formats: bytes) -> None:
-        """Refuse result formats that cannot fit the columns, where they are known."""
-        statement = self.entries.get((sql, param_oids) if param_oids else sql)
-        if statement is not None and statement.is_described:
-            frontend.check_count(result_formats, len(statement.fields), "result_formats")
-
     def unnamed(self, sql: str, param_oids: tuple[Oid, ...]) -> Statement:
         """A statement that is parsed for one use and not kept."""
         return Statement(None, "", sql, param_oids)
@@ -137,8 +131,8 @@ class StatementCache:
             self.closing.append(name)
 
     def drop_older(self, number: int) -> None:
-        """The server has forgotten what was parsed before request `number` (DISCARD ALL, DEALLOCATE ALL)."""
-        for statement in [s for s in self.entries.values() if s.number < number]:
+        """The server has forgotten what was parsed up to request `number` (DISCARD ALL, DEALLOCATE ALL)."""
+        for statement in [s for s in self.entries.values() if s.number <= number]:
             self.drop(statement, close=False)
 
     def drop_sql(self, sql: str | None) -> None:

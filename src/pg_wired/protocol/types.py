@@ -162,6 +162,8 @@ TABLE: dict[State, dict[str, Cell]] = {
     },
     State.STATEMENT_ROWS: {
         "D": (Action.ROW, Next.STAY),
+        # A rewrite rule may add queries to a statement: each brings its rows, and only one brings a tag.
+        "T": (Action.DESCRIBE_FIELDS, Next.STAY),
         "C": (Action.TAG, State.STATEMENT),
         **_FAIL,
     },
