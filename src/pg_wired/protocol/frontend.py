@@ -11,7 +11,7 @@ from .types import LONG_LIMIT, FormatCode, Oid, Value
 
 # Bind counts its parameters in 16 bits (chapter "Message Formats").
 MAX_PARAMETERS = 65_535
-# What a message holds beside values or SQL: names and counts, and for each parameter a length or OID and two format codes.
+# What a message holds beside values or SQL: names, counts, and for each parameter a length or OID and two formats.
 _ROOM = LONG_LIMIT - 8 * MAX_PARAMETERS - 1024
 
 _PORTAL = b"\0"  # the unnamed portal, and the unnamed statement
