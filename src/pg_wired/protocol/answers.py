@@ -1,4 +1,4 @@
-"""The answers that are not hot: what each message does to its request and to the session. Sends only repairs."""
+"""The answers that are not hot: what each message does to its request and to the session."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..error import Outcome, PgError, ProtocolError, UsageError
 from . import messages, octets, requests, statements
-from .foreign import ForeignTransaction
-from .types import Action, FieldDescription, State, TransactionStatus
+from .types import Action, FieldDescription, State
 
 if TYPE_CHECKING:
     from .session import Session
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 MAX_PARAMETERS = 1000
 # Once one of these changes, the connection means something else to every other task that shares it.
 RETIRING = frozenset({"client_encoding", "standard_conforming_strings", "session_authorization", "in_hot_standby"})
-_IDLE = ord(TransactionStatus.IDLE.value)
 # On a crash or an immediate shutdown the reason comes as a notice: crash_shutdown, admin_shutdown.
 _SHUTDOWN_NOTICES = ("57P02", "57P01")
 
@@ -51,6 +49,9 @@ def _answer(session: Session, action: int, request: requests.Request, message: A
         request.end_result("")
     elif action == Action.FAIL:
         _fail(session, request, PgError(message.fields, Outcome.REJECTED, request.sql or None))
+    elif action == Action.COPY_HEADER:
+        assert request.taker is not None  # the states that lead here are entered with one
+        request.taker.header(message)
     else:
         _refuse_copy(session, request, action)
 
@@ -98,57 +99,6 @@ def _fail(session: Session, request: requests.Request, error: PgError) -> None:
         session.statements.drop(statement, close=statement.is_parsed)
 
 
-def settle(session: Session, request: requests.Request, status: int) -> None:
-    """The end of a request that is not a plain success."""
-    if session.foreign is None and status != _IDLE:
-        session.foreign = ForeignTransaction(request.sql)
-        _roll_back(session)
-    if session.foreign is not None:
-        session.foreign.withhold(request)
-        if status == _IDLE:
-            session.foreign.settle(request.tag)
-            session.foreign = None
-    elif request.error is not None and _is_repairable(session, request):
-        request.again()
-        # Before all that was never sent, and behind the repairs that came before it.
-        session.pending.insert(sum(waiting.is_repaired for waiting in session.pending), request)
-    elif request.refusal is not None:
-        request.refusal.__cause__ = request.error
-        request.fail(request.refusal)
-    elif request.error is not None:
-        if request.has_committed:
-            request.error.outcome = Outcome.UNKNOWN
-        request.fail(request.error)
-    if request.sink is None:
-        session.holds -= 1
-        if request is session.rollback and status != _IDLE:
-            raise ProtocolError("the server kept a transaction open after ROLLBACK")
-
-
-def _roll_back(session: Session) -> None:
-    """Send ROLLBACK behind all that is encoded already; nothing else leaves until it is answered."""
-    session.holds += 1
-    session.rollback = requests.simple_query(None, "ROLLBACK", 0.0)
-    session.encode(session.rollback)
-
-
-def _is_repairable(session: Session, request: requests.Request) -> bool:
-    """Whether a stale statement was the cause, which is dropped then. Once a request, and before anything of it ran."""
-    statement, error = request.statement, request.error
-    if statement is None or error is None or request.is_bound or not statement.name or request.is_repaired:
-        return False
-    is_stale = error.code in ("26000", "42P05") or (error.code == "0A000" and error.routine == "RevalidateCachedQuery")
-    if not is_stale:
-        return False
-    if statement.has_failed and not request.parses:
-        request.is_unnamed = True  # the Parse it relied on failed; its caller wants its own answer
-    else:
-        session.statements.drop(statement, close=True)
-        if request.parses:
-            session.statements.close(statement.name)
-    return request.sink is not None and not request.sink.done()
-
-
 def _refuse_copy(session: Session, request: requests.Request, action: int) -> None:
     """A COPY that came in as a query: end it, so that the connection lives if nothing is pipelined behind it."""
     if action == Action.COPY_OUT:
@@ -157,7 +107,7 @@ def _refuse_copy(session: Session, request: requests.Request, action: int) -> No
         )
         return
     text = "COPY FROM STDIN as a query: use copy_in()"
-    if len(session.inflight) > 1:
+    if len(session.inflight) > 1 or request.is_item:
         # What follows, the server takes for a loss of synchronisation, and closes.
         refusal = UsageError(f"{text}; requests were behind it, so the connection had to be closed", Outcome.UNKNOWN)
         request.fail(refusal)
@@ -165,5 +115,5 @@ def _refuse_copy(session: Session, request: requests.Request, action: int) -> No
         return
     request.refusal = UsageError(text, Outcome.REJECTED)
     # In the extended protocol the server has swallowed our Sync as a part of the COPY.
-    sync = () if request.script[0] == octets.QUERY else (messages.Sync(),)
+    sync = () if request.script[-1] == octets.SYNC and len(request.script) == 2 else (messages.Sync(),)
     session.append(messages.encode(messages.CopyFail(text), *sync))

@@ -1,4 +1,4 @@
-"""The hot decoder: runs of DataRow. Knows nothing of requests; reads only bytes it has checked to be there."""
+"""The hot decoder: runs of DataRow and CopyData. Knows no requests; reads only bytes it has checked to be there."""
 
 from __future__ import annotations
 
@@ -42,3 +42,22 @@ def rows(p: bytearray, i: int, end: int, columns: int, out: list[Row] | None) ->
         if out is not None:
             out.append(octets.seal(row))
     return i
+
+
+def data(p: bytearray, i: int, end: int, out: bytearray) -> int:
+    """Append what the complete CopyData messages that begin at `i` hold to `out`; returns the position behind them."""
+    at = i
+    total = 0
+    while end - at >= 5 and p[at] == 100:  # d
+        stop = at + 1 + octets.get_i32(p, at + 1)
+        if stop > end or stop < at + 5:
+            break
+        total += stop - at - 5
+        at = stop
+    j = len(out)
+    q = octets.grow(out, total)
+    while i < at:
+        n = octets.get_i32(p, i + 1) - 4
+        j = octets.put_part(q, j, p, i + 5, n)
+        i += 5 + n
+    return at

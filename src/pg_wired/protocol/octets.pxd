@@ -21,6 +21,8 @@ cdef enum:
     FAIL = 15
     READY = 16
     LAST_WORDS = 17
+    COPY_HEADER = 18
+    DATA = 19
     STAY = 253
     STEP = 254
     END = 255
@@ -28,6 +30,9 @@ cdef enum:
     BIND = 4
     PARSE = 1
     QUERY = 7
+    EXECUTE = 5
+    SYNC = 10
+    SKIPPED = 19
     SHORT_LIMIT = 30000
     LONG_LIMIT = 1073741822
     HIGH_WATER = 1048576
@@ -73,6 +78,10 @@ cdef inline Py_ssize_t put_i32(unsigned char *q, Py_ssize_t i, int n) noexcept n
 cdef inline Py_ssize_t put_bytes(unsigned char *q, Py_ssize_t i, bytes data) noexcept:
     memcpy(q + i, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
     return i + PyBytes_GET_SIZE(data)
+
+cdef inline Py_ssize_t put_part(unsigned char *q, Py_ssize_t i, const unsigned char *p, Py_ssize_t j, Py_ssize_t n) noexcept nogil:
+    memcpy(q + i, p + j, n)
+    return i + n
 
 cdef inline tuple new_row(Py_ssize_t columns):
     return PyTuple_New(columns)

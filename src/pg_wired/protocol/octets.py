@@ -38,6 +38,12 @@ def put_bytes(q: bytearray, i: int, data: bytes) -> int:
     return i + len(data)
 
 
+def put_part(q: bytearray, i: int, p: bytearray | bytes, j: int, n: int) -> int:
+    """Put the `n` bytes of `p` from `j` on."""
+    q[i : i + n] = p[j : j + n]
+    return i + n
+
+
 def new_row(columns: int) -> list[bytes | None]:
     return [None] * columns
 
@@ -70,6 +76,8 @@ SKIP = int(Action.SKIP)
 FAIL = int(Action.FAIL)
 READY = int(Action.READY)
 LAST_WORDS = int(Action.LAST_WORDS)
+COPY_HEADER = int(Action.COPY_HEADER)
+DATA = int(Action.DATA)
 STAY = int(Next.STAY)
 STEP = int(Next.STEP)
 END = int(Next.END)
@@ -77,6 +85,9 @@ IDLE = int(State.IDLE)
 BIND = int(State.BIND)
 PARSE = int(State.PARSE)
 QUERY = int(State.QUERY)
+EXECUTE = int(State.EXECUTE)
+SYNC = int(State.SYNC)
+SKIPPED = int(State.SKIPPED)
 
 # Limits and marks that the compiled modules compare with.
 SHORT_LIMIT = types.SHORT_LIMIT

@@ -11,7 +11,15 @@ cdef class Request:
     cdef public bytes param_formats
     cdef public bytes result_formats
     cdef public bint is_unnamed
+    cdef public object taker
+    cdef public list parts
+    cdef public object unit
+    cdef public bint is_window
+    cdef public bint is_item
+    cdef public bint may_stay_open
+    cdef public bint holds
     cdef public long long number
+    cdef public bint is_skipped
     cdef public long long begin
     cdef public statements.Statement statement
     cdef public bint parses

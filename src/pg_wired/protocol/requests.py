@@ -23,6 +23,19 @@ class Sink(Protocol):
     def set_exception(self, exception: Any, /) -> None: ...
 
 
+class Taker(Protocol):
+    """Where the parts of an answer go as they come: rows, or the data of a COPY. As silent as a sink."""
+
+    def header(self, header: Any, /) -> None: ...
+    def take(self, part: Any, /) -> None: ...
+
+
+class Unit(Protocol):
+    """What decides when the parts of a request are answered."""
+
+    def settle(self, session: Any, part: Request, group: list[Request]) -> None: ...
+
+
 class Request:
     """A request of one sync group. `deadline` is on the owner's clock, 0 means none; without a sink it is nobody's."""
 
@@ -37,8 +50,16 @@ class Request:
         self.param_formats = ALL_TEXT
         self.result_formats = ALL_TEXT
         self.is_unnamed = False
+        self.taker: Taker | None = None
+        self.parts: list[Request] | None = None  # of a unit, which is encoded as a whole
+        self.unit: Unit | None = None
+        self.is_window = False
+        self.is_item = False  # one of a sync group that goes on behind it
+        self.may_stay_open = False  # the transaction, behind it
+        self.holds = False  # back what comes behind it, until it is answered
         # how it was encoded
         self.number = 0
+        self.is_skipped = False
         self.begin = octets.NEVER
         self.statement: statements.Statement | None = None
         self.parses = False

@@ -16,6 +16,11 @@ cdef class Session:
     cdef public object inflight
     cdef public requests.Request nobody
     cdef public requests.Request head
+    cdef public object window
+    cdef public long long groups
+    cdef public bint is_in_group
+    cdef public list group
+    cdef public bint is_skipping
     cdef public object foreign
     cdef public requests.Request rollback
     cdef public bytes actions
@@ -30,9 +35,9 @@ cdef class Session:
 
     cpdef submit(self, requests.Request request)
     cdef bint has_room(self) except -1
-    @cython.locals(request=requests.Request)
+    @cython.locals(request=requests.Request, queue=object, window=object)
     cpdef pump(self)
-    @cython.locals(n=Py_ssize_t)
+    @cython.locals(n=Py_ssize_t, part=requests.Request)
     cpdef encode(self, requests.Request request)
     cpdef append(self, bytes data)
     @cython.locals(cache=statements.StatementCache, statement=statements.Statement, tail=bytes)
@@ -41,12 +46,15 @@ cdef class Session:
     cpdef received(self, Py_ssize_t n)
     @cython.locals(p="const unsigned char *", i=Py_ssize_t, cell=int, action=int, at=Py_ssize_t, stop=Py_ssize_t)
     cdef Py_ssize_t take(self, Py_ssize_t end) except -1
-    @cython.locals(request=requests.Request)
+    @cython.locals(request=requests.Request, at=Py_ssize_t)
     cdef Py_ssize_t take_rows(self, Py_ssize_t i, Py_ssize_t end) except -1
+    @cython.locals(request=requests.Request, data=bytearray, at=Py_ssize_t)
+    cdef Py_ssize_t take_data(self, Py_ssize_t i, Py_ssize_t end) except -1
     @cython.locals(p="const unsigned char *", tag=str, request=requests.Request)
     cdef take_tag(self, Py_ssize_t i, Py_ssize_t stop)
     @cython.locals(request=requests.Request)
     cdef acknowledged(self)
+    cdef next_head(self)
     @cython.locals(request=requests.Request)
     cdef advance(self, int target)
     @cython.locals(request=requests.Request)

@@ -11,14 +11,15 @@ session.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from ..error import ConnectionClosed, IoError, Outcome, PgError, PgWireError, ProtocolError, RequestTimeout
-from . import answers, backend, frontend, messages, octets, requests, statements
+from ..error import ConnectionClosed, IoError, Outcome, PgError, PgWireError, ProtocolError, RequestTimeout, UsageError
+from . import answers, backend, endings, frontend, messages, octets, requests, statements
 from .types import ACTIONS, LONG_LIMIT, LONG_MESSAGES, NEXT_STATES, SHORT_LIMIT, State, TransactionStatus
 
 if TYPE_CHECKING:
     from .foreign import ForeignTransaction
+    from .window import Window
 
 # The receive buffer between messages. 64 KiB to 1 MiB made no difference on bulk scans.
 BUFFER_SIZE = 256 * 1024
@@ -48,6 +49,11 @@ class Session:
         self.nobody = requests.Request(None, "", 0.0)
         self.nobody.script = bytes([State.IDLE])
         self.head = self.nobody  # the oldest in flight
+        self.window: Window | None = None
+        self.groups = 0  # sync groups encoded
+        self.is_in_group = False  # the last encoded request was an item
+        self.group: list[requests.Request] = []  # items that wait for their ReadyForQuery
+        self.is_skipping = False  # an item failed: nothing answers those behind it, up to Sync
         self.foreign: ForeignTransaction | None = None
         self.rollback: requests.Request | None = None
         self.actions = ACTIONS
@@ -66,10 +72,30 @@ class Session:
         """Encode the request if there is room, else let it wait its turn."""
         if self.failure is not None or self.retired:
             raise self.refused()
-        if not self.pending and self.has_room():
+        if not self.pending and self.window is None and not request.is_window and self.has_room():
             self.encode(request)
         else:
             self.pending.append(request)
+            if request.is_window:
+                self.pump()
+
+    def submit_inside(self, window: Window, request: requests.Request) -> None:
+        """The same for a request of the window's owner."""
+        if self.failure is not None:
+            raise self.refused()
+        if self.window is not window:
+            raise UsageError(f"{window.sql} has ended: use the connection, or open another one")
+        request.may_stay_open = window.has_state
+        if not window.inside and self.has_room():
+            self.encode(request)
+        else:
+            window.inside.append(request)
+
+    def leave(self, window: Window) -> None:
+        """The window is over, all its requests are answered; those outside have their turn."""
+        if self.window is window:
+            self.window = None
+            self.pump()
 
     def refused(self) -> PgWireError:
         """Why no further request is taken."""
@@ -85,15 +111,31 @@ class Session:
 
     def pump(self) -> None:
         """Encode what waits, as far as there is room; what nobody waits for any more is dropped."""
-        while self.pending and self.has_room():
-            request = self.pending.popleft()
-            if request.sink is None or not request.sink.done():
+        while self.has_room():
+            queue = self.pending if self.window is None else self.window.inside
+            if not queue:
+                return
+            request = queue[0]
+            if request.is_window and self.inflight:
+                return
+            queue.popleft()
+            if request.sink is not None and request.sink.done():
+                continue
+            if request.is_window:
+                window = cast("Window", request)
+                self.window = window
+                window.open()
+            else:
                 self.encode(request)
 
     # ---- bytes out
 
     def encode(self, request: requests.Request) -> None:
         """Append the request to `out`, whole."""
+        if request.parts is not None:
+            for part in request.parts:
+                self.encode(part)
+            return
         self.numbers += 1
         request.number = self.numbers
         request.begin = self.encoded
@@ -103,10 +145,12 @@ class Session:
             n = len(self.out)
             self.encode_query(request)
             self.encoded += len(self.out) - n
+        self.is_in_group = request.is_item
+        if not request.is_item:
+            self.groups += 1
         self.inflight.append(request)
         if self.head is self.nobody:
-            self.head = request
-            self.state = request.script[0]
+            self.next_head()
 
     def append(self, data: bytes) -> None:
         """Put encoded bytes behind all others."""
@@ -120,13 +164,15 @@ class Session:
             statement = cache.unnamed(request.sql, request.oids)
         else:
             statement = cache.find(request.sql, request.oids)
-            if request.is_repaired and statement.number:  # a repair relies on nobody else's Parse
+            if not statement.is_described and self.needs_own_parse(request, statement):
                 statement = cache.unnamed(request.sql, request.oids)
         request.statement = statement
         statement.shape(request.param_formats, request.result_formats, len(request.params))
         tail = EXECUTE_SYNC
         if statement.number == 0:
             statement.number = request.number
+            statement.group = self.groups
+            statement.is_safe = not self.is_in_group and not request.may_stay_open and request.unit is None
             request.parses = True
             request.script = self.close_evicted() + FIRST_USE
             self.out += messages.encode(
@@ -142,8 +188,18 @@ class Session:
             tail = frontend.DESCRIBE_EXECUTE_SYNC
         frontend.bind(self.out, statement.head, request.params, request.result_formats, tail)
 
+    def needs_own_parse(self, request: requests.Request, statement: statements.Statement) -> bool:
+        """Whether the name cannot be relied on, or not be given before a Close that would stand inside a group."""
+        if statement.number == 0:
+            return self.is_in_group and statement.name in self.statements.closing
+        if request.is_repaired:  # a repair relies on nobody else's Parse
+            return True
+        return not (statement.is_parsed or statement.is_safe or statement.group == self.groups)
+
     def close_evicted(self) -> bytes:
-        """Append a Close for each statement that left the cache; returns the states of their answers."""
+        """Append a Close for each statement that left the cache, first in a group; returns the states of their answers."""
+        if self.is_in_group:
+            return b""
         names = self.statements.take_closing()
         self.out += messages.encode(*[messages.Close("S", name) for name in names])
         return bytes([State.CLOSE] * len(names))
@@ -179,8 +235,8 @@ class Session:
         while end - i >= 5 and self.failure is None:
             cell = self.state * 256 + p[i]
             action = self.actions[cell]
-            if action == octets.ROW:
-                at = self.take_rows(i, end)
+            if action == octets.ROW or action == octets.DATA:
+                at = self.take_rows(i, end) if action == octets.ROW else self.take_data(i, end)
                 if at != i:
                     i = at
                     continue
@@ -211,7 +267,20 @@ class Session:
         if request.rows and (request.sink is None or request.sink.done()):
             request.discards = True
             request.rows = []
-        return backend.rows(self.buffer, i, end, request.columns, None if request.discards else request.rows)
+        at = backend.rows(self.buffer, i, end, request.columns, None if request.discards else request.rows)
+        if request.taker is not None and request.rows:
+            request.taker.take(request.rows)
+            request.rows = []
+        return at
+
+    def take_data(self, i: int, end: int) -> int:
+        """Take a run of CopyData, as one piece."""
+        request = self.head
+        data = bytearray()
+        at = backend.data(self.buffer, i, end, data)
+        if request.taker is not None and data and not request.discards:
+            request.taker.take(bytes(data))
+        return at
 
     def take_tag(self, i: int, stop: int) -> None:
         """CommandComplete: one result is whole."""
@@ -242,24 +311,48 @@ class Session:
         elif target != octets.STAY:
             request = self.head
             request.step = request.step + 1 if target == octets.STEP else len(request.script) - 1
+            if request.is_item and (target == octets.END or request.step == len(request.script)):
+                self.end_item(target == octets.END)
+                return
             self.state = request.script[request.step]
+            if request.taker is not None and self.state == octets.EXECUTE:
+                request.taker.header(request.fields)
+
+    def end_item(self, has_failed: bool) -> None:
+        """An item is answered, for better or worse; its fate is known at ReadyForQuery."""
+        self.group.append(self.inflight.popleft())
+        self.is_skipping = has_failed
+        self.next_head()
+
+    def next_head(self) -> None:
+        """The oldest request in flight has its turn; behind a failed item, the one that ends its group."""
+        while self.is_skipping and self.inflight and self.inflight[0].is_item:
+            self.inflight[0].is_skipped = True
+            self.group.append(self.inflight.popleft())
+        self.head = self.inflight[0] if self.inflight else self.nobody
+        if self.is_skipping and self.inflight:
+            self.head.is_skipped = True
+            self.head.step = len(self.head.script) - 1
+        self.state = self.head.script[self.head.step]
 
     def ready(self, status: int) -> None:
         """ReadyForQuery: the oldest request is answered; the next one's turn."""
         if status != 73:  # I
             self.check_status(status)
         request = self.inflight.popleft()
-        self.head = self.inflight[0] if self.inflight else self.nobody
-        self.state = self.head.script[0]
+        self.is_skipping = False
+        self.next_head()
         self.status = status
         if (
             status != 73
             or request.error is not None
             or self.foreign is not None
+            or self.group
+            or request.unit is not None
             or request.sink is None
             or request.refusal is not None
         ):
-            answers.settle(self, request, status)
+            endings.settle(self, request, status)
         elif not request.sink.done():
             request.sink.set_result(request.answer())
 
@@ -300,7 +393,8 @@ class Session:
     def waiting(self) -> list[requests.Request]:
         """All requests that are not answered yet, oldest first."""
         withheld = self.foreign.withheld if self.foreign is not None else []
-        return [*withheld, *self.inflight, *self.pending]
+        inside = self.window.inside if self.window is not None else []
+        return [*withheld, *self.group, *self.inflight, *inside, *self.pending]
 
     def expire(self, now: float) -> float:
         """Fail what is overdue and drop what nobody waits for; returns the next deadline, 0 where there is none."""
@@ -323,6 +417,7 @@ class Session:
     def disown_sole(self) -> None:
         """Nobody waits for the only unanswered request: nothing is written until it has ended."""
         self.head.sink = None
+        self.head.holds = True
         self.holds += 1
 
     def release(self) -> None:
@@ -355,6 +450,7 @@ class Session:
         self.failure = failure = self.failed(cause)
         waiting = self.waiting()
         self.foreign = None
+        self.group = []
         self.pending.clear()
         self.inflight.clear()
         self.out = bytearray()

@@ -7,6 +7,8 @@ cdef class Statement:
     cdef public str sql
     cdef public tuple given_oids
     cdef public long long number
+    cdef public long long group
+    cdef public bint is_safe
     cdef public bint is_parsed
     cdef public bint has_failed
     cdef public bint is_described

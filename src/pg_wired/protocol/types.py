@@ -79,6 +79,12 @@ class State(IntEnum):
     COPY_REFUSED = 11  # CopyFail was sent, its error is due
     EXECUTE_DISCARD = 12  # COPY OUT that nobody asked for, thrown away until its CopyDone: by Execute ...
     QUERY_DISCARD = 13  # ... and by a simple Query
+    COPY_IN_QUERY = 14  # a simple Query that is to begin a COPY from the client ...
+    COPY_OUT_QUERY = 15  # ... or to it
+    COPYING_IN = 16  # the client sends data: the server has nothing to say but that it fails
+    COPYING_OUT = 17
+    COPIED = 18  # CopyDone has been said, by whoever had to
+    SKIPPED = 19  # an item behind one that failed: nothing answers it
 
 
 class Action(IntEnum):
@@ -102,6 +108,8 @@ class Action(IntEnum):
     FAIL = 15
     READY = 16
     LAST_WORDS = 17  # an error that answers nothing: why the server is about to close
+    COPY_HEADER = 18
+    DATA = 19
 
 
 class Next(IntEnum):
@@ -126,6 +134,12 @@ _QUERY_COPIES: dict[str, Cell] = {
     "H": (Action.COPY_OUT, State.QUERY_DISCARD),
 }
 
+_ANSWER: dict[str, Cell] = {
+    "T": (Action.DESCRIBE_FIELDS, State.STATEMENT_ROWS),
+    "C": (Action.TAG, State.STATEMENT),
+    "I": (Action.EMPTY, Next.END),
+}
+
 TABLE: dict[State, dict[str, Cell]] = {
     State.IDLE: {"E": (Action.LAST_WORDS, Next.STAY)},
     State.PARSE: {"1": (Action.NEXT, Next.STEP), **_FAIL},
@@ -147,9 +161,7 @@ TABLE: dict[State, dict[str, Cell]] = {
     },
     State.CLOSE: {"3": (Action.NEXT, Next.STEP), **_FAIL},
     State.QUERY: {
-        "T": (Action.DESCRIBE_FIELDS, State.STATEMENT_ROWS),
-        "C": (Action.TAG, State.STATEMENT),
-        "I": (Action.EMPTY, Next.END),
+        **_ANSWER,
         **_QUERY_COPIES,
         **_FAIL,
     },
@@ -170,6 +182,22 @@ TABLE: dict[State, dict[str, Cell]] = {
     # A deferred constraint fails here, after the tag; and a server that gives up adds a FATAL to its error.
     State.SYNC: {"Z": (Action.READY, State.IDLE), "E": (Action.FAIL, Next.STAY)},
     State.COPY_REFUSED: _FAIL,
+    State.COPY_IN_QUERY: {
+        "G": (Action.COPY_HEADER, State.COPYING_IN),
+        "H": (Action.COPY_OUT, State.QUERY_DISCARD),
+        **_ANSWER,
+        **_FAIL,
+    },
+    State.COPY_OUT_QUERY: {
+        "H": (Action.COPY_HEADER, State.COPYING_OUT),
+        "G": (Action.COPY_IN, State.COPY_REFUSED),
+        **_ANSWER,
+        **_FAIL,
+    },
+    State.COPYING_IN: _FAIL,
+    State.COPIED: {"C": (Action.TAG, State.STATEMENT), **_FAIL},
+    State.COPYING_OUT: {"d": (Action.DATA, Next.STAY), "c": (Action.NEXT, State.COPIED), **_FAIL},
+    State.SKIPPED: {},
     State.EXECUTE_DISCARD: {"d": (Action.SKIP, Next.STAY), "c": (Action.SKIP, State.EXECUTE), **_FAIL},
     State.QUERY_DISCARD: {"d": (Action.SKIP, Next.STAY), "c": (Action.SKIP, State.STATEMENT), **_FAIL},
 }

@@ -1,0 +1,108 @@
+"""How requests end that are not plain success: what ReadyForQuery means then, and the repair of stale statements."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..error import Outcome, PipelineAborted, ProtocolError
+from . import requests
+from .foreign import ForeignTransaction
+from .types import State, TransactionStatus
+
+if TYPE_CHECKING:
+    from .session import Session
+
+_IDLE = ord(TransactionStatus.IDLE.value)
+_SYNC_ONLY = bytes([State.SYNC])
+
+
+def settle(session: Session, request: requests.Request, status: int) -> None:
+    """ReadyForQuery has come for `request`, and for the items of its sync group."""
+    group, session.group = session.group, []
+    if request.holds:
+        session.holds -= 1
+    if session.foreign is None and status != _IDLE and not request.may_stay_open:
+        if request is session.rollback:
+            raise ProtocolError("the server kept a transaction open after ROLLBACK")
+        session.foreign = ForeignTransaction(request.sql)
+        _roll_back(session)
+    if session.foreign is not None:
+        for each in (*group, request):
+            session.foreign.withhold(each)
+        if status == _IDLE:
+            session.foreign.settle(request.tag)
+            session.foreign = None
+    elif request.unit is not None:
+        request.unit.settle(session, request, group)
+    elif group:
+        _end_group(group, request)
+    elif not repair(session, request, request):
+        _end(request)
+
+
+def _end(request: requests.Request) -> None:
+    if request.refusal is not None:
+        request.refusal.__cause__ = request.error
+        request.fail(request.refusal)
+    elif request.error is not None:
+        if request.has_committed:
+            request.error.outcome = Outcome.UNKNOWN
+        request.fail(request.error)
+    elif request.sink is not None and not request.sink.done():
+        request.sink.set_result(request.answer())
+
+
+def _end_group(group: list[requests.Request], last: requests.Request) -> None:
+    """A sync group is an implicit transaction: one error undoes all of it, what had got its tag already as well."""
+    members = [*group, last]
+    error = next((member.error for member in members if member.error is not None), None)
+    outcome = Outcome.UNKNOWN if any(member.has_committed for member in members) else Outcome.REJECTED
+    for member in members:
+        if error is None or member.script == _SYNC_ONLY:
+            _end(member)
+        elif member.error is not None:
+            member.error.outcome = outcome
+            member.fail(member.error)
+        else:
+            what = "was skipped" if member.is_skipped else "was rolled back"
+            aborted = PipelineAborted(f"the request {what}: another one of its sync group failed", outcome)
+            aborted.__cause__ = error
+            member.fail(aborted)
+
+
+def _roll_back(session: Session) -> None:
+    """Send ROLLBACK behind all that is encoded already; nothing else leaves until it is answered."""
+    session.holds += 1
+    session.rollback = requests.simple_query(None, "ROLLBACK", 0.0)
+    session.rollback.holds = True
+    session.encode(session.rollback)
+
+
+def repair(session: Session, query: requests.Request, whole: requests.Request) -> bool:
+    """If `query` failed for a stale statement, drop that and queue the `whole` once more. Says whether it did."""
+    if not _is_stale(query) or session.status != _IDLE:
+        return False
+    statement = query.statement
+    assert statement is not None
+    if statement.has_failed and not query.parses:
+        query.is_unnamed = True  # the Parse it relied on failed; its caller wants its own answer
+    else:
+        session.statements.drop(statement, close=True)
+        if query.parses:
+            session.statements.close(statement.name)
+    if query.sink is None or query.sink.done():
+        return False
+    query.again()
+    whole.is_repaired = True
+    # Before all that was never sent, and behind the repairs that came before it.
+    queue = session.pending if session.window is None else session.window.inside
+    queue.insert(sum(waiting.is_repaired for waiting in queue), whole)
+    return True
+
+
+def _is_stale(query: requests.Request) -> bool:
+    """Whether the server did not know the statement as we do. Once a request, and before anything of it ran."""
+    statement, error = query.statement, query.error
+    if statement is None or error is None or query.is_bound or not statement.name or query.is_repaired:
+        return False
+    return error.code in ("26000", "42P05") or (error.code == "0A000" and error.routine == "RevalidateCachedQuery")

@@ -1,0 +1,82 @@
+"""BEGIN, setup, query and COMMIT as one unit, in one write. It fails closed: without every setup statement, no query.
+
+The query is guarded by a savepoint from before the setup, which the first command of the query's sync group releases:
+that fails if the setup failed, or ended the transaction in whatever way, and the server skips to Sync then. COMMIT
+stands in a group of its own, and rolls back what failed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..error import Outcome, PgError, PgWireError, TransactionError
+from . import endings, messages, requests
+from .types import State
+
+if TYPE_CHECKING:
+    from .session import Session
+
+SAVEPOINT = "pg_wired_setup"
+BEGIN = f"BEGIN; SAVEPOINT {SAVEPOINT}"
+RELEASE = messages.encode(messages.Parse("", f"RELEASE SAVEPOINT {SAVEPOINT}"), messages.Bind(), messages.Execute())
+RELEASE_SCRIPT = bytes([State.PARSE, State.BIND, State.EXECUTE])
+
+
+class Transaction:
+    """The parts of one exec_transaction, and what their answers mean. `query` brings the sink and the deadline."""
+
+    def __init__(self, setup_sql: str, query: requests.Request) -> None:
+        self.setup_sql = setup_sql
+        self.query = query
+        self.whole = requests.Request(query.sink, query.sql, query.deadline)
+        self._compose()
+
+    def _compose(self) -> None:
+        self.begin = requests.simple_query(None, BEGIN, 0.0)
+        self.setup = requests.simple_query(None, self.setup_sql, 0.0)
+        self.release = requests.Request(None, "", 0.0)
+        self.release.data, self.release.script, self.release.is_item = RELEASE, RELEASE_SCRIPT, True
+        self.commit = requests.simple_query(None, "COMMIT", 0.0)
+        self.whole.parts = [self.begin, self.setup, self.release, self.query, self.commit]
+        for part in self.whole.parts:
+            part.unit = self
+            part.may_stay_open = part is not self.commit
+
+    def settle(self, session: Session, part: requests.Request, group: list[requests.Request]) -> None:
+        """All parts are answered with the last one."""
+        if part is not self.commit:
+            return
+        error = self._error()
+        if error is None:
+            if self.query.sink is not None and not self.query.sink.done():
+                self.query.sink.set_result(self.query.answer())
+        elif error is self.query.error and self._is_rolled_back() and endings.repair(session, self.query, self.whole):
+            self._compose()
+        else:
+            self.query.fail(error)
+
+    def _is_rolled_back(self) -> bool:
+        """Whether nothing of it remains. A COMMIT that the setup said itself cannot be taken back."""
+        return not self.setup.has_committed and (self.commit.tag == "ROLLBACK" or self.commit.error is not None)
+
+    def _error(self) -> PgWireError | None:
+        """What went wrong first; None if all is committed."""
+        outcome = Outcome.REJECTED if self._is_rolled_back() else Outcome.UNKNOWN
+        for part in (self.begin, self.setup):
+            if part.error is not None:
+                return self._with(part.error, outcome)
+        if self.release.error is not None:
+            ended = TransactionError("the setup ended the transaction itself: the query was not run", outcome)
+            ended.__cause__ = self.release.error
+            return ended
+        for part in (self.query, self.commit):
+            if part.error is not None:
+                return self._with(part.error, outcome)
+        if self.commit.tag != "COMMIT":
+            return TransactionError("COMMIT rolled back", outcome)
+        return self.query.refusal
+
+    @staticmethod
+    def _with(error: PgError, outcome: Outcome) -> PgError:
+        error.outcome = outcome
+        return error

@@ -1,0 +1,25 @@
+"""A window: a time in which the requests of one owner alone run on a shared connection."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from .requests import Request, Sink
+
+
+class Window(Request):
+    """Waits in order among the requests; once it has its turn its sink gets it, and only `inside` is encoded.
+
+    `sql` names it in errors. With `has_state`, its requests may leave a transaction open behind them.
+    """
+
+    def __init__(self, sink: Sink, name: str, deadline: float, has_state: bool) -> None:
+        super().__init__(sink, name, deadline)
+        self.is_window = True
+        self.has_state = has_state
+        self.inside: deque[Request] = deque()
+
+    def open(self) -> None:
+        """Tell the owner that its time has come."""
+        if self.sink is not None:
+            self.sink.set_result(self)
