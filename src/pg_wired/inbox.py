@@ -52,6 +52,8 @@ class Inbox:
         rest = self.buffer[i:end]
         if len(rest) == len(self.buffer):
             self.buffer = rest + bytearray(len(rest))
+        elif not rest and len(self.buffer) > BUFFER_SIZE:
+            self.buffer = bytearray(BUFFER_SIZE)
         else:
             self.buffer[: len(rest)] = rest
         self.tail = len(rest)

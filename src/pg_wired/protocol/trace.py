@@ -1,6 +1,7 @@
 """One line of text for a message, in the form of libpq's PQtrace without its timestamp. Writes no file, keeps no state.
 
-Facts of the form: fe-trace.c of PostgreSQL 18, and the traces of its test module libpq_pipeline. Where this differs:
+Facts of the form: fe-trace.c of PostgreSQL 19 (18 hides no ParameterStatus in regress mode), and the traces of its test
+module libpq_pipeline. Where this differs:
 
 - Secrets (passwords, SASL and GSSAPI data, cancel keys) always look as in regress mode; libpq shows them outside it.
   Of a password the length is hidden too.

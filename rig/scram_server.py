@@ -1,0 +1,65 @@
+"""The server's half of SCRAM-SHA-256, written apart from the client's so that each proves the other; no socket."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from dataclasses import dataclass, field
+from hashlib import pbkdf2_hmac, sha256
+from hmac import digest
+
+
+class ProofError(Exception):
+    """The client broke the exchange, or does not know the password."""
+
+
+@dataclass(slots=True)
+class ScramServer:
+    """One exchange: `first` answers the client's first message, `final` its last. `nonce` is the server's own half.
+
+    `first_extensions` and `final_extensions` are appended as they are, such as b",x=1".
+    """
+
+    password: bytes
+    salt: bytes
+    iterations: int
+    nonce: bytes
+    first_extensions: bytes = b""
+    final_extensions: bytes = b""
+    _client_first_bare: bytes = field(init=False, default=b"")
+    _server_first: bytes = field(init=False, default=b"")
+
+    def first(self, client_first: bytes) -> bytes:
+        """The server-first-message for a client-first-message without channel binding."""
+        header, self._client_first_bare = client_first[:3], client_first[3:]
+        if header != b"n,," or not self._client_first_bare.startswith(b"n=,r="):
+            raise ProofError(f"not a client-first-message: {client_first!r}")
+        nonce = self._client_first_bare[5:] + self.nonce
+        self._server_first = b"r=%b,s=%b,i=%d" % (nonce, b64encode(self.salt), self.iterations) + self.first_extensions
+        return self._server_first
+
+    def final(self, client_final: bytes) -> bytes:
+        """The server-final-message for a client-final-message whose proof is right; else ProofError."""
+        without_proof, _, proof = client_final.rpartition(b",p=")
+        nonce = self._client_first_bare[5:] + self.nonce
+        if without_proof != b"c=biws,r=" + nonce:
+            raise ProofError(f"not a client-final-message for this exchange: {client_final!r}")
+        auth_message = b",".join((self._client_first_bare, self._server_first, without_proof))
+        salted = pbkdf2_hmac("sha256", self.password, self.salt, self.iterations)
+        # RFC 5802, 3: the server keeps only H(ClientKey), and recovers ClientKey from the proof.
+        stored_key = sha256(digest(salted, b"Client Key", "sha256")).digest()
+        signature = digest(stored_key, auth_message, "sha256")
+        client_key = bytes(octet ^ mask for octet, mask in zip(_proof(proof), signature, strict=True))
+        if sha256(client_key).digest() != stored_key:
+            raise ProofError("the proof is wrong")
+        server_key = digest(salted, b"Server Key", "sha256")
+        return b"v=" + b64encode(digest(server_key, auth_message, "sha256")) + self.final_extensions
+
+
+def _proof(text: bytes) -> bytes:
+    try:
+        proof = b64decode(text)
+    except ValueError:
+        proof = b""
+    if len(proof) != 32 or b64encode(proof) != text:
+        raise ProofError(f"the proof is not base64 of 32 bytes: {text!r}")
+    return proof

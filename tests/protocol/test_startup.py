@@ -1,0 +1,443 @@
+"""The handshake against servers that keep to the protocol, break it, or lie; each test plays the server itself."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pg_wired.error import AuthenticationError, ConfigError, Outcome, PgError, PgWireError, ProtocolError
+from pg_wired.protocol import messages as m
+from pg_wired.protocol.startup import DeriveKey, Startup, Step, handshake
+from pg_wired.scram import salted_password
+from rig import strategies
+from rig.scram_server import ScramServer
+
+PASSWORD = "correct horse"
+NONCE = "client-nonce"
+OK = m.AuthenticationOk()
+READY = m.ReadyForQuery("I")
+KEY = m.BackendKeyData(42, b"\x01\x02\x03\x04")
+SASL = m.AuthenticationSASL(("SCRAM-SHA-256",))
+FATAL = m.ErrorResponse((("S", "FATAL"), ("V", "FATAL"), ("C", "28P01"), ("M", "no")))
+
+
+class Login:
+    """A handshake, and the last step it took."""
+
+    def __init__(self, password: str | None = PASSWORD, *, max_iterations: int = 100_000, **parameters: str) -> None:
+        self.steps = handshake({"user": "alice", **parameters}, password, nonce=NONCE, max_iterations=max_iterations)
+        self.sent: list[Step] = [next(self.steps)]
+
+    def take(self, *replies: m.BackendMessage | bytes) -> Step:
+        """Hand in what the server sends; the step after the last of it."""
+        for reply in replies:
+            self.sent.append(self.steps.send(reply))
+        return self.sent[-1]
+
+    def finish(self, *replies: m.BackendMessage | bytes) -> Startup:
+        """The same, where the last reply is the last of all."""
+        self.take(*replies[:-1])
+        with pytest.raises(StopIteration) as caught:
+            self.steps.send(replies[-1])
+        startup = caught.value.value
+        assert isinstance(startup, Startup)
+        return startup
+
+    def fail(self, *replies: m.BackendMessage | bytes) -> PgWireError:
+        """The same, where the last reply ends it: nothing is sent in answer, and the password stays hidden."""
+        self.take(*replies[:-1])
+        with pytest.raises(PgWireError) as caught:
+            self.steps.send(replies[-1])
+        assert caught.value.outcome is Outcome.NOT_SENT
+        assert PASSWORD not in repr(caught.value) + str(caught.value)
+        return caught.value
+
+
+def decode(step: Step, password_as: type[m.AuthenticationResponse] = m.PasswordMessage) -> Any:
+    """The one tagged message that a step sends."""
+    assert isinstance(step, bytes)
+    assert int.from_bytes(step[1:5]) == len(step) - 1
+    return m.decode_frontend(step[0], step[5:], password_as)
+
+
+def scram_server(**options: Any) -> ScramServer:
+    return ScramServer(PASSWORD.encode(), salt=b"0123456789abcdef", iterations=7, nonce=b"server-nonce", **options)
+
+
+def play_scram(login: Login, server: ScramServer, stop: str = "") -> m.BackendMessage:
+    """The exchange up to, and without, the AuthenticationSASLFinal that is returned; or up to the step named `stop`."""
+    initial = decode(login.take(SASL), m.SASLInitialResponse)
+    assert initial.mechanism == "SCRAM-SHA-256"
+    server_first = m.AuthenticationSASLContinue(server.first(initial.response))
+    if stop == "challenge":
+        return server_first
+    derive = login.take(server_first)
+    assert derive == DeriveKey(server.password, server.salt, server.iterations)
+    step = login.take(salted_password(server.password, server.salt, server.iterations))
+    return m.AuthenticationSASLFinal(server.final(decode(step, m.SASLResponse).data))
+
+
+# ---- StartupMessage --------------------------------------------------------------------------------------------------
+
+
+def test_startup_message_comes_first() -> None:
+    login = Login(database="db", application_name="naïve \udcff", options="")
+    (step,) = login.sent
+    assert isinstance(step, bytes)
+    assert int.from_bytes(step[:4]) == len(step)
+    assert step[4:] == (b"\0\x03\0\0user\0alice\0database\0db\0application_name\0na\xc3\xafve \xff\0options\0\0\0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"user": ""}, "a user is needed"),
+        ({"": "x"}, "'' cannot be a startup parameter"),
+        ({"_pq_.x": "1"}, "'_pq_.x' cannot be a startup parameter"),
+        ({"data\0base": "x"}, r"the startup parameter 'data\x00base' contains a NUL or half a surrogate pair"),
+        (
+            {"application_name": "a\0user\0root"},
+            "the value of the startup parameter 'application_name' contains a NUL or half a surrogate pair",
+        ),
+        ({"user": "alice\0"}, "the value of the startup parameter 'user' contains a NUL or half a surrogate pair"),
+        ({"user": "\ud83d"}, "the value of the startup parameter 'user' contains a NUL or half a surrogate pair"),
+        ({"x\udc7f": ""}, r"the startup parameter 'x\udc7f' contains a NUL or half a surrogate pair"),
+        ({"x\udd00": ""}, r"the startup parameter 'x\udd00' contains a NUL or half a surrogate pair"),
+    ],
+)
+def test_parameters_that_cannot_be_sent(changes: dict[str, str], reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        next(handshake({"user": "alice", **changes}, PASSWORD, nonce=NONCE, max_iterations=1))
+    assert str(caught.value).startswith(reason)
+    assert caught.value.outcome is Outcome.NOT_SENT
+
+
+def test_user_is_needed() -> None:
+    with pytest.raises(ConfigError, match="a user is needed to connect"):
+        next(handshake({"database": "x"}, None, nonce=NONCE, max_iterations=1))
+
+
+@pytest.mark.parametrize("password", ["hunter\0two", "hunter\ud800two"])
+def test_password_that_cannot_be_sent_is_not_shown(password: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Login(password)
+    assert str(caught.value).startswith("the password contains ")
+    seen = repr((caught.value, caught.value.__cause__, caught.value.__context__))
+    assert "hunter" not in seen and "two" not in seen
+
+
+def test_length_of_the_startup_message_is_the_servers_limit() -> None:
+    """Measured on PostgreSQL 15 and 18: 10,000 bytes behind the length word are read, 10,001 are not."""
+    room = 10_000 - len(b"\0\3\0\0user\0alice\0application_name\0\0\0")
+    (step,) = Login(application_name="x" * room).sent
+    assert isinstance(step, bytes) and len(step) == 4 + 10_000
+    with pytest.raises(ConfigError, match="the startup parameters take 10001 bytes, and servers read 10000"):
+        Login(application_name="x" * (room + 1))
+
+
+# ---- Ways to log in --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("password", [None, "", PASSWORD])
+def test_trust(password: str | None) -> None:
+    login = Login(password)
+    startup = login.finish(OK, READY)
+    assert startup == Startup({}, None, None, "trust", (3, 0), ())
+    assert login.sent[1:] == [b""]
+
+
+def test_cleartext() -> None:
+    login = Login("pässword \udcff")
+    step = login.take(m.AuthenticationCleartextPassword())
+    assert step == b"p\0\0\0\x10" + b"p\xc3\xa4ssword \xff\0"
+    assert login.finish(OK, READY).auth_mechanism == "cleartext"
+
+
+def test_md5() -> None:
+    login = Login("pä\udcff", user="älice")
+    step = login.take(m.AuthenticationMD5Password(b"salt"))
+    inner = hashlib.md5(b"p\xc3\xa4\xff\xc3\xa4lice").hexdigest()
+    assert decode(step).password == "md5" + hashlib.md5(inner.encode() + b"salt").hexdigest()
+    assert login.finish(OK, READY).auth_mechanism == "md5"
+
+
+def test_md5_where_openssl_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(_: bytes) -> None:
+        raise ValueError("[digital envelope routines] unsupported")
+
+    monkeypatch.setattr(hashlib, "md5", forbidden)
+    error = Login().fail(m.AuthenticationMD5Password(b"salt"))
+    assert isinstance(error, AuthenticationError) and "OpenSSL forbids" in str(error)
+
+
+@pytest.mark.parametrize("extensions", [b"", b",x=1"])
+def test_scram(extensions: bytes) -> None:
+    login = Login()
+    final = play_scram(login, scram_server(first_extensions=extensions, final_extensions=extensions))
+    assert login.finish(final, OK, READY).auth_mechanism == "SCRAM-SHA-256"
+    assert [step for step in login.sent if step == b""] == [b"", b""]
+
+
+def test_scram_among_other_mechanisms() -> None:
+    login = Login()
+    offer = m.AuthenticationSASL(("SCRAM-SHA-256-PLUS", "OAUTHBEARER", "SCRAM-SHA-256"))
+    assert decode(login.take(offer), m.SASLInitialResponse) == m.SASLInitialResponse(
+        "SCRAM-SHA-256", b"n,,n=,r=client-nonce"
+    )
+
+
+def test_scram_prepares_the_password() -> None:
+    login = Login("I\u00adX")
+    login.take(SASL)
+    step = login.take(m.AuthenticationSASLContinue(scram_server().first(b"n,,n=,r=client-nonce")))
+    assert isinstance(step, DeriveKey)
+    assert step.password == b"IX"
+
+
+def test_derive_key_hides_the_password_and_can_be_a_key() -> None:
+    derive = DeriveKey(b"secret", b"salt", 4096)
+    assert repr(derive) == "DeriveKey(salt=b'salt', iterations=4096)"
+    assert {derive: 1}[DeriveKey(b"secret", b"salt", 4096)] == 1
+
+
+@pytest.mark.parametrize("password", [None, ""])
+@pytest.mark.parametrize(
+    ("request_", "name"),
+    [
+        (m.AuthenticationCleartextPassword(), "cleartext"),
+        (m.AuthenticationMD5Password(b"salt"), "md5"),
+        (SASL, "SCRAM-SHA-256"),
+    ],
+)
+def test_missing_password(request_: m.BackendMessage, name: str, password: str | None) -> None:
+    error = Login(password).fail(request_)
+    assert isinstance(error, AuthenticationError)
+    assert str(error) == (
+        f"the server asks for a password ({name}) and none was given: "
+        "pass password=, set PGPASSWORD or add a line to the password file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "name"),
+    [
+        (m.AuthenticationKerberosV5(), "Kerberos V5"),
+        (m.AuthenticationGSS(), "GSSAPI"),
+        (m.AuthenticationSSPI(), "SSPI"),
+    ],
+)
+def test_unsupported_methods(request_: m.BackendMessage, name: str) -> None:
+    error = Login().fail(request_)
+    assert isinstance(error, AuthenticationError)
+    assert f"asks for {name}, which is not supported" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("mechanisms", "offer"),
+    [
+        ((), "0 SASL mechanisms, ''"),
+        (("SCRAM-SHA-256-PLUS",), "1 SASL mechanisms, 'SCRAM-SHA-256-PLUS'"),
+        (("OAUTHBEARER", "\x1b[2J"), r"2 SASL mechanisms, 'OAUTHBEARER, \x1b[2J'"),
+        (("scram-sha-256",), "1 SASL mechanisms, 'scram-sha-256'"),
+        (("x" * 20_000,), "1 SASL mechanisms, 'xxxx"),
+        (("SCRAM-SHA-256",) * 101, "101 SASL mechanisms, 'SCRAM-SHA-256, SCRAM"),
+        (("X",) * 9_999 + ("SCRAM-SHA-256",), "10000 SASL mechanisms, 'X, X"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_mechanisms(mechanisms: tuple[str, ...], offer: str) -> None:
+    error = Login().fail(m.AuthenticationSASL(mechanisms))
+    assert isinstance(error, AuthenticationError)
+    assert str(error).startswith(f"the server offers {offer}")
+    assert str(error).endswith("SCRAM-SHA-256 is needed")
+    assert len(str(error)) < 300
+
+
+def test_as_many_mechanisms_as_allowed() -> None:
+    assert Login().take(m.AuthenticationSASL(("X",) * 99 + ("SCRAM-SHA-256",)))
+
+
+# ---- Servers that do not prove themselves ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "iterations", [b"0", b"-1", b"4096x", b" 4096", b"04096", b"1001", b"2147483647", b"1" + b"0" * 30]
+)
+def test_bad_iteration_counts_are_never_hashed(iterations: bytes) -> None:
+    login = Login(max_iterations=1000)
+    login.take(SASL)
+    error = login.fail(m.AuthenticationSASLContinue(b"r=client-nonce-x,s=QUJD,i=" + iterations))
+    assert isinstance(error, AuthenticationError)
+    assert not any(isinstance(step, DeriveKey) for step in login.sent)
+
+
+@pytest.mark.parametrize("iterations", [1, 1000])
+def test_iteration_counts_up_to_the_cap_are_hashed(iterations: int) -> None:
+    login = Login(max_iterations=1000)
+    login.take(SASL)
+    step = login.take(m.AuthenticationSASLContinue(b"r=client-nonce-x,s=QUJD,i=%d" % iterations))
+    assert step == DeriveKey(PASSWORD.encode(), b"ABC", iterations)
+
+
+@pytest.mark.parametrize("final", [b"v=" + b"A" * 43 + b"=", b"e=other-error", b"", b"v=junk"])
+def test_wrong_server_signature(final: bytes) -> None:
+    login = Login()
+    play_scram(login, scram_server())
+    assert isinstance(login.fail(m.AuthenticationSASLFinal(final)), AuthenticationError)
+
+
+def test_ok_without_a_server_signature() -> None:
+    for stop in ("challenge", ""):
+        login = Login()
+        play_scram(login, scram_server(), stop)
+        error = login.fail(OK)
+        assert isinstance(error, AuthenticationError)
+        assert "AuthenticationOk came where AuthenticationSASL" in str(error)
+        assert "leaves out a step of the authentication, and may be an impostor" in str(error)
+
+
+# ---- The grammar: what may come where --------------------------------------------------------------------------------
+
+REQUESTS: set[type[m.BackendMessage]] = {
+    m.AuthenticationOk,
+    m.AuthenticationCleartextPassword,
+    m.AuthenticationMD5Password,
+    m.AuthenticationSASL,
+}
+LEGAL: dict[str, set[type[m.BackendMessage]]] = {
+    "start": {m.NegotiateProtocolVersion, *REQUESTS},
+    "negotiated": REQUESTS,
+    "cleartext": {m.AuthenticationOk},
+    "md5": {m.AuthenticationOk},
+    "initial response": {m.AuthenticationSASLContinue},
+    "response": {m.AuthenticationSASLFinal},
+    "verified": {m.AuthenticationOk},
+    "settings": {m.ParameterStatus, m.NoticeResponse, m.BackendKeyData, m.ReadyForQuery},
+    "key known": {m.ParameterStatus, m.NoticeResponse, m.ReadyForQuery},
+}
+VERSION = m.NegotiateProtocolVersion(3 << 16, ())
+
+
+def login_at(state: str) -> Login:
+    """A login that waits for the server in this state."""
+    login = Login()
+    match state:
+        case "negotiated":
+            login.take(VERSION)
+        case "cleartext":
+            login.take(m.AuthenticationCleartextPassword())
+        case "md5":
+            login.take(m.AuthenticationMD5Password(b"salt"))
+        case "initial response":
+            login.take(SASL)
+        case "response" | "verified":
+            final = play_scram(login, scram_server())
+            if state == "verified":
+                login.take(final)
+        case "settings":
+            login.take(OK)
+        case "key known":
+            login.take(OK, KEY)
+    return login
+
+
+@pytest.mark.parametrize("state", LEGAL)
+@given(data=st.data())
+def test_every_other_message_is_the_end(state: str, data: st.DataObject) -> None:
+    others = [cls for cls in strategies.classes(m.BackendMessage) if cls not in LEGAL[state]]
+    message = data.draw(st.sampled_from(others).flatmap(strategies.message))
+    error = login_at(state).fail(message)
+    if isinstance(message, m.ErrorResponse):
+        assert isinstance(error, PgError)
+    elif isinstance(message, (m.AuthenticationGSS, m.AuthenticationSSPI, m.AuthenticationKerberosV5)):
+        assert isinstance(error, AuthenticationError)
+    elif isinstance(message, m.Authentication) and state not in ("start", "negotiated"):
+        assert isinstance(error, AuthenticationError)
+        assert f"{type(message).__name__} came where " in str(error)
+    else:
+        assert isinstance(error, ProtocolError)
+        assert f"startup: {type(message).__name__} came" in str(error)
+
+
+@pytest.mark.parametrize("state", LEGAL)
+def test_error_response_is_raised_with_its_fields(state: str) -> None:
+    error = login_at(state).fail(FATAL)
+    assert isinstance(error, PgError)
+    assert (error.code, error.severity, error.message, error.is_fatal) == ("28P01", "FATAL", "no", True)
+    assert error.fields == {"S": "FATAL", "V": "FATAL", "C": "28P01", "M": "no"}
+
+
+@pytest.mark.parametrize(
+    ("version", "options"),
+    [(3 << 16 | 2, ()), (3 << 16, ("_pq_.x",)), (0, ()), (2 << 16, ()), (-1, ()), (3 << 16, ("x" * 999,) * 9)],
+    ids=lambda value: str(value)[:20],
+)
+def test_other_versions(version: int, options: tuple[str, ...]) -> None:
+    error = Login().fail(m.NegotiateProtocolVersion(version, options))
+    assert isinstance(error, ProtocolError)
+    assert "the server answers protocol 3.0 with version" in str(error)
+    assert len(str(error)) < 300
+
+
+@pytest.mark.parametrize("password_request", [None, SASL])
+def test_version_3_0_changes_nothing(password_request: m.BackendMessage | None) -> None:
+    login = Login()
+    assert login.take(VERSION) == b""
+    if password_request:
+        assert decode(login.take(password_request), m.SASLInitialResponse).mechanism == "SCRAM-SHA-256"
+    else:
+        assert login.finish(OK, READY).protocol_version == (3, 0)
+
+
+# ---- From AuthenticationOk to ReadyForQuery --------------------------------------------------------------------------
+
+
+def test_settings_key_and_notices() -> None:
+    notice = m.NoticeResponse((("S", "WARNING"), ("M", "collation version mismatch")))
+    startup = Login().finish(
+        OK,
+        m.ParameterStatus("server_version", "18"),
+        m.ParameterStatus("TimeZone", "UTC"),
+        notice,
+        KEY,
+        m.ParameterStatus("TimeZone", "Asia/Tokyo"),
+        notice,
+        READY,
+    )
+    assert startup == Startup(
+        parameters={"server_version": "18", "TimeZone": "Asia/Tokyo"},
+        pid=42,
+        secret_key=b"\x01\x02\x03\x04",
+        auth_mechanism="trust",
+        protocol_version=(3, 0),
+        notices=(notice, notice),
+    )
+    assert r"\x01\x02" not in repr(startup)
+
+
+@pytest.mark.parametrize("key", [m.BackendKeyData(42, bytes(5)), m.BackendKeyData(42, bytes(256))])
+def test_key_of_another_protocol(key: m.BackendKeyData) -> None:
+    error = Login().fail(OK, key)
+    assert isinstance(error, ProtocolError) and "BackendKeyData" in str(error)
+
+
+@pytest.mark.parametrize("status", "TE")
+def test_session_begins_idle(status: str) -> None:
+    error = Login().fail(OK, m.ReadyForQuery(status))
+    assert isinstance(error, ProtocolError)
+    assert str(error) == f"startup: the first ReadyForQuery has the status {status}"
+
+
+def test_at_most_a_thousand_settings_and_notices() -> None:
+    settings = [m.ParameterStatus(f"s{number}", "") for number in range(1000)]
+    notices = [m.NoticeResponse(())] * 1000
+    startup = Login().finish(OK, *settings, *notices, READY)
+    assert (len(startup.parameters), len(startup.notices)) == (1000, 1000)
+    for one_more in (m.ParameterStatus("s1000", ""), m.NoticeResponse(())):
+        error = Login().fail(OK, *settings, *notices, one_more)
+        assert isinstance(error, ProtocolError)
+        assert str(error) == "startup: the server sent more than 1000 settings or notices"

@@ -1,0 +1,277 @@
+"""What connection options mean where libpq cannot be asked: types, sources, defaults, messages, secrets."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+from collections.abc import Mapping
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from psycopg import pq
+
+from pg_wired import options
+from pg_wired.conninfo import ConnConfig
+from pg_wired.error import ConfigError, Outcome
+from pg_wired.tls import TlsMode
+
+TEXTS = ["", "a", "it's", "b\\c", " d ", "é"]
+
+
+def parse(dsn: str = "", environ: Mapping[str, str] | None = None, **keywords: Any) -> ConnConfig:
+    """`ConnConfig.parse` in an environment that a test gives."""
+    return ConnConfig.parse(dsn, environ=environ or {}, **keywords)
+
+
+def refusal(dsn: str = "", environ: Mapping[str, str] | None = None, **keywords: Any) -> str:
+    with pytest.raises(ConfigError) as refused:
+        parse(dsn, environ, **keywords)
+    assert refused.value.outcome is Outcome.NOT_SENT
+    return str(refused.value)
+
+
+def test_table_and_attributes_are_the_same() -> None:
+    assert [row.name for row in fields(ConnConfig)] == list(options.TABLE)
+    defaults = {option.keyword.decode(): option.envvar for option in pq.Conninfo.get_defaults()}
+    for name, option in options.TABLE.items():
+        if name in defaults:
+            assert (defaults[name] or b"").decode() == (option.variable or ""), name
+
+
+def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(options, "SOCKET_DIRECTORIES", [str(tmp_path / "none"), str(tmp_path)])
+    user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
+    assert (
+        parse()
+        == parse(" \n")
+        == ConnConfig(
+            host=str(tmp_path),
+            port=5432,
+            user=user,
+            password=None,
+            dbname=user,
+            application_name=None,
+            options=None,
+            connect_timeout=10.0,
+            sslmode=TlsMode.PREFER,
+            client_encoding="UTF8",
+            statement_cache_size=256,
+            max_in_flight=256,
+            scram_max_iterations=100_000,
+        )
+    )
+    monkeypatch.setattr(options, "SOCKET_DIRECTORIES", [str(tmp_path / "none")])
+    assert parse().host == "localhost"
+
+
+def test_process_environment_is_the_default_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", "from.the.process")
+    assert ConnConfig.parse().host == "from.the.process"
+    assert parse(user="u").host != "from.the.process"
+
+
+def test_user_without_a_name_in_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000_001)
+    assert "user must be given" in refusal()
+    assert parse(user="u").dbname == "u"
+    assert parse(environ={"PGUSER": "u"}).user == "u"
+
+
+def test_stronger_sources_win() -> None:
+    variables = {"PGHOST": "env", "PGPORT": "1", "PGUSER": "env", "PGDATABASE": "env"}
+    config = parse("postgresql://string:2/", variables, host="keyword", database="keyword")
+    assert (config.host, config.port, config.user, config.dbname) == ("keyword", 2, "env", "keyword")
+    assert config.database == "keyword"
+
+
+def test_blank_means_default_in_a_string_and_nothing_in_a_keyword() -> None:
+    variables = {"PGUSER": "env", "PGDATABASE": "env", "PGPASSWORD": "env"}
+    blank = parse("dbname='' password=''", variables)
+    assert (blank.dbname, blank.password) == ("env", None)  # the user's name; none
+    passed_over = parse("dbname=string", variables, dbname="", password=None, connect_timeout="", port=None)
+    assert (passed_over.dbname, passed_over.password, passed_over.connect_timeout) == ("string", "env", 10.0)
+
+
+@pytest.mark.parametrize("name", ["connect_timeout", "sslmode", "statement_cache_size", "max_in_flight"])
+def test_blank_is_no_value_of_some(name: str) -> None:
+    assert refusal(f"{name}=''").startswith(f"connection string: {name} must be ")
+
+
+def test_two_names_of_one_option() -> None:
+    assert parse("dbname=a database=a").dbname == parse(dbname="a", database="a").dbname == "a"
+    assert parse("dbname=a", database="b").dbname == "b"
+    assert parse(dbname="a", database=None).dbname == "a"
+    for message in (refusal("dbname=a database=b"), refusal(database="a", dbname="b")):
+        assert "dbname is given under two names with different values" in message
+
+
+@pytest.mark.parametrize(
+    ("keywords", "attribute"),
+    [
+        ({"connect_timeout": 0.25}, 0.25),
+        ({"connect_timeout": 3}, 3.0),
+        ({"connect_timeout": "3"}, 3.0),
+        ({"connect_timeout": 0}, None),
+        ({"connect_timeout": -0.5}, None),
+        ({"connect_timeout": None}, None),
+        ({"connect_timeout": float("-inf")}, None),
+        ({"port": 1}, 1),
+        ({"port": " 65535 "}, 65535),
+        ({"sslmode": TlsMode.ALLOW}, TlsMode.ALLOW),
+        ({"sslmode": "disable"}, TlsMode.DISABLE),
+        ({"client_encoding": "Unicode"}, "UTF8"),
+        ({"statement_cache_size": 0}, 0),
+        ({"max_in_flight": "1"}, 1),
+        ({"scram_max_iterations": 2**31 - 1}, 2**31 - 1),
+    ],
+)
+def test_keyword_values(keywords: dict[str, Any], attribute: object) -> None:
+    config = parse("connect_timeout=7", **keywords)
+    (name,) = keywords
+    assert getattr(config, name) == attribute
+    assert type(getattr(config, name)) is type(attribute)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"host": b"h"}, "keyword argument: host must be of type str, not bytes"),
+        ({"password": 1}, "keyword argument: password must be of type str, not int"),
+        ({"port": True}, "keyword argument: port must be of type int or str, not bool"),
+        ({"port": 5432.0}, "keyword argument: port must be of type int or str, not float"),
+        ({"connect_timeout": True}, "connect_timeout must be of type int or float or NoneType or str, not bool"),
+        ({"sslmode": True}, "sslmode must be of type TlsMode or str, not bool"),
+        ({"port": 0}, "port must be an integer from 1 to 65535"),
+        ({"port": 65536}, "port must be an integer from 1 to 65535"),
+        ({"port": "5432,5433"}, "port must be an integer from 1 to 65535"),
+        ({"connect_timeout": float("nan")}, "connect_timeout must be seconds up to 2147483647"),
+        ({"connect_timeout": float("inf")}, "connect_timeout must be seconds up to 2147483647"),
+        ({"connect_timeout": 10**400}, "connect_timeout must be seconds up to 2147483647"),
+        ({"connect_timeout": "0.5"}, "in strings an integer"),
+        ({"statement_cache_size": -1}, "statement_cache_size must be an integer from 0 to 2147483647"),
+        ({"max_in_flight": 0}, "max_in_flight must be an integer from 1 to 2147483647"),
+        ({"scram_max_iterations": "0"}, "scram_max_iterations must be an integer from 1 to 2147483647"),
+        ({"client_encoding": "LATIN1"}, "client_encoding must be UTF8 or auto"),
+        ({"client_encoding": "AUTO"}, "client_encoding must be UTF8 or auto"),
+        ({"host": "a,b"}, "host must be one host (a list with commas is not available in this version)"),
+        ({"sslmode": "require"}, "must be disable, allow or prefer (require, verify-ca and verify-full: TLS is not"),
+        ({"sslmode": TlsMode.VERIFY_CA}, "sslmode must be disable, allow or prefer"),
+        ({"sslmode": "verify-full"}, "sslmode must be disable, allow or prefer"),
+        ({"sslmode": "Prefer"}, "sslmode must be disable, allow or prefer"),
+        ({"user": "a\0b"}, "keyword argument: user must not contain NUL or anything but UTF-8"),
+        ({"user": "a\udcff"}, "keyword argument: user must not contain NUL or anything but UTF-8"),
+        ({"pasword": "x"}, 'keyword argument: unknown option "pasword"; did you mean password?'),
+        ({"Host": None}, 'keyword argument: unknown option "Host"; did you mean host?'),
+        ({"zzz": ""}, 'keyword argument: unknown option "zzz"'),
+        ({"dsn": 5432}, "the connection string must be of type str, not int; write postgresql://"),
+    ],
+)
+def test_keyword_refusals(keywords: dict[str, Any], message: str) -> None:
+    assert message in refusal(**keywords)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "message"),
+    [
+        (
+            "mydb",
+            "position 1: expected option=value; write postgresql://user:password@host:5432/dbname?option=value or",
+        ),
+        ("port=1 host", "position 8: expected option=value"),
+        ("host='a", "position 6: the quoted value of host does not end"),
+        ("hots=a", 'connection string: unknown option "hots"; did you mean host?'),
+        ("postgresql://h/?sslmod=a", 'connection string: unknown option "sslmod"; did you mean sslmode?'),
+        ("postgresql://h/?port=1&a", "position 24: expected option=value"),
+        ("postgresql://h/?port=1=2", "position 17: expected option=value"),
+        ("postgresql://h/?a%20b=2", "position 17: expected option=value"),
+        ("postgresql://[::1/d", 'position 14: an IPv6 address must end in "]"'),
+        ("postgresql://[]/d", 'position 14: an IPv6 address must end in "]"'),
+        ("postgresql://[::1]5/d", 'position 14: an IPv6 address must end in "]"'),
+        ("postgresql://a:1,b:2/d", "position 17: several hosts are not available"),
+        ("postgresql://a%2Cb/d", "connection string: host must be one host"),
+        ("postgresql://h/a%zz", "position 17: write a space as %20, a percent sign as %25, and no NUL"),
+        ("postgresql://h/%00", "position 16: write a space as %20"),
+        ("postgresql://h/ a b", "position 18: write a space as %20"),
+        ("postgresql://h/%ff", "position 16: this part is not UTF-8 once decoded"),
+        ("host=a\0", "position 7: it must not contain NUL"),
+        ("host=a host=\udcff", "position 13: it must not contain NUL or anything but UTF-8"),
+    ],
+)
+def test_string_refusals(dsn: str, message: str) -> None:
+    assert message in refusal(dsn)
+
+
+def test_a_variable_is_named_where_it_is_wrong() -> None:
+    assert refusal(environ={"PGPORT": "x"}) == "environment variable PGPORT: port must be an integer from 1 to 65535"
+    assert refusal(environ={"PGSSLMODE": ""}).startswith("environment variable PGSSLMODE: sslmode must be disable")
+    assert refusal(environ={"PGUSER": "\udcff"}).startswith("environment variable PGUSER: user must not contain NUL")
+
+
+@pytest.mark.parametrize(
+    ("host", "is_unix", "socket_path", "address"),
+    [
+        ("/run/pg", True, "/run/pg/.s.PGSQL.77", "/run/pg/.s.PGSQL.77"),
+        ("@pg", True, "@pg/.s.PGSQL.77", "\0pg/.s.PGSQL.77"),
+        ("::1", False, None, ("::1", 77)),
+        ("db.example", False, None, ("db.example", 77)),
+    ],
+)
+def test_addresses(host: str, is_unix: bool, socket_path: str | None, address: object) -> None:
+    config = parse(host=host, port=77)
+    assert (config.is_unix, config.socket_path, config.address) == (is_unix, socket_path, address)
+
+
+def test_startup_parameters() -> None:
+    assert parse("user=u").startup_parameters() == {"user": "u", "database": "u", "client_encoding": "UTF8"}
+    config = parse("postgresql://u:p@/d?application_name=a&options=-c%20geqo%3Doff")
+    assert config.startup_parameters() == {
+        "user": "u",
+        "database": "d",
+        "options": "-c geqo=off",
+        "application_name": "a",
+        "client_encoding": "UTF8",
+    }
+
+
+@settings(max_examples=50)
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(("host", "user", "dbname", "options"), st.sampled_from(TEXTS))))
+def test_repr_can_be_read_back(keywords: dict[str, Any]) -> None:
+    config = parse(**keywords, sslmode=TlsMode.DISABLE, connect_timeout=None)
+    assert eval(repr(config)) == config
+    assert str(config) == repr(config)
+
+
+def test_secrets_are_not_shown() -> None:
+    config = parse("host=h user=u password=tops3cret")
+    assert "password='***'" in repr(config)
+    assert "password=None" in repr(parse())
+    broken = [
+        "postgresql://user:tops3cret@[::1/db",
+        "postgresql://user:tops3cret%@host/db",
+        "postgresql://user:tops3cret/1@host/db",
+        "postgresql+asyncpg://user:tops3cret@host/db?port=1",
+        "postgresql://user:tops3cret@host:99999/db",
+        " postgresql://user:tops3cret@host/db?port=1",
+        "password=my tops3cret port=1",
+        "password='tops3cret",
+        "password=tops3cret\0",
+        "password=tops3cret sslmode=x",
+    ]
+    for shown in (repr(config), str(config), *map(refusal, broken), refusal(password="tops3cret\0")):
+        assert "tops3cret" not in shown
+
+
+def test_values_compare_hash_copy_and_pickle() -> None:
+    config = parse("host=h user=u password=p sslmode=disable connect_timeout=0")
+    for same in (copy.copy(config), copy.deepcopy(config), pickle.loads(pickle.dumps(config)), parse(**vars(config))):
+        assert same == config
+        assert hash(same) == hash(config)
+    assert config != parse("host=h user=u password=q sslmode=disable connect_timeout=0")
+    with pytest.raises(FrozenInstanceError):
+        config.host = "other"  # type: ignore[misc]

@@ -1,0 +1,253 @@
+"""Connection strings against libpq itself: the same strings are accepted, and say the same."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from psycopg import OperationalError, pq
+
+from pg_wired import conninfo, options
+from pg_wired.conninfo import ConnConfig
+from pg_wired.error import ConfigError
+from pg_wired.tls import TlsMode
+
+OURS = {"database", "statement_cache_size", "max_in_flight", "scram_max_iterations"}
+LIBPQ_NAMES = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+# libpq's options that this version does not have; `requiressl` is libpq's old word for two values of sslmode.
+MISSING = LIBPQ_NAMES - set(options.TABLE) | {"requiressl"}
+# What libpq takes and we refuse on purpose, by our message. Nothing else may differ.
+DELIBERATE = re.compile(
+    "several hosts are not available"  # libpq reads a list of them
+    "|this part is not UTF-8 once decoded"  # libpq sends any octets
+    f'|unknown option "({"|".join(sorted(MISSING))})"'
+)
+
+
+# ---- the syntax, against PQconninfoParse ----------------------------------------------------------------------------
+
+
+def libpq_string(dsn: str) -> dict[str, bytes] | None:
+    """What libpq reads in a connection string; None where it refuses it."""
+    try:
+        return {
+            option.keyword.decode(): option.val for option in pq.Conninfo.parse(dsn.encode()) if option.val is not None
+        }
+    except OperationalError:
+        return None
+
+
+def our_string(dsn: str) -> dict[str, str] | ConfigError:
+    try:
+        said = conninfo.parse_string(dsn)
+        for name in said:
+            if name not in options.TABLE and name not in options.ALIASES:
+                ConnConfig.parse(dsn, environ={})
+                pytest.fail(f"the unknown option {name!r} was accepted in {dsn!r}")
+        return said
+    except ConfigError as refused:
+        return refused
+
+
+def assert_same_string(dsn: str) -> None:
+    # Older libpq keeps the spaces of a URI; 18 drops or refuses them, and so do we.
+    assume(pq.version() >= 180000 or not (dsn.startswith("postgres") and " " in dsn))
+    theirs, ours = libpq_string(dsn), our_string(dsn)
+    if isinstance(ours, ConfigError):
+        assert theirs is None or DELIBERATE.search(str(ours)), f"libpq reads {theirs} in {dsn!r}; we say: {ours}"
+    elif OURS & set(ours):
+        assert theirs is None, f"libpq knows one of our own options in {dsn!r}"
+    else:
+        assert theirs is not None, f"libpq refuses {dsn!r}; we read {ours}"
+        assert {name: value.encode() for name, value in ours.items()} == theirs, f"in {dsn!r}"
+
+
+known = st.sampled_from(list(options.TABLE))
+odd = st.sampled_from(["database", "hots", "hostaddr", "requiressl", "ssl", "HOST", "ho st", ""])
+names = known | known | known | odd
+blanks = st.text(" \t\n\v\f\r", max_size=2)
+characters = st.sampled_from([*"ab0:/?#[]@!$&'()*+,;=%\\\" \t\n\r\v\f", "\x1c", "\x85", "\xa0", "é", "😀", "\u2003"])
+texts = st.text(characters, max_size=6)
+plain = st.sampled_from(["", "a", "localhost", "/tmp", "::1", "5432", "disable", "prefer", "UTF8", "10"])
+values = plain | texts
+
+
+def quoted(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+keyword_values = plain | texts | values.map(quoted)
+keyword_strings = st.lists(
+    st.tuples(blanks, names, blanks, st.just("="), blanks, keyword_values, st.sampled_from([" ", "\n", "\t ", ""])).map(
+        "".join
+    ),
+    max_size=4,
+).map("".join)
+
+
+def escaped(value: str) -> str:
+    return "".join(f"%{octet:02x}" for octet in value.encode())
+
+
+encoded = (
+    plain
+    | texts
+    | values.map(escaped)
+    | st.sampled_from(["%", "%4", "%4g", "%00", "%ff", "%C3%a9", "%20", " a ", "a b"])
+)
+userinfos = st.just("") | st.tuples(encoded, st.sampled_from(["", ":"]), encoded, st.just("@")).map("".join)
+hosts = encoded | st.sampled_from(
+    ["[::1]", "[]", "[::1", "[fe80::1%25lo]", "[::1]x", "%2Ftmp", "a,b", "[::1],b", "a[b]"]
+)
+ports = st.sampled_from(["", "", ":", ":5432", ":%35", ":x", ":1,2", ": 5 "])
+dbnames = st.just("") | encoded.map(lambda name: "/" + name)
+parameters = st.tuples(names | names.map(escaped), st.sampled_from(["=", "=", "=", "", "=="]), encoded).map("".join)
+queries = st.just("") | st.lists(parameters, max_size=3).map("&".join).map(lambda query: "?" + query)
+schemes = st.sampled_from([*["postgresql://", "postgres://"] * 5, "postgresql:/", "Postgres://", "http://"])
+uris = st.tuples(schemes, userinfos, hosts, ports, dbnames, queries).map("".join)
+
+edits = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 2), characters | st.just("")), max_size=3)
+
+
+def mutated(dsn: str, changes: list[tuple[int, int, str]]) -> str:
+    """`dsn` with some characters cut out and put in."""
+    for at, cut, put in changes:
+        at = min(at, len(dsn))
+        dsn = dsn[:at] + put + dsn[at + cut :]
+    return dsn
+
+
+@settings(max_examples=700, deadline=None)
+@given(keyword_strings, edits)
+@example("host = x  password='it''s \\'q\\''", [])
+@example("host='a'port=5", [])
+@example("host=a\\", [])
+@example("host='a\\", [])
+@example("password=a\\ b\\\\c\\'d", [])
+@example("=", [])
+def test_keyword_form_as_libpq(dsn: str, changes: list[tuple[int, int, str]]) -> None:
+    assert_same_string(mutated(dsn, changes))
+
+
+@settings(max_examples=900, deadline=None)
+@given(uris, edits)
+@example("postgresql://", [])
+@example("postgres://u:p?x@h:1/d?application_name=a&", [])
+@example("postgresql://u?a=b@h", [])
+@example("postgresql:// @h", [])
+@example("postgresql://h/?ssl=true", [])
+@example("postgresql://h/?host=a&&", [])
+@example("postgresql://u@[::1", [])
+@example("postgresql://%2Fvar%2Frun/d%C3%A9?%68ost=%2Ftmp", [])
+def test_uri_form_as_libpq(dsn: str, changes: list[tuple[int, int, str]]) -> None:
+    assert_same_string(mutated(dsn, changes))
+
+
+@given(
+    st.text(max_size=40) | uris | keyword_strings,
+    st.dictionaries(names, st.none() | st.text() | st.integers() | st.floats()),
+)
+def test_anything_else_is_a_config_error(dsn: str, keywords: dict[str, Any]) -> None:
+    try:
+        ConnConfig.parse(dsn, **keywords)
+    except ConfigError as refused:
+        assert str(refused)
+
+
+# ---- values and the environment, against PQconnectStart -------------------------------------------------------------
+
+INTEGERS = [
+    *["5", "+5", "-1", "0", "00005", "65535", "65536", "5s", "1.5", "0x10", "1_0", "\u0665", "+", "000000000000005"],
+    *["2147483647", "2147483648", "-2147483648", "-2147483649"],
+    *[" ", " 5 ", "- 5", "\t5\v", "9" * 5000],
+]
+NAMES = ["", "a", "it's", "b\\c", " d ", "é"]
+POOL = {
+    "port": ["", *INTEGERS],
+    "user": NAMES,
+    "password": NAMES,
+    "dbname": NAMES,
+    "application_name": NAMES,
+    "options": NAMES,
+    "sslmode": ["", *(mode.value for mode in TlsMode), "Prefer", "prefer ", "x"],
+    "client_encoding": ["", "auto", "UTF8", "utf-8"],
+}
+given_values = st.fixed_dictionaries({}, optional={name: st.sampled_from(pool) for name, pool in POOL.items()})
+
+
+def libpq_start(dsn: str, environ: Mapping[str, str]) -> dict[str, str] | None:
+    """What PQconnectStart settles on, with the socket's path under `path`; None where it refuses."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    with mock.patch.dict(os.environ, {**clean, "PGPASSFILE": "/nowhere/passfile", **environ}, clear=True):
+        conn = pq.PGconn.connect_start(dsn.encode())
+    said = re.search(r'connection to server on socket "(.+)" failed', conn.error_message.decode())
+    settled = {option.keyword.decode(): option.val.decode() for option in conn.info if option.val}
+    conn.finish()
+    return {**settled, "path": said[1]} if said else None
+
+
+@settings(max_examples=400, deadline=None)
+@given(given_values, given_values, given_values)
+def test_sources_and_values_as_libpq(
+    string: dict[str, str], variables: dict[str, str], keywords: dict[str, str]
+) -> None:
+    host = "/nowhere"  # so that every attempt ends at once, with the path that it would have taken
+    dsn = " ".join(f"{name}={quoted(value)}" for name, value in {**string, "host": host}.items())
+    environ = {variable: value for name, value in variables.items() if (variable := options.TABLE[name].variable)}
+    # PQconnectdbParams lets a later keyword win, and passes over empty values.
+    strongest = " ".join(f"{name}={quoted(value)}" for name, value in keywords.items() if value)
+    theirs = libpq_start(f"{dsn} {strongest}", environ)
+    try:
+        ours = ConnConfig.parse(dsn, environ=environ, **keywords)
+    except ConfigError as refused:
+        deliberate = re.search("sslmode .* TLS is not available", str(refused)) and theirs is not None
+        assert theirs is None or (deliberate and theirs["sslmode"] in ("require", "verify-ca", "verify-full")), refused
+        return
+    assert theirs is not None
+    assert ours.socket_path == theirs["path"]
+    assert ours.sslmode.value == theirs["sslmode"]
+    for name in ("host", "user", "password", "dbname", "application_name", "options"):
+        assert (getattr(ours, name) or "") == theirs.get(name, ""), name
+
+
+@pytest.fixture(scope="module")
+def closing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory of a socket whose server, another process (libpq waits without letting go of the GIL), hangs up."""
+    directory = tmp_path_factory.mktemp("socket")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(directory / ".s.PGSQL.5432"))
+        listener.listen()
+        code = f"import socket\ns = socket.socket(fileno={listener.fileno()})\nwhile True: s.accept()[0].close()"
+        with subprocess.Popen([sys.executable, "-c", code], pass_fds=[listener.fileno()]) as server:
+            yield directory
+            server.kill()
+
+
+@pytest.mark.parametrize("value", ["", *INTEGERS])
+def test_connect_timeout_as_libpq(closing_server: Path, value: str) -> None:
+    dsn = f"host={quoted(str(closing_server))} connect_timeout={quoted(value)}"
+    conn = pq.PGconn.connect(dsn.encode())
+    refused = b"invalid integer value" in conn.error_message
+    assert refused or conn.error_message.startswith(b"connection to server on socket"), conn.error_message
+    conn.finish()
+    ways: list[dict[str, Any]] = [{"dsn": dsn}, {"environ": {"PGCONNECT_TIMEOUT": value}}]
+    if value:  # an empty keyword argument gives nothing
+        ways.append({"connect_timeout": value})
+    for arguments in ways:
+        arguments = {"environ": {}, **arguments}
+        if refused:
+            with pytest.raises(ConfigError, match="connect_timeout must be seconds"):
+                ConnConfig.parse(**arguments)
+        else:
+            wanted = int(value) if int(value) > 0 else None
+            assert ConnConfig.parse(**arguments).connect_timeout == wanted

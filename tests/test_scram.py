@@ -1,0 +1,222 @@
+"""SCRAM-SHA-256: the RFC's vector, exchanges with an independent server, and servers that lie."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pg_wired.error import AuthenticationError, Outcome
+from pg_wired.scram import Answer, Challenge, client_first, salted_password
+from rig.scram_server import ProofError, ScramServer
+
+NONCE = "rOprNGfwEbeRWgbNEkqO"
+CAP = 100_000
+SALT = b"W22ZaJ0SNY7soEsUEjb6gQ=="
+NONCES = st.text([chr(code) for code in range(0x21, 0x7F) if chr(code) != ","], min_size=1, max_size=40)
+EXTENSIONS = st.sampled_from([b"", b",x=1", b",A=b=c,z=\xc3\xa9 ="])
+SERVERS = st.builds(
+    ScramServer,
+    password=st.binary(max_size=80),
+    salt=st.binary(min_size=1, max_size=80),
+    iterations=st.integers(1, 20),
+    nonce=NONCES.map(str.encode),
+    first_extensions=EXTENSIONS,
+    final_extensions=EXTENSIONS,
+)
+
+
+def server_first(
+    nonce: bytes = NONCE.encode() + b"server", salt: bytes = SALT, iterations: bytes = b"4096", *more: bytes
+) -> bytes:
+    return b",".join((b"r=" + nonce, b"s=" + salt, b"i=" + iterations, *more))
+
+
+def refused(message: bytes) -> str:
+    """Why the client refuses this server-first-message."""
+    with pytest.raises(AuthenticationError) as caught:
+        Challenge.parse(message, NONCE, CAP)
+    assert caught.value.outcome is Outcome.NOT_SENT
+    return str(caught.value)
+
+
+def test_vector_of_rfc_7677() -> None:
+    """Section 3. PostgreSQL's clients leave the user name empty; the vector has one, so it is put in."""
+    first = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
+    challenge = Challenge.parse(first, NONCE, CAP)._replace(messages=b"n=user,r=" + NONCE.encode() + b"," + first)
+    answer = challenge.answer(salted_password(b"pencil", challenge.salt, challenge.iterations))
+    assert answer.client_final == (
+        b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
+    )
+    answer.verify(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
+
+
+def test_client_first_names_nobody() -> None:
+    assert client_first("abc") == b"n,,n=,r=abc"
+
+
+@given(server=SERVERS, nonce=NONCES)
+def test_exchange(server: ScramServer, nonce: str) -> None:
+    challenge = Challenge.parse(server.first(client_first(nonce)), nonce, 20)
+    assert (challenge.salt, challenge.iterations) == (server.salt, server.iterations)
+    answer = challenge.answer(salted_password(server.password, challenge.salt, challenge.iterations))
+    answer.verify(server.final(answer.client_final))
+
+
+@given(server=SERVERS, nonce=NONCES, wrong=st.binary(max_size=80))
+def test_wrong_password(server: ScramServer, nonce: str, wrong: bytes) -> None:
+    challenge = Challenge.parse(server.first(client_first(nonce)), nonce, 20)
+    answer = challenge.answer(salted_password(wrong, challenge.salt, challenge.iterations))
+    if wrong.rstrip(b"\0") != server.password.rstrip(b"\0"):  # HMAC pads a key with zeros
+        with pytest.raises(ProofError):
+            server.final(answer.client_final)
+
+
+@given(server=SERVERS, nonce=NONCES, data=st.data())
+def test_one_changed_byte_of_any_message_ends_the_exchange(
+    server: ScramServer, nonce: str, data: st.DataObject
+) -> None:
+    victim = data.draw(st.sampled_from(["server-first", "client-final", "server-final"]))
+
+    def pass_on(name: str, message: bytes) -> bytes:
+        if name != victim:
+            return message
+        # What comes after the verifier is signed by nobody (RFC 5802, 7), so it is left alone.
+        signed = message[: 2 + 44] if name == "server-final" else message
+        index = data.draw(st.integers(0, len(signed) - 1))
+        octet = data.draw(st.integers(0, 255).filter(lambda octet: octet != message[index]))
+        return message[:index] + bytes([octet]) + message[index + 1 :]
+
+    with pytest.raises((AuthenticationError, ProofError)):
+        challenge = Challenge.parse(pass_on("server-first", server.first(client_first(nonce))), nonce, 100)
+        answer = challenge.answer(salted_password(server.password, challenge.salt, challenge.iterations))
+        answer.verify(pass_on("server-final", server.final(pass_on("client-final", answer.client_final))))
+
+
+@pytest.mark.parametrize(
+    "iterations",
+    [b"0", b"-1", b"+1", b"4096x", b" 4096", b"4096 ", b"04096", b"4_096", b"1e3", b"0x10", "٤".encode(), b"1.0"],
+)
+def test_iteration_count_is_a_positive_decimal_number(iterations: bytes) -> None:
+    assert "not a positive decimal number" in refused(server_first(iterations=iterations))
+
+
+@pytest.mark.parametrize("iterations", [CAP + 1, 999_999, 2**31 - 1, 10**30, "9" * 20_000])
+def test_iteration_count_has_a_cap(iterations: int | str) -> None:
+    reason = refused(server_first(iterations=str(iterations).encode()))
+    assert reason == "SCRAM-SHA-256: the server asks for more than 100000 iterations (scram_max_iterations)"
+
+
+@pytest.mark.parametrize("iterations", [1, CAP])
+def test_iteration_count_up_to_the_cap(iterations: int) -> None:
+    assert Challenge.parse(server_first(iterations=b"%d" % iterations), NONCE, CAP).iterations == iterations
+
+
+@pytest.mark.parametrize(
+    ("nonce", "reason"),
+    [
+        (NONCE.encode(), "does not extend"),
+        (NONCE.encode()[:-1], "does not extend"),
+        (b"x" + NONCE.encode(), "does not extend"),
+        (NONCE.lower().encode() + b"x", "does not extend"),
+        (NONCE.encode() + b" x", "printable"),
+        (NONCE.encode() + b"\x7f", "printable"),
+        (NONCE.encode() + "é".encode(), "printable"),
+        (NONCE.encode() + b"\n", "printable"),
+        (NONCE.encode() + b"x" * (1024 - len(NONCE) + 1), "1 to 1024 printable"),
+        (NONCE.encode() + b"x" * 65_536, "1 to 1024 printable"),
+    ],
+)
+def test_nonce(nonce: bytes, reason: str) -> None:
+    assert reason in refused(server_first(nonce))
+
+
+def test_longest_nonce() -> None:
+    nonce = NONCE + "x" * (1024 - len(NONCE))
+    assert Challenge.parse(server_first(nonce.encode()), NONCE, CAP).nonce == nonce
+
+
+@pytest.mark.parametrize(
+    "salt",
+    [
+        *(b"A", b"AAA", b"QQ=", b"QQ", b"QQ===", b"QR==", b"Q Q==", b"QQ==\n", b"QQ==QQ==", b"=", b"====", b"Q-_="),
+        *("é".encode(), b64encode(bytes(1025)), b64encode(bytes(65_536))),
+    ],
+    ids=lambda salt: repr(salt[:20]),
+)
+def test_salt_is_canonical_base64_and_short(salt: bytes) -> None:
+    assert "the salt is not base64 of 1 to 1024 bytes" in refused(server_first(salt=salt))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1023, 1024])
+def test_salt_sizes(size: int) -> None:
+    assert Challenge.parse(server_first(salt=b64encode(bytes(size))), NONCE, CAP).salt == bytes(size)
+
+
+NONCE_FIELD, SALT_FIELD, COUNT_FIELD = server_first().split(b",")
+WELL_FORMED = {b"r": NONCE_FIELD, b"s": SALT_FIELD, b"i": COUNT_FIELD}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *("", ",", "r", "x", "r,s", "r,i", "s,i", "s,r,i", "r,i,s", "i,s,r"),
+        *("r,s,i,i", "r,r,s,i", "r,s,i,r", "r,s,s,i", "r,s,i,x=1,x=1", "r,s,i,x=1,i"),
+        *("r,s,i,", ",r,s,i", "r,,s,i", "x=1,r,s,i", "r,x=1,s,i"),
+        *("r,s,i,x", "r,s,i,x=", "r,s,i,1=x", "r,s,i,xy=1", "r,s,i, x=1", "r,s,i,x=\0", "r,s,i,x=\udcff", "R=x,s,i"),
+        *("r,s=,i", "r=,s,i", "r,s,i=", "e=other-error", "v=" + "A" * 43 + "=", "r;s;i"),
+    ],
+)
+def test_server_first_message_is_well_formed(fields: str) -> None:
+    octets = [field.encode("utf-8", "surrogateescape") for field in fields.split(",")]
+    message = b",".join(WELL_FORMED.get(field, field) for field in octets)
+    reason = "the server-first-message is malformed: r, s, i are due, in this order and once each"
+    assert refused(message) == f"SCRAM-SHA-256: {reason}"
+
+
+@pytest.mark.parametrize("message", [b"m=x," + server_first(), server_first() + b",m=x"])
+def test_mandatory_extension(message: bytes) -> None:
+    assert "mandatory extension" in refused(message)
+
+
+SIGNATURE = bytes(range(32))
+
+
+@pytest.mark.parametrize("extensions", [b"", b",x=1", b",x=1,y=a=b"])
+def test_server_signature(extensions: bytes) -> None:
+    Answer(b"", SIGNATURE).verify(b"v=" + b64encode(SIGNATURE) + extensions)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (b"v=" + b64encode(SIGNATURE[::-1]), "signature is wrong"),
+        (b"v=" + b64encode(SIGNATURE[:-1]), "signature is wrong"),
+        (b"v=" + b64encode(SIGNATURE + b"\0"), "not base64 of 1 to 32 bytes"),
+        (b"v=" + b64encode(bytes(4096)), "not base64 of 1 to 32 bytes"),
+        (b"v=" + b64encode(SIGNATURE)[:-1], "not base64 of 1 to 32 bytes"),
+        (b"v=junk!", "not base64"),
+        (b"v=", "malformed"),
+        (b"", "malformed"),
+        (b"\xff", "malformed"),
+        (b"x=1,v=" + b64encode(SIGNATURE), "malformed"),
+        (b"v=" + b64encode(SIGNATURE) + b",v=" + b64encode(SIGNATURE), "malformed"),
+        (b"v=" + b64encode(SIGNATURE) + b",m=1", "mandatory extension"),
+        (b"e=other-error", "the server says 'other-error'"),
+        (b"e=invalid-proof,v=" + b64encode(SIGNATURE), "the server says 'invalid-proof,v="),
+        (b"e=\x1b[2J\xff" + b"x" * 9999, "the server says '\\x1b[2J\N{REPLACEMENT CHARACTER}xxx"),
+    ],
+    ids=lambda value: repr(value[:20]),
+)
+def test_wrong_server_final_message(message: bytes, reason: str) -> None:
+    with pytest.raises(AuthenticationError) as caught:
+        Answer(b"", SIGNATURE).verify(message)
+    assert reason in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert caught.value.outcome is Outcome.NOT_SENT
+
+
+def test_repr_hides_the_proof() -> None:
+    assert repr(Answer(b"c=biws,r=x,p=proof", SIGNATURE)) == "Answer(...)"
