@@ -9,22 +9,35 @@ deadline touches another.
 from __future__ import annotations
 
 import asyncio
-import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from .cancel import CancelToken
 from .connection import WireConn
-from .error import ConfigError, Outcome, RequestTimeout
-from .protocol import requests
-from .protocol.rows import Rows
-from .protocol.session import Session
-from .protocol.types import Oid, ResponseCollector, StatementDescription, TransactionStatus, Value
-from .watch import Watch
+from .error import ConfigError, PgError, RequestTimeout, UsageError
+from .exclusive import ExclusiveConn
+from .link import Link
+from .notifications import NotificationReceiver
+from .protocol.notification_queue import Drop
+from .protocol.types import TransactionStatus
+from .queries import Queries
+from .turn import Turn
+
+# PostgreSQL cuts longer names off (NAMEDATALEN - 1), and would then notify another channel than the one asked for.
+MAX_NAME = 63
 
 
-class AsyncConn:
+def quote_channel(name: str) -> str:
+    """`name` as a quoted identifier. ConfigError where PostgreSQL would change it, or cannot have it."""
+    if not isinstance(name, str):
+        raise TypeError(f"channel is {type(name).__name__}: pass a str")
+    if not name or "\0" in name or len(name.encode()) > MAX_NAME:
+        raise ConfigError(f"channel {name!r} is empty, has a NUL or more than {MAX_NAME} bytes")
+    return '"' + name.replace('"', '""') + '"'
+
+
+class AsyncConn(Queries):
     """A connection that many tasks use at the same time, each for itself; for transactions and state see `docs/`.
 
     `AsyncConn(wire)` takes a WireConn over. All methods raise UsageError from another thread, loop or process, and
@@ -33,13 +46,12 @@ class AsyncConn:
     """
 
     def __init__(self, wire: WireConn) -> None:
-        config = wire.config
+        link = Link(wire)
+        super().__init__(link, link.submit, lambda name: Turn(link, name))
         self._wire = wire
-        self._session = Session(wire.parameters, config.statement_cache_size, config.max_in_flight)
-        wire.take_over(self._session, self._session.feed)
-        self._transport = wire.transport
-        self._loop = wire.transport.loop
-        self._watch = Watch(self._loop, self._session, self._cancel_sole, self._transport.flush)
+        self._session = link.session
+        self._transport = link.transport
+        self.channels: set[str] = set()  # quoted, as LISTEN was told
         self._is_broken = False
         self._is_state_mutated = False
 
@@ -48,113 +60,37 @@ class AsyncConn:
         """Connect and log in; arguments as `ConnConfig.parse` takes them. Raises what `WireConn.connect` does."""
         return cls(await WireConn.connect(dsn, **options))
 
-    # ---- requests
+    def exclusive(self, *, acquire_timeout: float | None = 30.0) -> ExclusiveConn:
+        """The connection for you alone: `async with conn.exclusive() as mine`, for transactions and session state.
 
-    def exec_query(
-        self,
-        sql: str,
-        params: Sequence[Value] = (),
-        param_oids: Sequence[Oid] = (),
-        *,
-        param_formats: int | Sequence[int] = 0,
-        result_formats: int | Sequence[int] = 0,
-        timeout: float | None = None,
-    ) -> asyncio.Future[Rows]:
-        """One prepared, cached, pipelined query; await it for its Rows, or PgError.
-
-        `params` are bytes, str (UTF-8 text) or None; `param_oids` their types, 0 where the server is to infer one;
-        formats are one FormatCode for all or one for each. TypeError and ConfigError are raised by the call itself.
+        Others wait outside, in order. Raises RequestTimeout if the turn does not come within `acquire_timeout` seconds.
         """
-        reply: asyncio.Future[Rows] = self._loop.create_future()
-        deadline = 0.0 if timeout is None else self._deadline(timeout)
-        self._submit(requests.query(reply, sql, params, param_oids, param_formats, result_formats, deadline))
-        return reply
+        return ExclusiveConn(self._link, acquire_timeout, lambda: self.channels)
 
-    def simple_query(self, sql: str, *, timeout: float | None = None) -> asyncio.Future[list[Rows]]:
-        """All statements of `sql` by the simple protocol; one Rows for each.
+    # ---- notifications and notices
 
-        PgError is that of the statement that failed; what came before is on its `partial`, and was rolled back with it
-        unless `outcome` is UNKNOWN.
-        """
-        reply: asyncio.Future[list[Rows]] = self._loop.create_future()
-        self._submit(requests.simple_query(reply, sql, self._deadline(timeout)))
-        return reply
+    async def listen(self, channel: str, *, timeout: float | None = None) -> None:
+        """LISTEN; the name is quoted by us. Notifications go to the receiver."""
+        await self.simple_query(f"LISTEN {quote_channel(channel)}", timeout=timeout)
+        self.channels.add(quote_channel(channel))
 
-    def describe(
-        self, sql: str, param_oids: Sequence[Oid] = (), *, timeout: float | None = None
-    ) -> asyncio.Future[StatementDescription]:
-        """The parameter types and columns of `sql`, which is parsed and not run."""
-        reply: asyncio.Future[StatementDescription] = self._loop.create_future()
-        self._submit(requests.describe(reply, sql, param_oids, self._deadline(timeout)))
-        return reply
+    async def unlisten(self, channel: str, *, timeout: float | None = None) -> None:
+        """UNLISTEN."""
+        await self.simple_query(f"UNLISTEN {quote_channel(channel)}", timeout=timeout)
+        self.channels.discard(quote_channel(channel))
 
-    def submit(
-        self,
-        messages: bytes,
-        collector: ResponseCollector = ResponseCollector.ROWS,
-        *,
-        timeout: float | None = None,
-    ) -> asyncio.Future[Rows]:
-        """Encoded messages: one Query, or extended messages that end in their one Sync; ConfigError for anything else.
+    def take_notification_receiver(self, capacity: int = 4096, drop: Drop = "oldest") -> NotificationReceiver:
+        """The one receiver of this connection's notifications; beyond `capacity` waiting ones, the `drop` ones are lost."""
+        if capacity < 1 or drop not in ("oldest", "newest"):
+            raise ConfigError(f"capacity is {capacity} and drop {drop!r}: pass 1 or more, and 'oldest' or 'newest'")
+        if self._session.notifications.capacity:
+            raise UsageError("the notification receiver is taken already: a connection has one")
+        return NotificationReceiver(self._session, capacity, drop)
 
-        With the collector ROWS the answer is the last result, as with libpq's PQexec; with DRAIN the same without rows.
-        """
-        reply: asyncio.Future[Rows] = self._loop.create_future()
-        self._submit(self._encoded(reply, messages, collector, self._deadline(timeout)))
-        return reply
-
-    def submit_batch(
-        self, batch: Iterable[tuple[bytes, ResponseCollector]], *, timeout: float | None = None
-    ) -> asyncio.Future[list[Rows | BaseException]]:
-        """Several such requests in one write: each one's Rows or error, in order. All or none are submitted."""
-        deadline = self._deadline(timeout)
-        replies: list[asyncio.Future[Rows]] = []
-        submitted: list[requests.Request] = []
-        for messages, collector in batch:
-            replies.append(self._loop.create_future())
-            submitted.append(self._encoded(replies[-1], messages, collector, deadline))
-        for request in submitted:
-            self._submit(request)
-        return asyncio.gather(*replies, return_exceptions=True)
-
-    def _encoded(
-        self, reply: asyncio.Future[Rows], messages: bytes, collector: ResponseCollector, deadline: float
-    ) -> requests.Request:
-        if collector not in (ResponseCollector.ROWS, ResponseCollector.DRAIN):
-            raise ConfigError(f"collector is {collector!r}: a shared connection takes ROWS and DRAIN")
-        return requests.encoded(reply, bytes(messages), collector == ResponseCollector.DRAIN, deadline)
-
-    def _submit(self, request: requests.Request) -> None:
-        transport, session = self._transport, self._session
-        transport.check_owner()
-        if request.deadline < 0:
-            request.fail(RequestTimeout("the timeout is 0", Outcome.NOT_SENT))
-            return
-        session.submit(request)
-        if request.deadline:
-            self._watch.arm_for(request.deadline)
-        if not self._watch.is_armed:
-            self._watch.arm()
-        if len(session.inflight) == 1:
-            transport.flush()
-        else:
-            transport.flush_soon()
-
-    def _deadline(self, timeout: float | None) -> float:
-        """On the loop's clock; 0 for none, and negative where it has passed already."""
-        if timeout is None:
-            return 0.0
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-            raise TypeError(f"timeout is {type(timeout).__name__}: pass seconds, or None for none")
-        if not timeout >= 0:
-            raise ConfigError(f"timeout is {timeout}: pass seconds from 0, or None for none")
-        if timeout == 0:
-            return -1.0
-        return 0.0 if math.isinf(timeout) else self._loop.time() + timeout
-
-    async def _cancel_sole(self) -> None:
-        if self._wire.facts.secret_key is not None:
-            await self._wire.cancel_token().cancel()
+    def set_notice_handler(self, handler: Callable[[PgError], object] | None) -> None:
+        """Call `handler` with each NoticeResponse, soon after it came; its exceptions go to the loop's handler."""
+        loop = self._link.loop
+        self._session.on_notice = None if handler is None else lambda notice: loop.call_soon(handler, notice)
 
     # ---- the statement cache
 
@@ -236,7 +172,7 @@ class AsyncConn:
     @property
     def dropped_notifications(self) -> int:
         """Notifications that came and were delivered to nobody."""
-        return self._session.dropped_notifications
+        return self._session.notifications.dropped
 
     def cancel_token(self) -> CancelToken:
         """What cancels, from elsewhere, whatever the server runs for this connection at that moment."""
@@ -270,8 +206,7 @@ class AsyncConn:
 
     def abort(self) -> None:
         """Close at once: whoever waits is told. Idempotent."""
-        self._transport.abort()
-        self._watch.stop()
+        self._link.abort()
 
     async def __aenter__(self) -> AsyncConn:
         return self

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from .error import PgWireError
+from .protocol import endings
 from .protocol.requests import Sink
 from .protocol.session import Session
 
@@ -64,7 +65,7 @@ class Watch:
     def _look(self) -> None:
         now = self._loop.time()
         if self._deadline <= now:
-            self._deadline = self._session.expire(now) or _NEVER
+            self._deadline = endings.expire(self._session, now) or _NEVER
         is_several = len(self._session.inflight) > 1
         sole = self._session.sole_sink()
         if isinstance(sole, asyncio.Future) and not sole.done() and sole is not self._hooked:

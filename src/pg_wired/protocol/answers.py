@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..error import Outcome, PgError, ProtocolError, UsageError
 from . import messages, octets, requests, statements
+from .notification_queue import Notification
 from .types import Action, FieldDescription, State
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ def take(session: Session, action: int, tag: int, body: bytes) -> None:
         notice = PgError(message.fields)
         if notice.code in _SHUTDOWN_NOTICES:
             session.last_words = session.last_words or notice
+        if session.on_notice is not None:
+            session.on_notice(notice)
     elif action == Action.NOTIFICATION:
-        session.dropped_notifications += 1
+        session.notifications.put(Notification(message.pid, message.channel, message.payload))
     elif action == Action.PARAMETER:
         _parameter(session, message.name, message.value)
     elif action == Action.LAST_WORDS:
@@ -60,7 +63,9 @@ def _parameter(session: Session, name: str, value: str) -> None:
     parameters = session.parameters
     if name not in parameters and len(parameters) >= MAX_PARAMETERS:
         raise ProtocolError(f"the server reports more than {MAX_PARAMETERS} parameters")
-    if name in RETIRING and parameters.get(name, value) != value:
+    # A window is reset behind itself, and looks then.
+    in_window = session.window is not None and session.window.has_state
+    if name in RETIRING and parameters.get(name, value) != value and not in_window:
         session.retire(f"{name} changed from {parameters[name]!r} to {value!r}")
     parameters[name] = value
 

@@ -1,19 +1,27 @@
-"""How requests end that are not plain success: what ReadyForQuery means then, and the repair of stale statements."""
+"""How requests end that are not plain success: at ReadyForQuery, at their deadline, or with the connection."""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
-from ..error import Outcome, PipelineAborted, ProtocolError
+from ..error import (
+    ConnectionClosed,
+    IoError,
+    Outcome,
+    PgWireError,
+    PipelineAborted,
+    ProtocolError,
+    RequestTimeout,
+)
 from . import requests
 from .foreign import ForeignTransaction
-from .types import State, TransactionStatus
+from .types import TransactionStatus
 
 if TYPE_CHECKING:
     from .session import Session
 
 _IDLE = ord(TransactionStatus.IDLE.value)
-_SYNC_ONLY = bytes([State.SYNC])
 
 
 def settle(session: Session, request: requests.Request, status: int) -> None:
@@ -58,7 +66,7 @@ def _end_group(group: list[requests.Request], last: requests.Request) -> None:
     error = next((member.error for member in members if member.error is not None), None)
     outcome = Outcome.UNKNOWN if any(member.has_committed for member in members) else Outcome.REJECTED
     for member in members:
-        if error is None or member.script == _SYNC_ONLY:
+        if error is None or member.script == requests.SYNC_SCRIPT:
             _end(member)
         elif member.error is not None:
             member.error.outcome = outcome
@@ -106,3 +114,36 @@ def _is_stale(query: requests.Request) -> bool:
     if statement is None or error is None or query.is_bound or not statement.name or query.is_repaired:
         return False
     return error.code in ("26000", "42P05") or (error.code == "0A000" and error.routine == "RevalidateCachedQuery")
+
+
+def expire(session: Session, now: float) -> float:
+    """Fail what is overdue and drop what nobody waits for; returns the next deadline, 0 where there is none."""
+    following = 0.0
+    for request in session.waiting():
+        if not request.deadline or request.sink is None or request.sink.done():
+            continue
+        if request.deadline > now:
+            following = min(following or request.deadline, request.deadline)
+        else:
+            # What is encoded will be sent: as good as handed over.
+            request.fail(RequestTimeout("the request's deadline has passed", request.fate(session.encoded)))
+    session.pending = deque([r for r in session.pending if r.sink is None or not r.sink.done()])
+    return following
+
+
+def failure(session: Session, cause: BaseException | None) -> PgWireError:
+    """The error that all who wait get: the server's last words explain more than how the socket failed."""
+    error: PgWireError
+    if isinstance(cause, ProtocolError):
+        return cause
+    if session.is_terminated:
+        error = ConnectionClosed(f"the connection was closed: {session.retired}")
+    elif session.last_words is not None:
+        error = ConnectionClosed(f"the server closed the connection: {session.last_words.message}")
+        cause = session.last_words
+    elif isinstance(cause, OSError):
+        error = IoError(f"the connection failed: {cause}")
+    else:
+        error = ConnectionClosed(f"the connection was closed: {cause or 'the server sent no reason'}")
+    error.__cause__ = cause
+    return error

@@ -15,8 +15,9 @@ MAX_PARAMETERS = 65_535
 _ROOM = LONG_LIMIT - 8 * MAX_PARAMETERS - 1024
 
 _PORTAL = b"\0"  # the unnamed portal, and the unnamed statement
-EXECUTE_SYNC = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"  # all rows of the unnamed portal
-DESCRIBE_EXECUTE_SYNC = b"D\0\0\0\x06P\0" + EXECUTE_SYNC
+EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"  # all rows of the unnamed portal
+DESCRIBE_EXECUTE = b"D\0\0\0\x06P\0" + EXECUTE
+SYNC = b"S\0\0\0\x04"
 ALL_TEXT = b"\0\0"  # no format codes: everything is text
 
 

@@ -11,6 +11,10 @@ from .rows import Rows
 from .types import FieldDescription, Oid, Row, State, StatementDescription, Value
 
 ALL_TEXT = frontend.ALL_TEXT
+SYNC = messages.encode(messages.Sync())
+SYNC_SCRIPT = bytes([State.SYNC])
+COPY_IN = bytes([State.COPY_IN_QUERY, State.SYNC])
+COPY_OUT = bytes([State.COPY_OUT_QUERY, State.SYNC])
 DESCRIPTION = bytes([State.PARSE, State.PARAMETERS, State.FIELDS, State.SYNC])
 SIMPLE = bytes([State.QUERY, State.SYNC])
 
@@ -27,7 +31,7 @@ class Taker(Protocol):
     """Where the parts of an answer go as they come: rows, or the data of a COPY. As silent as a sink."""
 
     def header(self, header: Any, /) -> None: ...
-    def take(self, part: Any, /) -> None: ...
+    def take(self, part: Any, n: int, /) -> None: ...
 
 
 class Unit(Protocol):
@@ -165,6 +169,15 @@ def describe(sink: Sink, sql: str, param_oids: Sequence[Oid], deadline: float) -
     return request
 
 
+def described_item(sink: Sink, sql: str, param_oids: Sequence[Oid]) -> Request:
+    """The same as an item of a sync group: without a Sync of its own."""
+    request = describe(sink, sql, param_oids, 0.0)
+    assert request.data is not None
+    request.data = request.data[: len(request.data) - len(SYNC)]
+    request.script = request.script[: len(request.script) - 1]
+    return request
+
+
 def encoded(sink: Sink, data: bytes, drain: bool, deadline: float) -> Request:
     """A request that a layer above has encoded; of several results the last is the answer, as in libpq's PQexec."""
     request = Request(sink, "", deadline)
@@ -173,4 +186,18 @@ def encoded(sink: Sink, data: bytes, drain: bool, deadline: float) -> Request:
     request.discards = drain
     if request.script != SIMPLE:  # which portal a Describe was for, only the layer above knows
         request.columns = octets.ANY_COUNT
+    return request
+
+
+def sync(sink: Sink | None) -> Request:
+    """A Sync, which ends the sync group before it; answered once all before it are."""
+    request = Request(sink, "Sync", 0.0)
+    request.data, request.script = SYNC, SYNC_SCRIPT
+    return request
+
+
+def copy(sink: Sink, sql: str, taker: Taker, states: bytes, deadline: float) -> Request:
+    """A COPY by a simple Query; `states` is COPY_IN or COPY_OUT, and `taker` gets its header and data."""
+    request = simple_query(sink, sql, deadline)
+    request.script, request.taker = states, taker
     return request

@@ -3,6 +3,7 @@ from . cimport backend, frontend, octets, requests, statements
 
 cdef class Session:
     cdef public dict parameters
+    cdef public dict first_parameters
     cdef public statements.StatementCache statements
     cdef public Py_ssize_t max_in_flight
     cdef public bytearray buffer
@@ -27,7 +28,8 @@ cdef class Session:
     cdef public bytes next_states
     cdef public int state
     cdef public int status
-    cdef public long long dropped_notifications
+    cdef public object notifications
+    cdef public object on_notice
     cdef public object last_words
     cdef public str retired
     cdef public bint is_terminated

@@ -11,10 +11,12 @@ session.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from ..error import ConnectionClosed, IoError, Outcome, PgError, PgWireError, ProtocolError, RequestTimeout, UsageError
+from ..error import ConnectionClosed, Outcome, PgError, PgWireError, ProtocolError, UsageError
 from . import answers, backend, endings, frontend, messages, octets, requests, statements
+from .notification_queue import NotificationQueue
 from .types import ACTIONS, LONG_LIMIT, LONG_MESSAGES, NEXT_STATES, SHORT_LIMIT, State, TransactionStatus
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 # The receive buffer between messages. 64 KiB to 1 MiB made no difference on bulk scans.
 BUFFER_SIZE = 256 * 1024
 
-EXECUTE_SYNC = frontend.EXECUTE_SYNC
+EXECUTE_SYNC = frontend.EXECUTE + frontend.SYNC
+DESCRIBE_EXECUTE_SYNC = frontend.DESCRIBE_EXECUTE + frontend.SYNC
 FIRST_USE = bytes([State.PARSE, State.PARAMETERS, State.FIELDS, State.BIND, State.EXECUTE, State.SYNC])
 DESCRIBED_USE = bytes([State.BIND, State.FIELDS, State.EXECUTE, State.SYNC])
 LATER_USE = bytes([State.BIND, State.EXECUTE, State.SYNC])
@@ -35,6 +38,7 @@ class Session:
 
     def __init__(self, parameters: dict[str, str], statement_cache_size: int, max_in_flight: int) -> None:
         self.parameters = parameters
+        self.first_parameters = dict(parameters)
         self.statements = statements.StatementCache(statement_cache_size)
         self.max_in_flight = max_in_flight
         self.buffer = bytearray(BUFFER_SIZE)
@@ -60,7 +64,8 @@ class Session:
         self.next_states = NEXT_STATES
         self.state = self.head.script[0]
         self.status = 73
-        self.dropped_notifications = 0
+        self.notifications = NotificationQueue()
+        self.on_notice: Callable[[PgError], None] | None = None
         self.last_words: PgError | None = None
         self.retired = ""
         self.is_terminated = False
@@ -91,6 +96,12 @@ class Session:
         else:
             window.inside.append(request)
 
+    def check_parameters(self) -> None:
+        """Behind a reset: a setting that others rely on must be what it was when they connected."""
+        for name in answers.RETIRING & self.parameters.keys():
+            if self.parameters[name] != self.first_parameters.get(name, self.parameters[name]):
+                self.retire(f"{name} was left at {self.parameters[name]!r}")
+
     def leave(self, window: Window) -> None:
         """The window is over, all its requests are answered; those outside have their turn."""
         if self.window is window:
@@ -107,7 +118,12 @@ class Session:
 
     def has_room(self) -> bool:
         """Whether a request may be encoded now."""
-        return self.holds == 0 and len(self.inflight) < self.max_in_flight and len(self.out) < octets.HIGH_WATER
+        # Items are not counted: before their Sync the server need not answer one.
+        return (
+            self.holds == 0
+            and (len(self.inflight) < self.max_in_flight or self.is_in_group)
+            and len(self.out) < octets.HIGH_WATER
+        )
 
     def pump(self) -> None:
         """Encode what waits, as far as there is room; what nobody waits for any more is dropped."""
@@ -185,7 +201,10 @@ class Session:
             request.columns = statement.columns
         else:
             request.script = self.close_evicted() + DESCRIBED_USE
-            tail = frontend.DESCRIBE_EXECUTE_SYNC
+            tail = DESCRIBE_EXECUTE_SYNC
+        if request.is_item:  # its Sync comes later
+            request.script = request.script[: len(request.script) - 1]
+            tail = tail[: len(tail) - len(frontend.SYNC)]
         frontend.bind(self.out, statement.head, request.params, request.result_formats, tail)
 
     def needs_own_parse(self, request: requests.Request, statement: statements.Statement) -> bool:
@@ -196,8 +215,13 @@ class Session:
             return True
         return not (statement.is_parsed or statement.is_safe or statement.group == self.groups)
 
+    def end_copy(self, end: bytes, state: int) -> None:
+        """Send what ends the COPY from the client, CopyDone or CopyFail, and wait for its answer in `state`."""
+        self.append(end)
+        self.state = state
+
     def close_evicted(self) -> bytes:
-        """Append a Close for each statement that left the cache, first in a group; returns the states of their answers."""
+        """Append a Close for each statement that left the cache, first in a group; returns their states."""
         if self.is_in_group:
             return b""
         names = self.statements.take_closing()
@@ -269,7 +293,7 @@ class Session:
             request.rows = []
         at = backend.rows(self.buffer, i, end, request.columns, None if request.discards else request.rows)
         if request.taker is not None and request.rows:
-            request.taker.take(request.rows)
+            request.taker.take(request.rows, at - i)
             request.rows = []
         return at
 
@@ -279,7 +303,7 @@ class Session:
         data = bytearray()
         at = backend.data(self.buffer, i, end, data)
         if request.taker is not None and data and not request.discards:
-            request.taker.take(bytes(data))
+            request.taker.take(bytes(data), len(data))
         return at
 
     def take_tag(self, i: int, stop: int) -> None:
@@ -292,6 +316,8 @@ class Session:
             raise ProtocolError("CommandComplete with bytes behind its NUL")
         request = self.head
         request.tag = tag
+        if self.window is not None:
+            self.window.tags.add(tag.rstrip("0123456789 "))
         if tag[:1] in "CDP":  # COMMIT, DISCARD ALL, DEALLOCATE ALL, PREPARE TRANSACTION
             answers.special_tag(self, request, tag)
         request.end_result(tag)
@@ -396,20 +422,6 @@ class Session:
         inside = self.window.inside if self.window is not None else []
         return [*withheld, *self.group, *self.inflight, *inside, *self.pending]
 
-    def expire(self, now: float) -> float:
-        """Fail what is overdue and drop what nobody waits for; returns the next deadline, 0 where there is none."""
-        following = 0.0
-        for request in self.waiting():
-            if not request.deadline or request.sink is None or request.sink.done():
-                continue
-            if request.deadline > now:
-                following = min(following or request.deadline, request.deadline)
-            else:
-                # What is encoded will be sent: as good as handed over.
-                request.fail(RequestTimeout("the request's deadline has passed", request.fate(self.encoded)))
-        self.pending = deque([r for r in self.pending if r.sink is None or not r.sink.done()])
-        return following
-
     def sole_sink(self) -> requests.Sink | None:
         """The sink of the only unanswered request; None where there are none or several, or it is nobody's."""
         return self.head.sink if len(self.inflight) == 1 else None
@@ -447,29 +459,13 @@ class Session:
         """The connection has ended: everybody who waits is told, and whether its request may have run."""
         if self.failure is not None:
             return
-        self.failure = failure = self.failed(cause)
+        self.failure = failure = endings.failure(self, cause)
         waiting = self.waiting()
         self.foreign = None
         self.group = []
         self.pending.clear()
         self.inflight.clear()
         self.out = bytearray()
+        self.notifications.wake()
         for request in waiting:
             request.fail(failure.with_outcome(request.fate(self.handed)))
-
-    def failed(self, cause: BaseException | None) -> PgWireError:
-        """The error that all who wait get: the server's last words explain more than how the socket failed."""
-        failure: PgWireError
-        if isinstance(cause, ProtocolError):
-            return cause
-        if self.is_terminated:
-            failure = ConnectionClosed(f"the connection was closed: {self.retired}")
-        elif self.last_words is not None:
-            failure = ConnectionClosed(f"the server closed the connection: {self.last_words.message}")
-            cause = self.last_words
-        elif isinstance(cause, OSError):
-            failure = IoError(f"the connection failed: {cause}")
-        else:
-            failure = ConnectionClosed(f"the connection was closed: {cause or 'the server sent no reason'}")
-        failure.__cause__ = cause
-        return failure

@@ -24,9 +24,9 @@ _STABLE = re.compile(
 class Statement:
     """One prepared statement, from the Parse that made it on: a later Parse of the same key makes a new one.
 
-    Until it `is_parsed`, its name may be used in the sync `group` of its Parse, and elsewhere if `is_safe`: that Parse was
-    the first message of a group outside a transaction, so nothing but itself could make it fail. `is_described` once
-    ParameterDescription and the columns have come: until then a Describe goes with each use.
+    Until it `is_parsed`, its name may be used in the sync `group` of its Parse, and elsewhere if `is_safe`: that Parse
+    was the first message of a group outside a transaction, so nothing but itself could make it fail. `is_described`
+    once ParameterDescription and the columns have come: until then a Describe goes with each use.
     """
 
     def __init__(self, key: Hashable, name: str, sql: str, param_oids: tuple[Oid, ...]) -> None:

@@ -17,6 +17,8 @@ class Window(Request):
         super().__init__(sink, name, deadline)
         self.is_window = True
         self.has_state = has_state
+        self.owner: object = None  # the task inside
+        self.tags: set[str] = set()  # the command tags seen inside, without their numbers
         self.inside: deque[Request] = deque()
 
     def open(self) -> None:

@@ -1,0 +1,232 @@
+"""COPY in and out: data between the server and a source or reader, with back-pressure both ways. It parses no data."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar, cast
+
+from .error import ConfigError, Outcome, PgError, UsageError
+from .link import Link
+from .protocol import copy_binary, messages, requests
+from .protocol.types import Row, State
+from .row_stream import Inflow
+from .turn import Turn
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Source: TypeAlias = Buffer | BinaryIO | Iterable[Buffer] | AsyncIterable[Buffer]
+T = TypeVar("T")
+
+# Bytes of a CopyData: small buffers are gathered to so many, larger ones cut. Beyond 64 KiB nothing is gained.
+FRAME = 256 * 1024
+# Encoded bytes that wait for the socket before the source has to.
+HIGH_WATER = 1024 * 1024
+COPY_DONE = messages.encode(messages.CopyDone())
+
+
+class CopyIn:
+    """One COPY ... FROM STDIN."""
+
+    def __init__(self, link: Link, turn: Turn) -> None:
+        self._link = link
+        self._turn = turn
+        self._inflow = Inflow(link, 1)
+
+    def header(self, header: messages.CopyInResponse) -> None:
+        self._inflow.header_arrived()
+
+    def take(self, part: object, n: int) -> None:
+        """Nothing comes but the end."""
+
+    async def run(self, sql: str, source: Source, deadline: float, acquire_timeout: float | None) -> int:
+        """The whole of it; returns the row count."""
+        reply = self._inflow.reply
+        request = requests.copy(cast(Any, reply), sql, self, requests.COPY_IN, deadline)
+        chunks = _chunks(source)
+        await self._turn.enter(acquire_timeout)
+        try:
+            self._turn.submit(request)
+            while not self._inflow.has_header and not reply.done():
+                await self._inflow.wait()
+            if not reply.done():
+                await self._send(chunks)
+            await reply
+        except BaseException:
+            self._inflow.stop()
+            self._fail("the client has given up")
+            raise
+        finally:
+            await self._turn.leave()
+        if not self._inflow.has_header:
+            raise UsageError("not a COPY ... FROM STDIN: it ran, and took no data", Outcome.UNKNOWN)
+        results = cast(Any, reply.result())
+        return results[0].rows_affected or 0
+
+    async def _send(self, chunks: AsyncIterator[Buffer]) -> None:
+        """All of the source, then CopyDone. Nothing more once the server has failed."""
+        frame = bytearray()
+        try:
+            async for chunk in chunks:
+                frame += _checked(chunk)
+                while len(frame) >= FRAME:
+                    await self._write(bytes(frame[:FRAME]))
+                    del frame[:FRAME]
+                if self._inflow.reply.done():
+                    return
+        except BaseException as error:
+            self._fail(f"{type(error).__name__}: {error}")
+            await self._settled()
+            raise
+        if frame:
+            await self._write(bytes(frame))
+        if self._is_open:
+            self._link.session.end_copy(COPY_DONE, State.COPIED)
+            self._link.transport.flush()
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether the server still waits for data."""
+        return self._link.session.state == State.COPYING_IN
+
+    async def _write(self, data: bytes) -> None:
+        session, transport = self._link.session, self._link.transport
+        if not self._is_open:
+            return
+        session.append(b"d" + (len(data) + 4).to_bytes(4, "big") + data)
+        transport.flush()
+        if len(session.out) > HIGH_WATER:
+            await transport.drain()
+        else:
+            await asyncio.sleep(0)  # let the answers be read
+
+    def _fail(self, reason: str) -> None:
+        """CopyFail, if that is still to be said."""
+        if self._is_open:
+            text = reason.replace("\0", "")[:1000]
+            self._link.session.end_copy(messages.encode(messages.CopyFail(text)), State.COPY_REFUSED)
+            self._link.transport.flush()
+
+    async def _settled(self) -> None:
+        """Wait for the server's answer to CopyFail, which says nothing new."""
+        try:
+            await self._inflow.reply
+        except PgError:
+            pass
+
+
+def _checked(chunk: Buffer) -> Buffer:
+    if not isinstance(chunk, (bytes, bytearray, memoryview)):
+        raise TypeError(f"the source of a COPY gave {type(chunk).__name__}: it has to give bytes")
+    return chunk
+
+
+async def _chunks(source: Source) -> AsyncIterator[Buffer]:
+    """The source's buffers, whatever kind of source it is."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        yield source
+    elif isinstance(source, AsyncIterable):
+        async for chunk in source:
+            yield chunk
+    elif hasattr(source, "read"):
+        while chunk := source.read(FRAME):
+            yield chunk
+    elif isinstance(source, Iterable) and not isinstance(source, str):
+        for chunk in source:
+            yield chunk
+    else:
+        raise TypeError(f"source is {type(source).__name__}: pass bytes, a binary file, or an iterable of buffers")
+
+
+def binary_rows(rows: Iterable[Sequence[bytes | None]]) -> Iterator[bytes]:
+    """Rows in COPY's binary format, in buffers of some FRAME bytes."""
+    out = bytearray(copy_binary.HEADER)
+    for row in rows:
+        copy_binary.append_row(out, row)
+        if len(out) >= FRAME:
+            yield bytes(out)
+            out.clear()
+    yield bytes(out) + copy_binary.TRAILER
+
+
+class CopyOut(Generic[T]):
+    """`async with conn.copy_out(sql) as data: async for buffer in data`. Left early, it frees the connection all the same.
+
+    `header` says what comes: whether binary, and the format of each column; None before it has come.
+    """
+
+    # Buffers kept before the server has to wait; one is what a read brought, 256 KiB at most.
+    LIMIT = 8
+
+    def __init__(self, link: Link, turn: Turn, sql: str, deadline: float, acquire_timeout: float | None) -> None:
+        self._inflow = Inflow(link, self.LIMIT)
+        self._turn = turn
+        self._acquire_timeout = acquire_timeout
+        self._request = requests.copy(cast(Any, self._inflow.reply), sql, self, requests.COPY_OUT, deadline)
+        self._is_entered = False
+        self.copy_header: messages.CopyOutResponse | None = None
+
+    def header(self, header: messages.CopyOutResponse) -> None:
+        self.copy_header = header
+        self._inflow.header_arrived()
+
+    def take(self, data: bytes, n: int) -> None:
+        self._inflow.arrived(data, 1, n)
+
+    async def __aenter__(self) -> CopyOut[T]:
+        await self._turn.enter(self._acquire_timeout)
+        self._is_entered = True
+        reply = self._inflow.reply
+        try:
+            self._turn.submit(self._request)
+            while not self._inflow.has_header and not reply.done():
+                await self._inflow.wait()
+            if not self._inflow.has_header:
+                reply.result()
+                raise UsageError("not a COPY ... TO STDOUT: it ran, and its result was thrown away", Outcome.UNKNOWN)
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Have the server stop, if it has not, and give the connection back."""
+        self._inflow.stop()
+        await self._turn.leave()
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        is_mine = not self._is_entered
+        if is_mine:
+            await self.__aenter__()
+        try:
+            while (data := await self._inflow.next()) is not None:
+                for part in self._parts(cast(bytes, data)):
+                    yield part
+            self._ended()
+        finally:
+            if is_mine:
+                await self.aclose()
+
+    def _parts(self, data: bytes) -> Iterable[T]:
+        return cast(Iterable[T], (data,))
+
+    def _ended(self) -> None:
+        """All has come."""
+
+
+class CopyOutRows(CopyOut[Row]):
+    """The same for the binary format, row by row."""
+
+    def __init__(self, link: Link, turn: Turn, sql: str, deadline: float, acquire_timeout: float | None) -> None:
+        super().__init__(link, turn, sql, deadline, acquire_timeout)
+        self._decoder = copy_binary.RowDecoder()
+
+    def _parts(self, data: bytes) -> Iterable[Row]:
+        if self.copy_header is not None and self.copy_header.format != 1:
+            raise ConfigError("copy_out_rows() reads the binary format: say COPY ... TO STDOUT (FORMAT binary)")
+        return self._decoder.feed(data)
+
+    def _ended(self) -> None:
+        self._decoder.end()

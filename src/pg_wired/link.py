@@ -1,0 +1,86 @@
+"""Link: session, transport and watch of one connection, as its verbs use them. It knows no verb itself."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from .connection import WireConn
+from .error import ConfigError, Outcome, RequestTimeout, UsageError
+from .protocol import requests
+from .protocol.session import Session
+from .protocol.window import Window
+from .watch import Watch
+
+
+class Link:
+    """Takes a WireConn over, and carries requests."""
+
+    def __init__(self, wire: WireConn) -> None:
+        config = wire.config
+        self.wire = wire
+        self.session = Session(wire.parameters, config.statement_cache_size, config.max_in_flight)
+        wire.take_over(self.session, self.session.feed)
+        self.transport = wire.transport
+        self.loop = wire.transport.loop
+        self.watch = Watch(self.loop, self.session, self.cancel_running, self.transport.flush)
+
+    def submit(self, request: requests.Request) -> None:
+        """Submit a request of the shared connection, or of a window that is to be opened; write it now or in this turn."""
+        transport, session = self.transport, self.session
+        transport.check_owner()
+        if request.deadline < 0:
+            request.fail(RequestTimeout("the timeout is 0", Outcome.NOT_SENT))
+            return
+        if session.window is not None:
+            self._check_window(session.window)
+        session.submit(request)
+        self._send(request)
+
+    def submit_inside(self, window: Window, request: requests.Request) -> None:
+        """Submit a request of this window's owner."""
+        self.transport.check_owner()
+        if request.deadline < 0:
+            request.fail(RequestTimeout("the timeout is 0", Outcome.NOT_SENT))
+            return
+        self.session.submit_inside(window, request)
+        self._send(request)
+
+    def _send(self, request: requests.Request) -> None:
+        watch = self.watch
+        if request.deadline:
+            watch.arm_for(request.deadline)
+        if not watch.is_armed:
+            watch.arm()
+        if len(self.session.inflight) == 1 and not request.is_item:
+            self.transport.flush()
+        else:
+            self.transport.flush_soon()
+
+    @staticmethod
+    def _check_window(window: Window) -> None:
+        """Its owner would wait for himself."""
+        if window.owner is not None and window.owner is asyncio.current_task():
+            raise UsageError(f"this task is inside {window.sql}: use what that gave you, or leave it first")
+
+    def deadline(self, timeout: float | None) -> float:
+        """On the loop's clock; 0 for none, and negative where it has passed already."""
+        if timeout is None:
+            return 0.0
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+            raise TypeError(f"timeout is {type(timeout).__name__}: pass seconds, or None for none")
+        if not timeout >= 0:
+            raise ConfigError(f"timeout is {timeout}: pass seconds from 0, or None for none")
+        if timeout == 0:
+            return -1.0
+        return 0.0 if math.isinf(timeout) else self.loop.time() + timeout
+
+    async def cancel_running(self) -> None:
+        """Ask the server to stop what it runs, if it gave a key for that."""
+        if self.wire.facts.secret_key is not None:
+            await self.wire.cancel_token().cancel()
+
+    def abort(self) -> None:
+        """Close at once: whoever waits is told. Idempotent."""
+        self.transport.abort()
+        self.watch.stop()

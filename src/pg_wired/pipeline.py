@@ -1,0 +1,123 @@
+"""PgPipeline: requests in one write, in sync groups of the caller's choosing, as in libpq's pipeline mode."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Sequence
+from typing import Generic, TypeVar
+
+from .error import TransactionError
+from .link import Link
+from .protocol import requests
+from .protocol.rows import Rows
+from .protocol.types import Oid, StatementDescription, TransactionStatus, Value
+from .turn import Turn
+
+T = TypeVar("T")
+
+
+class PipelineItem(Generic[T]):
+    """One request of a pipeline; awaiting it syncs first, if that has not been done."""
+
+    def __init__(self, pipeline: PgPipeline, reply: asyncio.Future[T]) -> None:
+        self._pipeline = pipeline
+        self._group = pipeline.groups
+        self.reply = reply
+
+    def __await__(self) -> Generator[object, None, T]:
+        if self._group == self._pipeline.groups and not self.reply.done():
+            self._pipeline.sync()
+        return self.reply.__await__()
+
+
+class PgPipeline:
+    """`async with conn.pipeline() as pipeline`: queue with `query`, `simple_query`, `describe`; end a group with `sync`.
+
+    A sync group is an implicit transaction: after an error its other items fail as PipelineAborted, and nothing of it
+    remains. Results come when the group has ended. What was queued and never synced is synced at the end of the block.
+    """
+
+    def __init__(self, link: Link, turn: Turn, acquire_timeout: float | None) -> None:
+        self._link = link
+        self._turn = turn
+        self._acquire_timeout = acquire_timeout
+        self._last: asyncio.Future[Rows] | None = None
+        self._queued = 0
+        self.groups = 0
+
+    def query(
+        self,
+        sql: str,
+        params: Sequence[Value] = (),
+        param_oids: Sequence[Oid] = (),
+        *,
+        param_formats: int | Sequence[int] = 0,
+        result_formats: int | Sequence[int] = 0,
+        timeout: float | None = None,
+    ) -> PipelineItem[Rows]:
+        """Queue one extended query; arguments as `exec_query` has them."""
+        reply: asyncio.Future[Rows] = self._link.loop.create_future()
+        deadline = self._link.deadline(timeout)
+        request = requests.query(reply, sql, params, param_oids, param_formats, result_formats, deadline)
+        return self._queue(request, reply)
+
+    def describe(self, sql: str, param_oids: Sequence[Oid] = ()) -> PipelineItem[StatementDescription]:
+        """Queue the description of a statement."""
+        reply: asyncio.Future[StatementDescription] = self._link.loop.create_future()
+        return self._queue(requests.described_item(reply, sql, param_oids), reply)
+
+    def simple_query(self, sql: str) -> PipelineItem[list[Rows]]:
+        """Queue a simple Query: a sync group of its own, so what is queued before it is synced."""
+        if self._queued:
+            self.sync()
+        reply: asyncio.Future[list[Rows]] = self._link.loop.create_future()
+        self._turn.submit(requests.simple_query(reply, sql, 0.0))
+        self.groups += 1
+        return PipelineItem(self, reply)
+
+    def sync(self) -> asyncio.Future[Rows]:
+        """End the group; done when the server has answered all of it, whatever the answers are."""
+        reply: asyncio.Future[Rows] = self._link.loop.create_future()
+        self._turn.submit(requests.sync(reply))
+        self._last = reply
+        self._queued = 0
+        self.groups += 1
+        return reply
+
+    def _queue(self, request: requests.Request, reply: asyncio.Future[T]) -> PipelineItem[T]:
+        request.is_item = True
+        self._turn.submit(request)
+        self._queued += 1
+        # Whoever does not await an item may leave its error to the others of its group.
+        reply.add_done_callback(_seen)
+        return PipelineItem(self, reply)
+
+    async def __aenter__(self) -> PgPipeline:
+        await self._turn.enter(self._acquire_timeout)
+        return self
+
+    async def __aexit__(self, kind: object, *exc: object) -> None:
+        try:
+            if kind is None:
+                await self._finish()
+        finally:
+            await self._turn.leave()
+
+    async def _finish(self) -> None:
+        if self._queued:
+            self.sync()
+        if not self._turn.is_idle:
+            await self.sync()
+        if self._link.session.transaction_status is not TransactionStatus.IDLE and self._turn.is_outermost:
+            self._turn.clean = self._roll_back
+            raise TransactionError("the pipeline left a transaction open: it was rolled back; end it with COMMIT")
+
+    async def _roll_back(self) -> None:
+        reply: asyncio.Future[list[Rows]] = self._link.loop.create_future()
+        self._turn.submit(requests.simple_query(reply, "ROLLBACK", 0.0))
+        await reply
+
+
+def _seen(reply: asyncio.Future[T]) -> None:
+    if not reply.cancelled():
+        reply.exception()

@@ -1,0 +1,89 @@
+"""Notifications that wait for their receiver: bounded, and every one accounted for. It waits for nobody itself."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Literal, NamedTuple, TypeAlias
+
+from .requests import Sink
+
+Drop: TypeAlias = Literal["oldest", "newest"]
+
+
+class Notification(NamedTuple):
+    """What NOTIFY sent: the process id of the sender, the channel and the payload."""
+
+    pid: int
+    channel: str
+    payload: str
+
+
+class NotificationGap(NamedTuple):
+    """Stands where notifications were lost, `dropped` of them."""
+
+    dropped: int
+
+
+class NotificationQueue:
+    """At most `capacity` notifications; received = delivered + dropped + len(queue), always.
+
+    What does not fit costs the oldest or the newest its place, as `drop` says. Without a receiver the capacity is 0.
+    """
+
+    def __init__(self) -> None:
+        self.capacity = 0
+        self.drop: Drop = "newest"
+        self.received = 0
+        self.delivered = 0
+        self.dropped = 0
+        self.waiter: Sink | None = None
+        self._items: deque[Notification | NotificationGap] = deque()
+        self._queued = 0
+
+    def __len__(self) -> int:
+        return self._queued
+
+    def put(self, notification: Notification) -> None:
+        """One has come."""
+        self.received += 1
+        if self._queued < self.capacity:
+            self._queued += 1
+            self._items.append(notification)
+        else:
+            self.dropped += 1
+            if self.capacity:
+                self._leave_gap(notification)
+        self.wake()
+
+    def _leave_gap(self, notification: Notification) -> None:
+        """Put a gap where one is lost, or widen the one that is there."""
+        if self.drop == "newest":
+            self._items.append(NotificationGap(self._take_gap(-1) + 1))
+        else:
+            dropped = self._take_gap(0) + 1
+            self._items.popleft()
+            self._items.appendleft(NotificationGap(dropped))
+            self._items.append(notification)
+
+    def _take_gap(self, end: int) -> int:
+        """Remove the gap at this end, if there is one; returns how many it stood for."""
+        item = self._items[end]
+        if not isinstance(item, NotificationGap):
+            return 0
+        del self._items[end]
+        return item.dropped
+
+    def take(self) -> Notification | NotificationGap | None:
+        """The next one, or the gap before it; None where nothing waits."""
+        if not self._items:
+            return None
+        item = self._items.popleft()
+        if isinstance(item, Notification):
+            self._queued -= 1
+            self.delivered += 1
+        return item
+
+    def wake(self) -> None:
+        """Tell whoever waits that it should look."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)

@@ -1,0 +1,186 @@
+"""The requests of a connection, or of a window on it: checked and submitted by the call, awaited for the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+from .copy import CopyIn, CopyOut, CopyOutRows, Source, binary_rows
+from .error import ConfigError
+from .link import Link
+from .pipeline import PgPipeline
+from .protocol import requests, transaction
+from .protocol.rows import Rows
+from .protocol.types import Oid, ResponseCollector, Row, StatementDescription, Value
+from .row_stream import RowStream
+from .turn import Turn
+
+# Rows that a stream keeps before it lets the server wait.
+ROW_BUFFER = 10_000
+
+
+class Queries:
+    """`timeout` is seconds, None means none; at the deadline RequestTimeout is raised."""
+
+    def __init__(self, link: Link, submit: Callable[[requests.Request], None], turn: Callable[[str], Turn]) -> None:
+        self._link = link
+        self._submit = submit
+        self._turn = turn
+
+    def exec_query(
+        self,
+        sql: str,
+        params: Sequence[Value] = (),
+        param_oids: Sequence[Oid] = (),
+        *,
+        param_formats: int | Sequence[int] = 0,
+        result_formats: int | Sequence[int] = 0,
+        timeout: float | None = None,
+    ) -> asyncio.Future[Rows]:
+        """One prepared, cached, pipelined query; await it for its Rows, or PgError.
+
+        `params` are bytes, str (UTF-8 text) or None; `param_oids` their types, 0 where the server is to infer one;
+        formats are one FormatCode for all or one for each. TypeError and ConfigError are raised by the call itself.
+        """
+        reply: asyncio.Future[Rows] = self._link.loop.create_future()
+        deadline = 0.0 if timeout is None else self._link.deadline(timeout)
+        self._submit(requests.query(reply, sql, params, param_oids, param_formats, result_formats, deadline))
+        return reply
+
+    def simple_query(self, sql: str, *, timeout: float | None = None) -> asyncio.Future[list[Rows]]:
+        """All statements of `sql` by the simple protocol; one Rows for each.
+
+        PgError is that of the statement that failed; what came before is on its `partial`, and was rolled back with it
+        unless `outcome` is UNKNOWN.
+        """
+        reply: asyncio.Future[list[Rows]] = self._link.loop.create_future()
+        self._submit(requests.simple_query(reply, sql, self._link.deadline(timeout)))
+        return reply
+
+    def describe(
+        self, sql: str, param_oids: Sequence[Oid] = (), *, timeout: float | None = None
+    ) -> asyncio.Future[StatementDescription]:
+        """The parameter types and columns of `sql`, which is parsed and not run."""
+        reply: asyncio.Future[StatementDescription] = self._link.loop.create_future()
+        self._submit(requests.describe(reply, sql, param_oids, self._link.deadline(timeout)))
+        return reply
+
+    def submit(
+        self,
+        messages: bytes,
+        collector: ResponseCollector = ResponseCollector.ROWS,
+        *,
+        timeout: float | None = None,
+    ) -> asyncio.Future[Rows]:
+        """Encoded messages: one Query, or extended messages that end in their one Sync; ConfigError for anything else.
+
+        With the collector ROWS the answer is the last result, as with libpq's PQexec; with DRAIN the same without rows.
+        """
+        reply: asyncio.Future[Rows] = self._link.loop.create_future()
+        self._submit(self._encoded(reply, messages, collector, self._link.deadline(timeout)))
+        return reply
+
+    def submit_batch(
+        self, batch: Iterable[tuple[bytes, ResponseCollector]], *, timeout: float | None = None
+    ) -> asyncio.Future[list[Rows | BaseException]]:
+        """Several such requests in one write: each one's Rows or error, in order. All or none are submitted."""
+        deadline = self._link.deadline(timeout)
+        replies: list[asyncio.Future[Rows]] = []
+        submitted: list[requests.Request] = []
+        for messages, collector in batch:
+            replies.append(self._link.loop.create_future())
+            submitted.append(self._encoded(replies[-1], messages, collector, deadline))
+        for request in submitted:
+            self._submit(request)
+        return asyncio.gather(*replies, return_exceptions=True)
+
+    def _encoded(
+        self, reply: asyncio.Future[Rows], messages: bytes, collector: ResponseCollector, deadline: float
+    ) -> requests.Request:
+        if collector not in (ResponseCollector.ROWS, ResponseCollector.DRAIN):
+            raise ConfigError(f"collector is {collector!r}: a shared connection takes ROWS and DRAIN")
+        return requests.encoded(reply, bytes(messages), collector == ResponseCollector.DRAIN, deadline)
+
+    def exec_transaction(
+        self,
+        setup_sql: str,
+        query_sql: str,
+        params: Sequence[Value] = (),
+        param_oids: Sequence[Oid] = (),
+        *,
+        param_formats: int | Sequence[int] = 0,
+        result_formats: int | Sequence[int] = 0,
+        timeout: float | None = None,
+    ) -> asyncio.Future[Rows]:
+        """BEGIN, `setup_sql` (several statements, simple protocol), the query and COMMIT in one write; the query's Rows.
+
+        Fails closed: the query runs only if every statement of the setup did, in the same transaction. Raises what failed
+        first: PgError, or TransactionError where the setup ended the transaction itself, or COMMIT rolled back.
+        """
+        reply: asyncio.Future[Rows] = self._link.loop.create_future()
+        deadline = self._link.deadline(timeout)
+        query = requests.query(reply, query_sql, params, param_oids, param_formats, result_formats, deadline)
+        self._submit(transaction.Transaction(setup_sql, query).whole)
+        return reply
+
+    def pipeline(self, *, acquire_timeout: float | None = 30.0) -> PgPipeline:
+        """Several requests in one write, with Syncs where you put them: `async with conn.pipeline() as pipeline`."""
+        return PgPipeline(self._link, self._turn("pipeline()"), acquire_timeout)
+
+    def stream(
+        self,
+        sql: str,
+        params: Sequence[Value] = (),
+        param_oids: Sequence[Oid] = (),
+        *,
+        param_formats: int | Sequence[int] = 0,
+        result_formats: int | Sequence[int] = 0,
+        timeout: float | None = None,
+        row_buffer: int = ROW_BUFFER,
+        acquire_timeout: float | None = 30.0,
+    ) -> RowStream:
+        """The rows as they come: `async with conn.stream(...) as rows: async for row in rows`.
+
+        The server waits while more than `row_buffer` rows are kept. `timeout` is for all of it.
+        """
+        stream = RowStream(self._link, self._turn("stream()"), row_buffer, acquire_timeout)
+        deadline = self._link.deadline(timeout)
+        stream.request = requests.query(stream.reply, sql, params, param_oids, param_formats, result_formats, deadline)
+        stream.request.taker = stream
+        return stream
+
+    async def copy_in(
+        self, sql: str, source: Source, *, timeout: float | None = None, acquire_timeout: float | None = 30.0
+    ) -> int:
+        """COPY ... FROM STDIN from bytes, a binary file, or a (n async) iterable of buffers; returns the row count.
+
+        The data passes through untouched: text, CSV or binary, as `sql` says. An exception of the source ends the COPY and
+        comes back; an error of the server stops the source within one chunk.
+        """
+        copy = CopyIn(self._link, self._turn("copy_in()"))
+        return await copy.run(sql, source, self._link.deadline(timeout), acquire_timeout)
+
+    async def copy_in_rows(
+        self,
+        sql: str,
+        rows: Iterable[Sequence[bytes | None]],
+        *,
+        timeout: float | None = None,
+        acquire_timeout: float | None = 30.0,
+    ) -> int:
+        """COPY ... FROM STDIN (FORMAT binary) from rows of values in their types' binary form; returns the row count."""
+        return await self.copy_in(sql, binary_rows(rows), timeout=timeout, acquire_timeout=acquire_timeout)
+
+    def copy_out(
+        self, sql: str, *, timeout: float | None = None, acquire_timeout: float | None = 30.0
+    ) -> CopyOut[bytes]:
+        """COPY ... TO STDOUT: `async with conn.copy_out(sql) as data: async for buffer in data`, with back-pressure."""
+        return CopyOut(self._link, self._turn("copy_out()"), sql, self._link.deadline(timeout), acquire_timeout)
+
+    def copy_out_rows(
+        self, sql: str, *, timeout: float | None = None, acquire_timeout: float | None = 30.0
+    ) -> CopyOut[Row]:
+        """COPY ... TO STDOUT (FORMAT binary), row by row: tuples of `bytes | None` in the types' binary form."""
+        return CopyOutRows(
+            self._link, self._turn("copy_out_rows()"), sql, self._link.deadline(timeout), acquire_timeout
+        )

@@ -1,0 +1,102 @@
+"""A turn: a window on a shared connection, from the waiting for it to its clean end. It knows no verbs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from .error import PgWireError, UsageError
+from .link import Link
+from .protocol import requests
+from .protocol.window import Window
+
+# Seconds. What a cancelled request may still take to end, before the connection is given up.
+GRACE = 5.0
+
+
+class Turn:
+    """One owner's time on a connection. `clean` runs before others have their turn again, whatever happens to the owner."""
+
+    def __init__(self, link: Link, name: str, has_state: bool = False) -> None:
+        self.link = link
+        self.name = name
+        self.clean: Callable[[], Awaitable[None]] | None = None
+        self._has_state = has_state
+        self._window: Window | None = None
+        self._cleaning: asyncio.Task[None] | None = None
+
+    @property
+    def window(self) -> Window:
+        if self._window is None:
+            raise UsageError(f"{self.name} has not been entered: use `async with`")
+        return self._window
+
+    async def enter(self, timeout: float | None) -> None:
+        """Wait for the turn, in order among all requests. Raises RequestTimeout after `timeout` seconds, NOT_SENT."""
+        link = self.link
+        opened: asyncio.Future[Window] = link.loop.create_future()
+        window = Window(opened, self.name, link.deadline(timeout), self._has_state)
+        link.submit(window)
+        try:
+            self._window = await opened
+        except BaseException:
+            if opened.done() and not opened.cancelled() and opened.exception() is None:
+                link.session.leave(window)
+                link.transport.flush()
+            raise
+        window.owner = asyncio.current_task()
+
+    def submit(self, request: requests.Request) -> None:
+        """Submit a request of this turn."""
+        self.link.submit_inside(self.window, request)
+
+    @property
+    def is_outermost(self) -> bool:
+        """Whether the connection is shared again behind it."""
+        return True
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of this turn is unanswered."""
+        return not self.link.session.inflight and not self.window.inside and not self.link.session.group
+
+    async def leave(self) -> None:
+        """Give the turn back, clean. Being cancelled meanwhile does not stop that."""
+        if self._window is None:
+            return
+        if self.link.session.failure is not None or (self.is_idle and self.clean is None):
+            self._give_back()
+            return
+        if self._cleaning is None:
+            self._cleaning = self.link.loop.create_task(self._end())
+        await asyncio.shield(self._cleaning)
+
+    async def _end(self) -> None:
+        try:
+            async with asyncio.timeout(2 * GRACE):
+                if not self.is_idle:
+                    await self._stop()
+                if self.clean is not None:
+                    await self.clean()
+        except (PgWireError, TimeoutError):
+            self.link.abort()  # in a state that nobody knows
+        self._give_back()
+
+    def _give_back(self) -> None:
+        self.link.session.leave(self.window)
+        self.link.transport.flush()
+
+    async def _stop(self) -> None:
+        """End what runs: nobody waits for it any more. The server is asked to, and its answers are thrown away."""
+        session, window = self.link.session, self.window
+        for request in window.inside:
+            request.fail(UsageError(f"{self.name} has ended before the request was sent"))
+        window.inside.clear()
+        for request in (*session.group, *session.inflight):
+            request.sink = None
+        done: asyncio.Future[object] = self.link.loop.create_future()
+        if session.is_in_group:
+            self.submit(requests.sync(None))
+        await self.link.cancel_running()
+        self.submit(requests.sync(done))
+        await done
