@@ -113,8 +113,10 @@ class AsyncConn:
         for messages, collector in batch:
             replies.append(self._loop.create_future())
             submitted.append(self._encoded(replies[-1], messages, collector, deadline))
+        self._transport.check_owner()
         for request in submitted:
-            self._submit(request)
+            self._enqueue(request)
+        self._transport.flush()
         return asyncio.gather(*replies, return_exceptions=True)
 
     def _encoded(
@@ -125,20 +127,23 @@ class AsyncConn:
         return requests.encoded(reply, bytes(messages), collector == ResponseCollector.DRAIN, deadline)
 
     def _submit(self, request: requests.Request) -> None:
-        transport, session = self._transport, self._session
+        transport = self._transport
         transport.check_owner()
+        self._enqueue(request)
+        if len(self._session.inflight) == 1:
+            transport.flush()
+        else:
+            transport.flush_soon()
+
+    def _enqueue(self, request: requests.Request) -> None:
         if request.deadline < 0:
             request.fail(RequestTimeout("the timeout is 0", Outcome.NOT_SENT))
             return
-        session.submit(request)
+        self._session.submit(request)
         if request.deadline:
             self._watch.arm_for(request.deadline)
         if not self._watch.is_armed:
             self._watch.arm()
-        if len(session.inflight) == 1:
-            transport.flush()
-        else:
-            transport.flush_soon()
 
     def _deadline(self, timeout: float | None) -> float:
         """On the loop's clock; 0 for none, and negative where it has passed already."""
@@ -261,6 +266,7 @@ class AsyncConn:
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.shield(transport.closed)
+                await self._watch.ended()
         except TimeoutError:
             unanswered = len(session.waiting())
             if unanswered:
@@ -270,6 +276,7 @@ class AsyncConn:
 
     def abort(self) -> None:
         """Close at once: whoever waits is told. Idempotent."""
+        self._session.is_aborted = True
         self._transport.abort()
         self._watch.stop()
 

@@ -53,7 +53,15 @@ class Watch:
         """The connection has ended."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
         self.is_armed = False
+
+    async def ended(self) -> None:
+        """Stop, and wait for a cancel connection that is under way."""
+        self.stop()
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
     def _at(self, when: float) -> None:
         if self._timer is not None:

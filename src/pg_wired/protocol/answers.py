@@ -18,7 +18,7 @@ MAX_PARAMETERS = 1000
 RETIRING = frozenset({"client_encoding", "standard_conforming_strings", "session_authorization", "in_hot_standby"})
 _IDLE = ord(TransactionStatus.IDLE.value)
 # On a crash or an immediate shutdown the reason comes as a notice: crash_shutdown, admin_shutdown.
-_SHUTDOWN_NOTICES = ("57P02", "57P01")
+SHUTDOWN_NOTICES = ("57P02", "57P01")
 
 
 def take(session: Session, action: int, tag: int, body: bytes) -> None:
@@ -26,7 +26,7 @@ def take(session: Session, action: int, tag: int, body: bytes) -> None:
     message: Any = messages.decode_backend(tag, body)
     if action == Action.NOTICE:
         notice = PgError(message.fields)
-        if notice.code in _SHUTDOWN_NOTICES:
+        if notice.code in SHUTDOWN_NOTICES:
             session.last_words = session.last_words or notice
     elif action == Action.NOTIFICATION:
         session.dropped_notifications += 1

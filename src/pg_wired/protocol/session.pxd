@@ -26,6 +26,7 @@ cdef class Session:
     cdef public object last_words
     cdef public str retired
     cdef public bint is_terminated
+    cdef public bint is_aborted
     cdef public object failure
 
     cpdef submit(self, requests.Request request)

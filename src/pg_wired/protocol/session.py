@@ -58,6 +58,7 @@ class Session:
         self.last_words: PgError | None = None
         self.retired = ""
         self.is_terminated = False
+        self.is_aborted = False
         self.failure: PgWireError | None = None
 
     # ---- requests in
@@ -366,8 +367,8 @@ class Session:
         failure: PgWireError
         if isinstance(cause, ProtocolError):
             return cause
-        if self.is_terminated:
-            failure = ConnectionClosed(f"the connection was closed: {self.retired}")
+        if self.is_terminated or self.is_aborted:
+            failure = ConnectionClosed(f"the connection was closed: {self.retired or 'by abort()'}")
         elif self.last_words is not None:
             failure = ConnectionClosed(f"the server closed the connection: {self.last_words.message}")
             cause = self.last_words
