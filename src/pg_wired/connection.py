@@ -45,6 +45,7 @@ class WireConn:
         self.transaction_status = TransactionStatus.IDLE
         self._is_paused = False
         self._is_taken = False
+        self._is_closing = False
 
     @classmethod
     async def connect(cls, dsn: str = "", **options: Any) -> WireConn:
@@ -83,7 +84,8 @@ class WireConn:
                 if isinstance(step, startup.DeriveKey):
                     step = steps.send(await self._derive(step))
                 else:
-                    await self.send_raw(step)
+                    if step and self.inbox.failure is None:  # else what has come says why
+                        await self.send_raw(step)
                     step = steps.send(await self.recv_msg())
         except StopIteration as end:
             self.facts = end.value
@@ -246,10 +248,12 @@ class WireConn:
         if self._is_taken or self.transport.is_closed:
             return
         self.transport.check_owner()
-        self._is_paused = True  # what still comes is thrown away
-        self.transport.resume()
-        self.inbox.out += messages.encode(messages.Terminate())
-        self.transport.flush()
+        if not self._is_closing:
+            self._is_closing = True
+            self._is_paused = True  # what still comes is thrown away
+            self.transport.resume()
+            self.inbox.out += messages.encode(messages.Terminate())
+            self.transport.flush()
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self.transport.closed)
@@ -267,8 +271,12 @@ class WireConn:
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if self._is_taken or self.transport.is_closed:
             return
-        _warn(f"unclosed WireConn to {self.address}: close() it, or use `async with`", ResourceWarning, source=self)
+        _warn(f"unclosed {self!r}: close() it, or use `async with`", ResourceWarning, source=self)
         self.abort()
+
+    def __repr__(self) -> str:
+        state = "taken over" if self._is_taken else "closed" if self.transport.is_closed else "open"
+        return f"<WireConn {self.address} {state}>"
 
     async def __aenter__(self) -> WireConn:
         return self

@@ -34,6 +34,7 @@ class Inbox:
         self.frames: deque[tuple[int, bytes]] = deque()
         self.last_words: PgError | None = None
         self.failure: PgWireError | None = None
+        self.is_complete = False  # it does not know what is still to come
         self.is_logged_in = False  # a server that has proved nothing gets no long message
 
     def received(self, n: int) -> None:

@@ -28,6 +28,7 @@ cdef class Session:
     cdef public bint is_terminated
     cdef public bint is_aborted
     cdef public object failure
+    cdef public bint is_complete
 
     cpdef submit(self, requests.Request request)
     cdef bint has_room(self) except -1
@@ -38,7 +39,7 @@ cdef class Session:
     cpdef append(self, bytes data)
     @cython.locals(cache=statements.StatementCache, statement=statements.Statement, tail=bytes)
     cdef encode_query(self, requests.Request request)
-    @cython.locals(error=object)
+    @cython.locals(error=object, was_idle=bint)
     cpdef received(self, Py_ssize_t n)
     @cython.locals(p="const unsigned char *", i=Py_ssize_t, cell=int, action=int, at=Py_ssize_t, stop=Py_ssize_t)
     cdef Py_ssize_t take(self, Py_ssize_t end) except -1

@@ -60,6 +60,7 @@ class Session:
         self.is_terminated = False
         self.is_aborted = False
         self.failure: PgWireError | None = None
+        self.is_complete = False  # the last bytes have answered all there was to answer
 
     # ---- requests in
 
@@ -164,11 +165,13 @@ class Session:
         """`n` bytes have come into `buffer` behind `tail`: complete what they complete. Then both may be new."""
         if self.failure is not None:
             return
+        was_idle = self.head is self.nobody
         try:
             self.keep(self.take(self.tail + n), self.tail + n)
         except ProtocolError as error:
             self.lost(error)
         else:
+            self.is_complete = self.head is self.nobody and not was_idle
             self.pump()
             if self.retired and self.failure is None:
                 self.finish()
