@@ -39,7 +39,7 @@ class AsyncConn:
         wire.take_over(self._session, self._session.feed)
         self._transport = wire.transport
         self._loop = wire.transport.loop
-        self._watch = Watch(self._loop, self._session, self._cancel_sole, self._transport.flush)
+        self._watch = Watch(self._loop, self._session, self._cancel_sole, self._transport)
         self._is_broken = False
         self._is_state_mutated = False
 

@@ -112,6 +112,11 @@ class Transport:
             if self._is_tls:  # what has been decrypted already, the file descriptor does not show
                 self.loop.call_soon(self._read_on)
 
+    def read_now(self) -> None:
+        """Take what has come without waiting for the loop to say so."""
+        if not self._is_paused:
+            self._readable()
+
     def _read_on(self) -> None:
         """Read until nothing is there, unless all is answered: that is the usual end of a wake-up, and saves a call.
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from .error import PgWireError
 from .protocol.requests import Sink
 from .protocol.session import Session
+from .transport import Transport
 
 # Seconds. How late an abandoned request may be noticed; 50 looks a second cost nothing that can be measured.
 INTERVAL = 0.02
@@ -27,12 +28,12 @@ class Watch:
         loop: asyncio.AbstractEventLoop,
         session: Session,
         cancel: Callable[[], Awaitable[None]],
-        flush: Callable[[], None],
+        transport: Transport,
     ) -> None:
         self._loop = loop
         self._session = session
         self._cancel = cancel
-        self._flush = flush
+        self._transport = transport
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = _NEVER
         self._hooked: Sink | None = None
@@ -72,6 +73,7 @@ class Watch:
     def _look(self) -> None:
         now = self._loop.time()
         if self._deadline <= now:
+            self._transport.read_now()  # an answer that is there already beats its deadline
             self._deadline = self._session.expire(now) or _NEVER
         is_several = len(self._session.inflight) > 1
         sole = self._session.sole_sink()
@@ -102,4 +104,4 @@ class Watch:
         finally:
             self._task = None
             self._session.release()
-            self._flush()
+            self._transport.flush()

@@ -197,7 +197,7 @@ class Session:
                 self.take_tag(i + 5, stop)
             elif action == octets.READY or action == octets.NEXT:
                 if stop - i != 5 + (action == octets.READY):
-                    raise self.misfit(i, "a body of the wrong length")
+                    raise self.misfit(i, "has a body of the wrong length")
                 if action == octets.READY:
                     self.ready(p[i + 5])
                     i = stop
@@ -287,13 +287,13 @@ class Session:
         letter = chr(self.buffer[i])
         n = stop - i - 1
         if self.actions[self.state * 256 + self.buffer[i]] == 0:
-            raise self.misfit(i, "out of place")
+            raise self.misfit(i, "is out of place")
         if n < 4 or n > LONG_LIMIT or (n > SHORT_LIMIT and letter not in LONG_MESSAGES):
-            raise self.misfit(i, f"a length of {n}")
+            raise self.misfit(i, f"has a length of {n}")
 
     def misfit(self, i: int, what: str) -> ProtocolError:
         state = State(self.state).name
-        return ProtocolError(f"the server's message {bytes([self.buffer[i]])!r} has {what} in state {state}")
+        return ProtocolError(f"the server's message {bytes([self.buffer[i]])!r} {what} in state {state}")
 
     def check_status(self, status: int) -> None:
         if chr(status) not in "ITE":

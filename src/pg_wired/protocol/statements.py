@@ -15,9 +15,11 @@ MAX_CACHED_SQL = 16 * 1024
 
 # What these return cannot change without DDL, which the server notices (0A000). All else (FETCH, EXECUTE, SHOW, what
 # the pattern cannot read) is described anew each time. Comments may stand before the first word.
+# No two ways to match the same text: this runs on whatever SQL comes, and must not backtrack.
 _STABLE = re.compile(
-    r"(?:\s+|--[^\n]*\n|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/|\()*(?:select|insert|update|delete|merge|values|table|with)\b",
-    re.I,
+    r"(?:\s++|--[^\n]*+\n|/\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/|\()*+"
+    r"(?:select|insert|update|delete|merge|values|table|with)\b",
+    re.IGNORECASE,
 )
 
 
