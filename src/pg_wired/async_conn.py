@@ -127,10 +127,12 @@ class AsyncConn:
         return requests.encoded(reply, bytes(messages), collector == ResponseCollector.DRAIN, deadline)
 
     def _submit(self, request: requests.Request) -> None:
-        transport = self._transport
+        transport, session = self._transport, self._session
         transport.check_owner()
+        if len(session.inflight) == 1:
+            self._watch.cancel_abandoned()  # before this request makes it one of two
         self._enqueue(request)
-        if len(self._session.inflight) == 1:
+        if len(session.inflight) == 1:
             transport.flush()
         else:
             transport.flush_soon()

@@ -241,7 +241,7 @@ class WireConn:
         pid, key = self.facts.pid, self.facts.secret_key
         if pid is None or key is None:
             raise UsageError("the server sent no BackendKeyData: its queries cannot be cancelled")
-        return CancelToken(self.address, pid, key, lambda: not self.transport.is_closed)
+        return CancelToken(self.address, pid, key, self.transport.is_open)
 
     async def close(self, timeout: float = 10.0) -> None:
         """Send Terminate and wait up to `timeout` seconds for the server to close; idempotent."""

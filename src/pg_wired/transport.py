@@ -79,6 +79,9 @@ class Transport:
     def is_closed(self) -> bool:
         return self._fd < 0
 
+    def is_open(self) -> bool:
+        return self._fd >= 0
+
     def check_owner(self) -> None:
         """Refuse another thread, another loop and a forked child, before the socket is touched."""
         if self._forks != _Forks.count:

@@ -80,14 +80,14 @@ class Watch:
         if isinstance(sole, asyncio.Future) and not sole.done() and sole is not self._hooked:
             self._hooked = sole
             sole.add_done_callback(self._sole_done)
-        self._cancel_abandoned()
+        self.cancel_abandoned()
         self._at(min(now + INTERVAL if is_several else _NEVER, self._deadline))
 
     def _sole_done(self, _: object) -> None:
         self._hooked = None
-        self._cancel_abandoned()
+        self.cancel_abandoned()
 
-    def _cancel_abandoned(self) -> None:
+    def cancel_abandoned(self) -> None:
         """Have the server stop the only unanswered request, if nobody waits for it any more."""
         sole = self._session.sole_sink()
         if sole is not None and sole.done() and self._task is None:
