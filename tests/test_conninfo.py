@@ -7,7 +7,6 @@ import os
 import pickle
 import subprocess
 from collections.abc import Mapping
-from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def refusal(dsn: str = "", environ: Mapping[str, str] | None = None, **keywords:
 
 
 def test_table_and_attributes_are_the_same() -> None:
-    assert [row.name for row in fields(ConnConfig)] == list(options.TABLE)
+    assert [name for name in ConnConfig.__annotations__ if name != "hidden"] == list(options.TABLE)
     defaults = {option.keyword.decode(): option.envvar for option in pq.Conninfo.get_defaults()}
     for name, option in options.TABLE.items():
         if name in defaults:
@@ -273,5 +272,5 @@ def test_values_compare_hash_copy_and_pickle() -> None:
         assert same == config
         assert hash(same) == hash(config)
     assert config != parse("host=h user=u password=q sslmode=disable connect_timeout=0")
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         config.host = "other"  # type: ignore[misc]

@@ -19,6 +19,10 @@ from .error import (
     TransactionError,
     UsageError,
 )
+from .exclusive import ExclusiveConn
+from .notifications import NotificationReceiver
+from .pipeline import PgPipeline
+from .protocol.notification_queue import Notification, NotificationGap
 from .protocol.rows import Rows
 from .protocol.types import (
     FieldDescription,
@@ -28,6 +32,7 @@ from .protocol.types import (
     StatementDescription,
     TransactionStatus,
 )
+from .row_stream import RowStream
 from .tls import TlsMode
 
 PipelineResponse = Rows
@@ -39,12 +44,17 @@ __all__ = [
     "ConfigError",
     "ConnConfig",
     "ConnectionClosed",
+    "ExclusiveConn",
     "FieldDescription",
     "FormatCode",
     "IoError",
+    "Notification",
+    "NotificationGap",
+    "NotificationReceiver",
     "Oid",
     "Outcome",
     "PgError",
+    "PgPipeline",
     "PgWireError",
     "PipelineAborted",
     "PipelineResponse",
@@ -52,6 +62,7 @@ __all__ = [
     "ProtocolError",
     "RequestTimeout",
     "ResponseCollector",
+    "RowStream",
     "Rows",
     "StatementDescription",
     "TlsMode",

@@ -80,7 +80,7 @@ class AsyncConn(Queries):
         self.channels.discard(quote_channel(channel))
 
     def take_notification_receiver(self, capacity: int = 4096, drop: Drop = "oldest") -> NotificationReceiver:
-        """The one receiver of this connection's notifications; beyond `capacity` waiting ones, the `drop` ones are lost."""
+        """The one receiver of this connection's notifications; of more than `capacity` the `drop` ones are lost."""
         if capacity < 1 or drop not in ("oldest", "newest"):
             raise ConfigError(f"capacity is {capacity} and drop {drop!r}: pass 1 or more, and 'oldest' or 'newest'")
         if self._session.notifications.capacity:
@@ -90,7 +90,12 @@ class AsyncConn(Queries):
     def set_notice_handler(self, handler: Callable[[PgError], object] | None) -> None:
         """Call `handler` with each NoticeResponse, soon after it came; its exceptions go to the loop's handler."""
         loop = self._link.loop
-        self._session.on_notice = None if handler is None else lambda notice: loop.call_soon(handler, notice)
+
+        def deliver(notice: PgError) -> None:
+            if handler is not None:
+                loop.call_soon(handler, notice)
+
+        self._session.on_notice = deliver
 
     # ---- the statement cache
 
@@ -197,6 +202,7 @@ class AsyncConn(Queries):
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.shield(transport.closed)
+                await self._link.watch.ended()
         except TimeoutError:
             unanswered = len(session.waiting())
             if unanswered:
@@ -206,6 +212,7 @@ class AsyncConn(Queries):
 
     def abort(self) -> None:
         """Close at once: whoever waits is told. Idempotent."""
+        self._session.is_aborted = True
         self._link.abort()
 
     async def __aenter__(self) -> AsyncConn:

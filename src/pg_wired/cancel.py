@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import ClassVar
 
 from . import dial
 from .error import IoError, RequestTimeout
+from .frozen import Frozen
 from .protocol import messages
 
 
-@dataclass(frozen=True, slots=True)
-class CancelToken:
+class CancelToken(Frozen):
     """The right to cancel whatever the session runs at that moment; a race by nature. The secret never shows."""
 
+    hidden: ClassVar = frozenset({"secret_key"})
     address: dial.Address
     pid: int
-    secret_key: bytes = field(repr=False)
-    _is_live: Callable[[], bool] = field(repr=False, compare=False)
+    secret_key: bytes
+    _is_live: Callable[[], bool]
 
     async def cancel(self, timeout: float = 5.0) -> None:
         """Send CancelRequest, and wait until the server has closed that connection ("Canceling Requests in Progress").

@@ -6,14 +6,16 @@ import asyncio
 import base64
 import os
 import socket
+import warnings
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakMethod
 
 from . import scram
 from .cancel import CancelToken
 from .conninfo import ConnConfig
 from .dial import Address, dial
-from .error import Outcome, PgError, ProtocolError, RequestTimeout, UsageError
+from .error import ConnectionClosed, Outcome, PgError, PgWireError, ProtocolError, RequestTimeout, UsageError
 from .inbox import Inbox
 from .protocol import messages, startup
 from .protocol.types import FieldDescription, Oid, Row, StatementDescription, TransactionStatus
@@ -35,13 +37,15 @@ class WireConn:
     def __init__(self, config: ConnConfig, sock: socket.socket, address: Address) -> None:
         self.config = config
         self.address = address
-        self.inbox = Inbox(self._hold_back)
+        # The loop holds the transport, and that the inbox: none of them may keep alive a WireConn that nobody has.
+        self.inbox = Inbox(WeakMethod(self._hold_back))
         self.transport = Transport(asyncio.get_running_loop(), sock, self.inbox)
         self.facts: startup.Startup
         self.parameters: dict[str, str] = {}
         self.transaction_status = TransactionStatus.IDLE
         self._is_paused = False
         self._is_taken = False
+        self._is_closing = False
 
     @classmethod
     async def connect(cls, dsn: str = "", **options: Any) -> WireConn:
@@ -56,8 +60,10 @@ class WireConn:
                 wire = cls(config, *await dial(config))
                 try:
                     await wire._log_in()
-                except BaseException:
+                except BaseException as error:
                     wire.abort()
+                    if isinstance(error, PgWireError):
+                        error.outcome = Outcome.NOT_SENT
                     raise
         except TimeoutError as error:
             text = f"no connection to {config.host!r} within {config.connect_timeout} s (connect_timeout)"
@@ -78,7 +84,8 @@ class WireConn:
                 if isinstance(step, startup.DeriveKey):
                     step = steps.send(await self._derive(step))
                 else:
-                    await self.send_raw(step)
+                    if step and self.inbox.failure is None:  # else what has come says why
+                        await self.send_raw(step)
                     step = steps.send(await self.recv_msg())
         except StopIteration as end:
             self.facts = end.value
@@ -119,8 +126,9 @@ class WireConn:
             await self._arrival()
         try:
             message = self.inbox.take()
-        except ProtocolError:
-            self.abort()
+        except ProtocolError as error:
+            self.inbox.fail(error)
+            self.transport.abort()
             raise
         if self._is_paused and self.inbox.size < HIGH_WATER:
             self._is_paused = False
@@ -152,6 +160,8 @@ class WireConn:
         self._check_owner()
         if self.inbox.failure is not None:
             raise self.inbox.ended()
+        if self.transaction_status is not TransactionStatus.IDLE:
+            raise UsageError("a transaction is open: end it before another object takes over")
         if self.inbox.out:
             raise UsageError("messages are still being sent: read their answers before another object takes over")
         self._is_taken = True
@@ -195,7 +205,8 @@ class WireConn:
                 answer.append(message)
             elif isinstance(message, messages.ErrorResponse):
                 error = error or PgError(message.fields, Outcome.REJECTED, sql)
-                if error.is_fatal:
+                if error.is_fatal:  # a lost connection proves nothing
+                    error.outcome = Outcome.UNKNOWN
                     raise error
             elif isinstance(message, messages.ReadyForQuery):
                 if error is not None:
@@ -230,17 +241,19 @@ class WireConn:
         pid, key = self.facts.pid, self.facts.secret_key
         if pid is None or key is None:
             raise UsageError("the server sent no BackendKeyData: its queries cannot be cancelled")
-        return CancelToken(self.address, pid, key, lambda: not self.transport.is_closed)
+        return CancelToken(self.address, pid, key, self.transport.is_open)
 
     async def close(self, timeout: float = 10.0) -> None:
         """Send Terminate and wait up to `timeout` seconds for the server to close; idempotent."""
         if self._is_taken or self.transport.is_closed:
             return
         self.transport.check_owner()
-        self._is_paused = True  # what still comes is thrown away
-        self.transport.resume()
-        self.inbox.out += messages.encode(messages.Terminate())
-        self.transport.flush()
+        if not self._is_closing:
+            self._is_closing = True
+            self._is_paused = True  # what still comes is thrown away
+            self.transport.resume()
+            self.inbox.out += messages.encode(messages.Terminate())
+            self.transport.flush()
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self.transport.closed)
@@ -252,7 +265,18 @@ class WireConn:
     def abort(self) -> None:
         """Close the socket at once; idempotent, and without effect once an AsyncConn has taken over."""
         if not self._is_taken:
+            self.inbox.lost(ConnectionClosed("it was closed by us"))
             self.transport.abort()
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        if self._is_taken or self.transport.is_closed:
+            return
+        _warn(f"unclosed {self!r}: close() it, or use `async with`", ResourceWarning, source=self)
+        self.abort()
+
+    def __repr__(self) -> str:
+        state = "taken over" if self._is_taken else "closed" if self.transport.is_closed else "open"
+        return f"<WireConn {self.address} {state}>"
 
     async def __aenter__(self) -> WireConn:
         return self

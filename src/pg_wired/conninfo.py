@@ -9,22 +9,21 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import Enum
 from types import NoneType
-from typing import Any
+from typing import Any, ClassVar
 
 from .error import ConfigError
+from .frozen import Frozen
 from .options import ALIASES, BLANK, TABLE, Option
 from .tls import TlsMode
 
 FORMS = "write postgresql://user:password@host:5432/dbname?option=value or host=... port=5432 user=... dbname=..."
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class ConnConfig:
+class ConnConfig(Frozen):
     """Where and how to connect: every option of the table, settled. Made by `parse`; the constructor checks nothing."""
 
+    hidden: ClassVar = frozenset(name for name, option in TABLE.items() if option.secret)
     host: str
     port: int
     user: str
@@ -90,16 +89,6 @@ class ConnConfig:
         }
         return {name: value for name, value in parameters.items() if value}
 
-    def __repr__(self) -> str:
-        shown = (f"{name}={_shown(getattr(self, name), option)}" for name, option in TABLE.items())
-        return f"ConnConfig({', '.join(shown)})"
-
-
-def _shown(value: object, option: Option) -> str:
-    if option.secret and value is not None:
-        return "'***'"
-    return str(value) if isinstance(value, Enum) else repr(value)
-
 
 # ---- from four sources to one value ---------------------------------------------------------------------------------
 
@@ -107,7 +96,7 @@ STRING = "connection string"
 KEYWORD = "keyword argument"
 
 # The startup packet ends a string with NUL, and its text is UTF-8; other bytes of the environment arrive as surrogates.
-_UNSENDABLE = re.compile("[\0\ud800-\udfff]")
+_UNSENDABLE = "[\0\ud800-\udfff]"
 _NOT_SENDABLE = "must not contain NUL or anything but UTF-8"
 
 
@@ -151,7 +140,7 @@ def _settle(name: str, option: Option, source: str, value: object) -> object:
     if not isinstance(value, types) or isinstance(value, bool):
         needs = " or ".join(kind.__name__ for kind in types)
         raise ConfigError(f"{source}: {name} must be of type {needs}, not {type(value).__name__}")
-    if isinstance(value, str) and _UNSENDABLE.search(value):
+    if isinstance(value, str) and re.search(_UNSENDABLE, value):
         raise ConfigError(f"{source}: {name} {_NOT_SENDABLE}")
     try:
         return option.check(option.parse(value) if isinstance(value, str) else value)
@@ -161,20 +150,18 @@ def _settle(name: str, option: Option, source: str, value: object) -> object:
 
 # ---- the two forms of a connection string ---------------------------------------------------------------------------
 
-_NAME = re.compile(rf"(\w+)[{BLANK}]*=[{BLANK}]*")
-_QUOTED = re.compile(rf"'((?:[^'\\]|\\.)*)'[{BLANK}]*", re.DOTALL)
-_PLAIN = re.compile(rf"(?!')((?:[^{BLANK}\\]|\\.)*)\\?[{BLANK}]*", re.DOTALL)
+# Patterns are compiled (and kept) by `re` where they are first used: half of this module's import would be for them.
+_NAME = rf"(\w+)[{BLANK}]*=[{BLANK}]*"
+_QUOTED = rf"(?s)'((?:[^'\\]|\\.)*)'[{BLANK}]*"
+_PLAIN = rf"(?s)(?!')((?:[^{BLANK}\\]|\\.)*)\\?[{BLANK}]*"
 
 # It matches up to what is wrong. A "/" ends the search for "@", a "?" does not: libpq's reading, not RFC 3986's.
-_URI = re.compile(
-    r"""postgres(?:ql)?://
+_URI = r"""(?xs)postgres(?:ql)?://
     (?:(?P<user>[^:@/]*)(?::(?P<password>[^@/]*))?@)?
     (?:\[(?P<ipv6>[^]]+)\](?![^:/?,])|(?P<host>[^[:/?,][^:/?,]*))?
     (?::(?P<port>[^/?,]*))?
     (?:/(?P<dbname>[^?]*))?
-    (?P<query>(?:\?.*)?)""",
-    re.VERBOSE | re.DOTALL,
-)
+    (?P<query>(?:\?.*)?)"""
 _URI_PARTS = {
     "user": "user",
     "password": "password",
@@ -187,17 +174,17 @@ _URI_STOPS = {
     "[": 'an IPv6 address must end in "]", and before ":", "/" or "?"',
     ",": "several hosts are not available in this version",
 }
-_PARAMETER = re.compile(r"([^=&]*)=([^=&]*)(?:&|\Z)")
-_UNDECODABLE = re.compile(r" |%00|%(?![0-9A-Fa-f]{2})")
+_PARAMETER = r"([^=&]*)=([^=&]*)(?:&|\Z)"
+_UNDECODABLE = r" |%00|%(?![0-9A-Fa-f]{2})"
 
 
 def parse_string(dsn: str) -> dict[str, str]:
     """What a connection string says, as PQconninfoParse: values are not checked, the last of several wins."""
     if not isinstance(dsn, str):
         raise ConfigError(f"the {STRING} must be of type str, not {type(dsn).__name__}; {FORMS}")
-    if unsendable := _UNSENDABLE.search(dsn):
+    if unsendable := re.search(_UNSENDABLE, dsn):
         raise _malformed(unsendable.start(), f"it {_NOT_SENDABLE}")
-    uri = _URI.match(dsn)
+    uri = re.match(_URI, dsn)
     return dict(_uri_pairs(dsn, uri) if uri else _keyword_pairs(dsn))
 
 
@@ -208,10 +195,10 @@ def _malformed(at: int, wrong: str) -> ConfigError:
 def _keyword_pairs(dsn: str) -> Iterator[tuple[str, str]]:
     at = len(dsn) - len(dsn.lstrip(BLANK))
     while at < len(dsn):
-        name = _NAME.match(dsn, at)
+        name = re.compile(_NAME).match(dsn, at)
         if name is None:
             raise _malformed(at, f"expected option=value; {FORMS}")
-        value = _QUOTED.match(dsn, name.end()) or _PLAIN.match(dsn, name.end())
+        value = re.compile(_QUOTED).match(dsn, name.end()) or re.compile(_PLAIN).match(dsn, name.end())
         if value is None:
             raise _malformed(name.end(), f"the quoted value of {name[1]} does not end")
         yield name[1], re.sub(r"\\(.)", r"\1", value[1], flags=re.DOTALL)
@@ -226,7 +213,7 @@ def _uri_pairs(dsn: str, uri: re.Match[str]) -> Iterator[tuple[str, str]]:
             yield name, _decode(dsn, *uri.span(part))
     at = uri.start("query") + 1
     while at < len(dsn):
-        parameter = _PARAMETER.match(dsn, at)
+        parameter = re.compile(_PARAMETER).match(dsn, at)
         name = _decode(dsn, *parameter.span(1)) if parameter else ""
         if parameter is None or not re.fullmatch(r"\w+", name):
             raise _malformed(at, f"expected option=value; {FORMS}")
@@ -242,7 +229,7 @@ def _decode(dsn: str, start: int, end: int) -> str:
     text = raw.lstrip(" ")
     start += len(raw) - len(text)
     text = text.rstrip(" ")
-    if wrong := _UNDECODABLE.search(text):
+    if wrong := re.search(_UNDECODABLE, text):
         raise _malformed(start + wrong.start(), "write a space as %20, a percent sign as %25, and no NUL")
     octets = re.sub(rb"%(..)", lambda match: bytes((int(match[1], 16),)), text.encode())
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar, cast
 
 from .error import ConfigError, Outcome, PgError, UsageError
@@ -17,7 +18,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 Source: TypeAlias = Buffer | BinaryIO | Iterable[Buffer] | AsyncIterable[Buffer]
 T = TypeVar("T")
 
-# Bytes of a CopyData: small buffers are gathered to so many, larger ones cut. Beyond 64 KiB nothing is gained.
+# Bytes of a CopyData: small buffers are gathered to so many, larger ones cut. More gains nothing.
 FRAME = 256 * 1024
 # Encoded bytes that wait for the socket before the source has to.
 HIGH_WATER = 1024 * 1024
@@ -108,10 +109,8 @@ class CopyIn:
 
     async def _settled(self) -> None:
         """Wait for the server's answer to CopyFail, which says nothing new."""
-        try:
+        with suppress(PgError):
             await self._inflow.reply
-        except PgError:
-            pass
 
 
 def _checked(chunk: Buffer) -> Buffer:
@@ -149,7 +148,7 @@ def binary_rows(rows: Iterable[Sequence[bytes | None]]) -> Iterator[bytes]:
 
 
 class CopyOut(Generic[T]):
-    """`async with conn.copy_out(sql) as data: async for buffer in data`. Left early, it frees the connection all the same.
+    """`async with conn.copy_out(sql) as data: async for buffer in data`; left early, it frees the connection.
 
     `header` says what comes: whether binary, and the format of each column; None before it has come.
     """
@@ -196,24 +195,49 @@ class CopyOut(Generic[T]):
         self._inflow.stop()
         await self._turn.leave()
 
-    async def __aiter__(self) -> AsyncIterator[T]:
-        is_mine = not self._is_entered
-        if is_mine:
-            await self.__aenter__()
-        try:
-            while (data := await self._inflow.next()) is not None:
-                for part in self._parts(cast(bytes, data)):
-                    yield part
-            self._ended()
-        finally:
-            if is_mine:
-                await self.aclose()
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self._read() if self._is_entered else LooseReader(self)
+
+    async def _read(self) -> AsyncIterator[T]:
+        while (data := await self._inflow.next()) is not None:
+            for part in self._parts(cast(bytes, data)):
+                yield part
+        self._ended()
+
+    def abandon(self) -> None:
+        """Whoever read it has dropped it."""
+        self._turn.abandon(self.aclose())
 
     def _parts(self, data: bytes) -> Iterable[T]:
         return cast(Iterable[T], (data,))
 
     def _ended(self) -> None:
         """All has come."""
+
+
+class LooseReader(Generic[T]):
+    """Reads a CopyOut without `async with`: opens it with the first step, and closes it when it is dropped."""
+
+    def __init__(self, copy: CopyOut[T]) -> None:
+        self._copy = copy
+        self._reader: AsyncIterator[T] | None = None
+
+    def __aiter__(self) -> LooseReader[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        if self._reader is None:
+            await self._copy.__aenter__()
+            self._reader = self._copy.__aiter__()
+        try:
+            return await anext(self._reader)
+        except BaseException:
+            await self._copy.aclose()
+            raise
+
+    def __del__(self) -> None:
+        if self._reader is not None:
+            self._copy.abandon()
 
 
 class CopyOutRows(CopyOut[Row]):

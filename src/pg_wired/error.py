@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from .error_position import point_at
+
 if TYPE_CHECKING:
     from .protocol.rows import Rows
 
@@ -156,23 +158,11 @@ class PgError(PgWireError):
 
     def __str__(self) -> str:
         lines = [f"{self.severity_localized}:  {self.message}"]
-        lines += _point_at(self.sql, self.position) or _point_at(self.internal_query, self.internal_position)
-        for label, text in (("DETAIL", self.detail), ("HINT", self.hint), ("CONTEXT", self.where)):
-            if text:
-                lines.append(f"{label}:  {text}")
+        lines += point_at(self.sql, self.position) or point_at(self.internal_query, self.internal_position)
+        more = (("DETAIL", self.detail), ("HINT", self.hint), ("QUERY", self.internal_query), ("CONTEXT", self.where))
+        lines += [f"{label}:  {text}" for label, text in more if text]
         return "\n".join(lines)
 
 
 def _int(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else None
-
-
-def _point_at(sql: str | None, position: int | None) -> list[str]:
-    """The line of `sql` that holds the character `position` (counted from 1), and a caret under it; if there is one."""
-    if not sql or not position or position > len(sql) + 1:
-        return []
-    before = sql[: position - 1]
-    number, start = before.count("\n") + 1, before.rfind("\n") + 1
-    label = f"LINE {number}: "
-    line = sql[start:].split("\n", 1)[0].replace("\t", " ")
-    return [label + line, " " * (len(label) + position - 1 - start) + "^"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from .link import Link
+from .protocol import answers
 from .protocol.types import TransactionStatus
 from .queries import Queries
 from .turn import Turn
@@ -12,9 +13,25 @@ from .turn import Turn
 # Command tags behind which the session is as it was, once there is no transaction. What they cannot show (set_config,
 # advisory locks) the owner has to say: mark_state_mutated().
 HARMLESS = frozenset(
-    ["SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "FETCH", "MOVE", "BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "NOTIFY"]
+    [
+        "SELECT",
+        "INSERT",
+        "UPDATE",
+        "DELETE",
+        "MERGE",
+        "COPY",
+        "FETCH",
+        "MOVE",
+        "BEGIN",
+        "COMMIT",
+        "ROLLBACK",
+        "SAVEPOINT",
+        "RELEASE",
+        "NOTIFY",
+    ]
 ) | {"START TRANSACTION", "SET CONSTRAINTS", "LOCK TABLE", ""}
-# DISCARD ALL in its parts (chapter "DISCARD"), but for what we keep: statements of our cache, and the connection's channels.
+# DISCARD ALL in its parts (chapter "DISCARD"), but for what we keep: statements of our cache, and the connection's
+# channels.
 RESET = (
     "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; SELECT pg_advisory_unlock_all(); "
     "DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES"
@@ -22,7 +39,7 @@ RESET = (
 
 
 class ExclusiveConn(Queries):
-    """What `AsyncConn.exclusive()` opens. Behind it, a transaction is rolled back, and changed session state is reset."""
+    """What `AsyncConn.exclusive()` opens. Behind it a transaction is rolled back, and changed state reset."""
 
     def __init__(self, link: Link, acquire_timeout: float | None, channels: Callable[[], Iterable[str]]) -> None:
         self._window = Turn(link, "exclusive()", has_state=True)
@@ -58,7 +75,7 @@ class ExclusiveConn(Queries):
             await self.simple_query("ROLLBACK")
         if self._needs_reset:
             await self.simple_query("; ".join([RESET, *self._more()]))
-            self._link.session.check_parameters()
+            answers.check_parameters(self._link.session)
 
     def _more(self) -> list[str]:
         """What only some tags make necessary."""

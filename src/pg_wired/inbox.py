@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from weakref import WeakMethod
 
 from .error import ConnectionClosed, IoError, PgError, PgWireError, ProtocolError
 from .protocol import messages
+from .protocol.answers import SHUTDOWN_NOTICES
 from .protocol.types import LONG_LIMIT, LONG_MESSAGES, SHORT_LIMIT
 
 # One read; a longer message grows it as bytes really arrive.
@@ -20,7 +23,7 @@ class Inbox:
     `on_arrival` is told after each read; `waiter` is whoever waits for more.
     """
 
-    def __init__(self, on_arrival: Callable[[], None]) -> None:
+    def __init__(self, on_arrival: WeakMethod[Callable[[], None]]) -> None:
         self.on_arrival = on_arrival
         self.waiter: asyncio.Future[None] | None = None
         self.buffer = bytearray(BUFFER_SIZE)
@@ -31,6 +34,7 @@ class Inbox:
         self.frames: deque[tuple[int, bytes]] = deque()
         self.last_words: PgError | None = None
         self.failure: PgWireError | None = None
+        self.is_complete = False  # it does not know what is still to come
         self.is_logged_in = False  # a server that has proved nothing gets no long message
 
     def received(self, n: int) -> None:
@@ -46,7 +50,7 @@ class Inbox:
                 return
             if i + 1 + length > end:
                 break
-            self.frames.append((self.buffer[i], bytes(self.buffer[i + 5 : i + 1 + length])))
+            self._keep(self.buffer[i], bytes(self.buffer[i + 5 : i + 1 + length]))
             self.size += length + 1
             i += 1 + length
         rest = self.buffer[i:end]
@@ -58,7 +62,26 @@ class Inbox:
             self.buffer[: len(rest)] = rest
         self.tail = len(rest)
         self._wake()
-        self.on_arrival()
+        on_arrival = self.on_arrival()
+        if on_arrival is not None:
+            on_arrival()
+
+    def _keep(self, tag: int, body: bytes) -> None:
+        """Keep a message until it is asked for; what may be the server's last word is noted at once."""
+        self.frames.append((tag, body))
+        if chr(tag) in "EN" and self.last_words is None:
+            with suppress(ProtocolError):  # told when it is taken
+                message = messages.decode_backend(tag, body)
+                assert isinstance(message, messages.ErrorResponse | messages.NoticeResponse)
+                words = PgError(message.fields)
+                if words.is_fatal or words.code in SHUTDOWN_NOTICES:
+                    self.last_words = words
+
+    def fail(self, error: ProtocolError) -> None:
+        """A message made no sense: what was cut off behind it cannot be trusted either."""
+        self.failure = error
+        self.frames.clear()
+        self._wake()
 
     def _wake(self) -> None:
         if self.waiter is not None and not self.waiter.done():
@@ -68,12 +91,7 @@ class Inbox:
         """The next message, decoded. Raises ProtocolError where its body does not fit."""
         tag, body = self.frames.popleft()
         self.size -= len(body) + 5
-        message = messages.decode_backend(tag, body)
-        if isinstance(message, messages.ErrorResponse):
-            error = PgError(message.fields)
-            if error.is_fatal:
-                self.last_words = self.last_words or error
-        return message
+        return messages.decode_backend(tag, body)
 
     def rest(self) -> bytes:
         """All that has come and was not taken, as it came."""
@@ -84,7 +102,10 @@ class Inbox:
         """The connection has ended; what has come can still be taken."""
         if self.failure is not None:
             return
-        if isinstance(cause, OSError):
+        if isinstance(cause, ConnectionClosed):
+            self.failure = cause
+            cause = None
+        elif isinstance(cause, OSError):
             self.failure = IoError(f"the connection failed: {cause}")
         else:
             self.failure = ConnectionClosed(f"the connection was closed: {cause or 'the server sent no reason'}")
@@ -94,7 +115,7 @@ class Inbox:
     def ended(self) -> PgWireError:
         """Why nothing more comes: the server's last words, if it had any."""
         assert self.failure is not None
-        if self.last_words is None:
+        if self.last_words is None or isinstance(self.failure, ProtocolError):
             return self.failure
         closed = ConnectionClosed(f"the server closed the connection: {self.last_words.message}")
         closed.__cause__ = self.last_words

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from .connection import WireConn
 from .error import ConfigError, Outcome, RequestTimeout, UsageError
@@ -23,10 +25,12 @@ class Link:
         wire.take_over(self.session, self.session.feed)
         self.transport = wire.transport
         self.loop = wire.transport.loop
-        self.watch = Watch(self.loop, self.session, self.cancel_running, self.transport.flush)
+        self.watch = Watch(self.loop, self.session, self.cancel_running, self.transport)
+        self._gathers = False
+        self.tasks: set[asyncio.Task[None]] = set()  # what is left to do behind owners that have gone
 
     def submit(self, request: requests.Request) -> None:
-        """Submit a request of the shared connection, or of a window that is to be opened; write it now or in this turn."""
+        """x"""
         transport, session = self.transport, self.session
         transport.check_owner()
         if request.deadline < 0:
@@ -34,6 +38,8 @@ class Link:
             return
         if session.window is not None:
             self._check_window(session.window)
+        if len(session.inflight) == 1:
+            self.watch.cancel_abandoned()  # before this request makes it one of two
         session.submit(request)
         self._send(request)
 
@@ -52,10 +58,21 @@ class Link:
             watch.arm_for(request.deadline)
         if not watch.is_armed:
             watch.arm()
-        if len(self.session.inflight) == 1 and not request.is_item:
+        if len(self.session.inflight) == 1 and not request.is_item and not self._gathers:
             self.transport.flush()
         else:
             self.transport.flush_soon()
+
+    @contextmanager
+    def in_one_write(self) -> Iterator[None]:
+        """What is submitted inside leaves together at its end."""
+        self.transport.check_owner()
+        self._gathers = True
+        try:
+            yield
+        finally:
+            self._gathers = False
+            self.transport.flush()
 
     @staticmethod
     def _check_window(window: Window) -> None:

@@ -31,7 +31,7 @@ class PipelineItem(Generic[T]):
 
 
 class PgPipeline:
-    """`async with conn.pipeline() as pipeline`: queue with `query`, `simple_query`, `describe`; end a group with `sync`.
+    """`async with conn.pipeline() as pipeline`: queue with `query`, `simple_query`, `describe`; `sync` ends a group.
 
     A sync group is an implicit transaction: after an error its other items fail as PipelineAborted, and nothing of it
     remains. Results come when the group has ended. What was queued and never synced is synced at the end of the block.

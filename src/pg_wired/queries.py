@@ -90,8 +90,9 @@ class Queries:
         for messages, collector in batch:
             replies.append(self._link.loop.create_future())
             submitted.append(self._encoded(replies[-1], messages, collector, deadline))
-        for request in submitted:
-            self._submit(request)
+        with self._link.in_one_write():
+            for request in submitted:
+                self._submit(request)
         return asyncio.gather(*replies, return_exceptions=True)
 
     def _encoded(
@@ -112,10 +113,10 @@ class Queries:
         result_formats: int | Sequence[int] = 0,
         timeout: float | None = None,
     ) -> asyncio.Future[Rows]:
-        """BEGIN, `setup_sql` (several statements, simple protocol), the query and COMMIT in one write; the query's Rows.
+        """BEGIN, `setup_sql` (one or several statements), the query and COMMIT in one write; the query's Rows.
 
-        Fails closed: the query runs only if every statement of the setup did, in the same transaction. Raises what failed
-        first: PgError, or TransactionError where the setup ended the transaction itself, or COMMIT rolled back.
+        Fails closed: the query runs only if every statement of the setup did, in the same transaction. Raises what
+        failed first: PgError, or TransactionError where the setup ended the transaction itself, or COMMIT rolled back.
         """
         reply: asyncio.Future[Rows] = self._link.loop.create_future()
         deadline = self._link.deadline(timeout)
@@ -154,8 +155,8 @@ class Queries:
     ) -> int:
         """COPY ... FROM STDIN from bytes, a binary file, or a (n async) iterable of buffers; returns the row count.
 
-        The data passes through untouched: text, CSV or binary, as `sql` says. An exception of the source ends the COPY and
-        comes back; an error of the server stops the source within one chunk.
+        The data passes through untouched: text, CSV or binary, as `sql` says. An exception of the source ends the COPY
+        and comes back; an error of the server stops the source within one chunk.
         """
         copy = CopyIn(self._link, self._turn("copy_in()"))
         return await copy.run(sql, source, self._link.deadline(timeout), acquire_timeout)
@@ -168,7 +169,7 @@ class Queries:
         timeout: float | None = None,
         acquire_timeout: float | None = 30.0,
     ) -> int:
-        """COPY ... FROM STDIN (FORMAT binary) from rows of values in their types' binary form; returns the row count."""
+        """COPY ... FROM STDIN (FORMAT binary) from rows of values in binary form; returns the row count."""
         return await self.copy_in(sql, binary_rows(rows), timeout=timeout, acquire_timeout=acquire_timeout)
 
     def copy_out(

@@ -18,7 +18,7 @@ BYTE_BUFFER = 4 * 1024 * 1024
 
 
 class Inflow:
-    """Parts of an answer between the session, which brings them, and a reader; pauses the transport when there are many.
+    """Parts of an answer between the session, which brings them, and a reader; makes the server wait for him.
 
     `reply` is the request's: done when all has come, or nothing more will.
     """
@@ -86,7 +86,7 @@ class Inflow:
 
 
 class RowStream:
-    """`async with conn.stream(...) as rows`: `rows.fields`, then `async for row in rows`, or lists of them by `batches()`.
+    """`async with conn.stream(...) as rows`: `rows.fields`, then `async for row in rows`, or lists by `batches()`.
 
     Leaving early has the server stop the query, and throws away what it has sent; the connection goes on.
     """

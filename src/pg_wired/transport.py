@@ -19,6 +19,10 @@ from .error import PgWireError, UsageError
 SLICE = 16 * 1024
 
 
+# Reads of a receive buffer each, before the loop's other callbacks have their turn.
+READS = 4
+
+
 class _Forks:
     """How often this process has been forked off: a connection of the parent is not the child's."""
 
@@ -40,6 +44,7 @@ class Receiver(Protocol):
     out: bytearray
     handed: int
     failure: PgWireError | None
+    is_complete: bool  # the last bytes have answered all there was to answer
 
     def received(self, n: int, /) -> None: ...
     def lost(self, cause: BaseException | None, /) -> None: ...
@@ -59,16 +64,23 @@ class Transport:
         self._view = memoryview(self._buffer)
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._slice = b""
+        self._is_paused = False
         self._is_writing = False
         self._is_flushing = False
         self._write_error: OSError | None = None
         self._drained: asyncio.Future[None] | None = None
-        self._readable = self._read_tls if self._is_tls else self._read
+        # asyncio's own loop calls again as long as something is there. uvloop does not: when the peer has reset the
+        # connection, libuv stops polling, and the one call that comes has to find both the last data and the end.
+        self._reads_on = self._is_tls or not isinstance(loop, asyncio.SelectorEventLoop)
+        self._readable = self._read_on if self._reads_on else self._read
         loop.add_reader(self._fd, self._readable)
 
     @property
     def is_closed(self) -> bool:
         return self._fd < 0
+
+    def is_open(self) -> bool:
+        return self._fd >= 0
 
     def check_owner(self) -> None:
         """Refuse another thread, another loop and a forked child, before the socket is touched."""
@@ -91,23 +103,50 @@ class Transport:
 
     def pause(self) -> None:
         """Stop reading, so that the server stops sending."""
+        self._is_paused = True
         if self._fd >= 0:
             self.loop.remove_reader(self._fd)
 
     def resume(self) -> None:
         """Read again."""
+        self._is_paused = False
         if self._fd >= 0:
             self.loop.add_reader(self._fd, self._readable)
             if self._is_tls:  # what has been decrypted already, the file descriptor does not show
-                self.loop.call_soon(self._readable)
+                self.loop.call_soon(self._read_on)
 
-    def _read_tls(self) -> None:
-        """All that the TLS layer has: the file descriptor does not show it."""
-        while self._fd >= 0 and self._read() and self._sock.pending():  # type: ignore[attr-defined]
+    def read_now(self) -> None:
+        """Take what has come without waiting for the loop to say so."""
+        if not self._is_paused:
+            self._readable()
+
+    def _read_on(self) -> None:
+        """Read until nothing is there, unless all is answered: that is the usual end of a wake-up, and saves a call.
+
+        What the TLS layer has decrypted already, the file descriptor does not show.
+        """
+        for _ in range(READS):
+            if self._is_paused or not self._read():
+                return
+            if self._receiver.is_complete and not (self._is_tls and self._pending()):
+                return
+        self.loop.call_soon(self._read_on)  # others have their turn in between
+
+    def _pending(self) -> int:
+        assert isinstance(self._sock, ssl.SSLSocket)
+        return self._sock.pending()
+
+    def _read_out(self) -> None:
+        """Writing has failed: what is there is the last that will ever come."""
+        while self._read():
             pass
+        if self._fd >= 0:
+            self._end(self._write_error)
 
     def _read(self) -> bool:
-        """One read a wake-up, and whether it brought something: another one, until EAGAIN, would gain nothing."""
+        """One read, and whether it brought something. A second one, just to see EAGAIN, would gain nothing."""
+        if self._fd < 0:
+            return False
         receiver = self._receiver
         if receiver.buffer is not self._buffer:
             self._buffer = receiver.buffer
@@ -135,7 +174,7 @@ class Transport:
             self._close()
         elif receiver.out:
             self.flush()
-        return True
+        return self._fd >= 0
 
     # ---- writing
 
@@ -167,6 +206,7 @@ class Transport:
             # What the server said last may still be waiting to be read, and explains more.
             self._write_error = error
             self._stop_writing()
+            self.loop.call_soon(self._read_out)
             return
         if receiver.out or self._slice:
             self._want_write()
@@ -205,7 +245,7 @@ class Transport:
     def _writable(self) -> None:
         self._write()
         if self._is_tls:  # a read may have waited for this
-            self._readable()
+            self._read_on()
 
     # ---- the end
 

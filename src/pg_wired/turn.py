@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 
 from .error import PgWireError, UsageError
 from .link import Link
@@ -15,7 +15,7 @@ GRACE = 5.0
 
 
 class Turn:
-    """One owner's time on a connection. `clean` runs before others have their turn again, whatever happens to the owner."""
+    """One owner's time on a connection. `clean` runs before others have their turn, whatever became of the owner."""
 
     def __init__(self, link: Link, name: str, has_state: bool = False) -> None:
         self.link = link
@@ -59,6 +59,16 @@ class Turn:
     def is_idle(self) -> bool:
         """Whether nothing of this turn is unanswered."""
         return not self.link.session.inflight and not self.window.inside and not self.link.session.group
+
+    def abandon(self, leaving: Coroutine[object, object, None]) -> None:
+        """The owner has gone without a word: others go on waiting, and he may queue behind them, until it is clean."""
+        if self._window is not None and self.link.session.window is self._window and self.link.transport.is_open():
+            self._window.owner = None
+            task = self.link.loop.create_task(leaving)
+            self.link.tasks.add(task)
+            task.add_done_callback(self.link.tasks.discard)
+        else:
+            leaving.close()
 
     async def leave(self) -> None:
         """Give the turn back, clean. Being cancelled meanwhile does not stop that."""

@@ -14,6 +14,7 @@ from .error import PgWireError
 from .protocol import endings
 from .protocol.requests import Sink
 from .protocol.session import Session
+from .transport import Transport
 
 # Seconds. How late an abandoned request may be noticed; 50 looks a second cost nothing that can be measured.
 INTERVAL = 0.02
@@ -28,12 +29,12 @@ class Watch:
         loop: asyncio.AbstractEventLoop,
         session: Session,
         cancel: Callable[[], Awaitable[None]],
-        flush: Callable[[], None],
+        transport: Transport,
     ) -> None:
         self._loop = loop
         self._session = session
         self._cancel = cancel
-        self._flush = flush
+        self._transport = transport
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = _NEVER
         self._hooked: Sink | None = None
@@ -54,7 +55,15 @@ class Watch:
         """The connection has ended."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
         self.is_armed = False
+
+    async def ended(self) -> None:
+        """Stop, and wait for a cancel connection that is under way."""
+        self.stop()
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
     def _at(self, when: float) -> None:
         if self._timer is not None:
@@ -65,20 +74,21 @@ class Watch:
     def _look(self) -> None:
         now = self._loop.time()
         if self._deadline <= now:
+            self._transport.read_now()  # an answer that is there already beats its deadline
             self._deadline = endings.expire(self._session, now) or _NEVER
         is_several = len(self._session.inflight) > 1
         sole = self._session.sole_sink()
         if isinstance(sole, asyncio.Future) and not sole.done() and sole is not self._hooked:
             self._hooked = sole
             sole.add_done_callback(self._sole_done)
-        self._cancel_abandoned()
+        self.cancel_abandoned()
         self._at(min(now + INTERVAL if is_several else _NEVER, self._deadline))
 
     def _sole_done(self, _: object) -> None:
         self._hooked = None
-        self._cancel_abandoned()
+        self.cancel_abandoned()
 
-    def _cancel_abandoned(self) -> None:
+    def cancel_abandoned(self) -> None:
         """Have the server stop the only unanswered request, if nobody waits for it any more."""
         sole = self._session.sole_sink()
         if sole is not None and sole.done() and self._task is None:
@@ -95,4 +105,4 @@ class Watch:
         finally:
             self._task = None
             self._session.release()
-            self._flush()
+            self._transport.flush()

@@ -200,7 +200,7 @@ def test_scram_prepares_the_password() -> None:
 
 def test_derive_key_hides_the_password_and_can_be_a_key() -> None:
     derive = DeriveKey(b"secret", b"salt", 4096)
-    assert repr(derive) == "DeriveKey(salt=b'salt', iterations=4096)"
+    assert repr(derive) == "DeriveKey(password='***', salt=b'salt', iterations=4096)"
     assert {derive: 1}[DeriveKey(b"secret", b"salt", 4096)] == 1
 
 

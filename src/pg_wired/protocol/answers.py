@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..error import Outcome, PgError, ProtocolError, UsageError
 from . import messages, octets, requests, statements
 from .notification_queue import Notification
-from .types import Action, FieldDescription, State
+from .types import ACTIONS, LONG_LIMIT, LONG_MESSAGES, SHORT_LIMIT, Action, FieldDescription, State
 
 if TYPE_CHECKING:
     from .session import Session
@@ -17,7 +17,29 @@ MAX_PARAMETERS = 1000
 # Once one of these changes, the connection means something else to every other task that shares it.
 RETIRING = frozenset({"client_encoding", "standard_conforming_strings", "session_authorization", "in_hot_standby"})
 # On a crash or an immediate shutdown the reason comes as a notice: crash_shutdown, admin_shutdown.
-_SHUTDOWN_NOTICES = ("57P02", "57P01")
+SHUTDOWN_NOTICES = ("57P02", "57P01")
+
+
+def check(session: Session, i: int, stop: int) -> None:
+    """Raise for a message that is out of place, or whose length its type cannot have; before its body has come."""
+    tag = session.buffer[i]
+    n = stop - i - 1
+    if ACTIONS[session.state * 256 + tag] == Action.DESYNC:
+        raise misfit(session, i, "is out of place")
+    if n < 4 or n > LONG_LIMIT or (n > SHORT_LIMIT and chr(tag) not in LONG_MESSAGES):
+        raise misfit(session, i, f"has a length of {n}")
+
+
+def misfit(session: Session, i: int, what: str) -> ProtocolError:
+    """The error for the message at `i`, which does not fit."""
+    tag = bytes([session.buffer[i]])
+    return ProtocolError(f"the server's message {tag!r} {what} in state {State(session.state).name}")
+
+
+def check_status(status: int) -> None:
+    """Raise for what is no transaction status."""
+    if chr(status) not in "ITE":
+        raise ProtocolError(f"ReadyForQuery has the transaction status {chr(status)!r}")
 
 
 def take(session: Session, action: int, tag: int, body: bytes) -> None:
@@ -25,7 +47,7 @@ def take(session: Session, action: int, tag: int, body: bytes) -> None:
     message: Any = messages.decode_backend(tag, body)
     if action == Action.NOTICE:
         notice = PgError(message.fields)
-        if notice.code in _SHUTDOWN_NOTICES:
+        if notice.code in SHUTDOWN_NOTICES:
             session.last_words = session.last_words or notice
         if session.on_notice is not None:
             session.on_notice(notice)
@@ -68,6 +90,14 @@ def _parameter(session: Session, name: str, value: str) -> None:
     if name in RETIRING and parameters.get(name, value) != value and not in_window:
         session.retire(f"{name} changed from {parameters[name]!r} to {value!r}")
     parameters[name] = value
+
+
+def check_parameters(session: Session) -> None:
+    """Behind the reset of a window: a setting that others rely on must be what it was when they connected."""
+    for name in RETIRING & session.parameters.keys():
+        value = session.parameters[name]
+        if session.first_parameters.get(name, value) != value:
+            session.retire(f"{name} was left at {value!r}")
 
 
 def _describe(request: requests.Request, fields: tuple[FieldDescription, ...], columns: int) -> None:

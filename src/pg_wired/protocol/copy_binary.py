@@ -5,6 +5,8 @@ Source: PostgreSQL's reference page of COPY, "Binary Format".
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..error import ConfigError, ProtocolError
 from . import octets
 from .types import Row
@@ -15,11 +17,11 @@ TRAILER = b"\xff\xff"
 MAX_COLUMNS = 32_767  # the count is an Int16
 
 
-def append_row(out: bytearray, row: object) -> None:
+def append_row(out: bytearray, row: Any) -> None:
     """Append one row. Raises before a byte of it is written."""
     if isinstance(row, (str, bytes, bytearray)):
         raise TypeError(f"a row is a sequence of bytes and None, not {type(row).__name__}")
-    values = tuple(row)  # type: ignore[arg-type]
+    values: tuple[Any, ...] = tuple(row)
     count = len(values)
     if count > MAX_COLUMNS:
         raise ConfigError(f"a row of {count} columns: COPY takes at most {MAX_COLUMNS}")

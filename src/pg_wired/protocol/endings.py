@@ -136,8 +136,8 @@ def failure(session: Session, cause: BaseException | None) -> PgWireError:
     error: PgWireError
     if isinstance(cause, ProtocolError):
         return cause
-    if session.is_terminated:
-        error = ConnectionClosed(f"the connection was closed: {session.retired}")
+    if session.is_terminated or session.is_aborted:
+        error = ConnectionClosed(f"the connection was closed: {session.retired or 'by abort()'}")
     elif session.last_words is not None:
         error = ConnectionClosed(f"the server closed the connection: {session.last_words.message}")
         cause = session.last_words

@@ -33,7 +33,9 @@ cdef class Session:
     cdef public object last_words
     cdef public str retired
     cdef public bint is_terminated
+    cdef public bint is_aborted
     cdef public object failure
+    cdef public bint is_complete
 
     cpdef submit(self, requests.Request request)
     cdef bint has_room(self) except -1
@@ -44,12 +46,13 @@ cdef class Session:
     cpdef append(self, bytes data)
     @cython.locals(cache=statements.StatementCache, statement=statements.Statement, tail=bytes)
     cdef encode_query(self, requests.Request request)
-    @cython.locals(error=object)
+    @cython.locals(error=object, was_idle=bint)
     cpdef received(self, Py_ssize_t n)
     @cython.locals(p="const unsigned char *", i=Py_ssize_t, cell=int, action=int, at=Py_ssize_t, stop=Py_ssize_t)
     cdef Py_ssize_t take(self, Py_ssize_t end) except -1
     @cython.locals(request=requests.Request, at=Py_ssize_t)
     cdef Py_ssize_t take_rows(self, Py_ssize_t i, Py_ssize_t end) except -1
+    cdef look_for_reader(self, requests.Request request)
     @cython.locals(request=requests.Request, data=bytearray, at=Py_ssize_t)
     cdef Py_ssize_t take_data(self, Py_ssize_t i, Py_ssize_t end) except -1
     @cython.locals(p="const unsigned char *", tag=str, request=requests.Request)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 from ..error import ConnectionClosed, Outcome, PgError, PgWireError, ProtocolError, UsageError
 from . import answers, backend, endings, frontend, messages, octets, requests, statements
 from .notification_queue import NotificationQueue
-from .types import ACTIONS, LONG_LIMIT, LONG_MESSAGES, NEXT_STATES, SHORT_LIMIT, State, TransactionStatus
+from .types import ACTIONS, NEXT_STATES, State, TransactionStatus
 
 if TYPE_CHECKING:
     from .foreign import ForeignTransaction
@@ -69,7 +69,9 @@ class Session:
         self.last_words: PgError | None = None
         self.retired = ""
         self.is_terminated = False
+        self.is_aborted = False
         self.failure: PgWireError | None = None
+        self.is_complete = False  # the last bytes have answered all there was to answer
 
     # ---- requests in
 
@@ -95,12 +97,6 @@ class Session:
             self.encode(request)
         else:
             window.inside.append(request)
-
-    def check_parameters(self) -> None:
-        """Behind a reset: a setting that others rely on must be what it was when they connected."""
-        for name in answers.RETIRING & self.parameters.keys():
-            if self.parameters[name] != self.first_parameters.get(name, self.parameters[name]):
-                self.retire(f"{name} was left at {self.parameters[name]!r}")
 
     def leave(self, window: Window) -> None:
         """The window is over, all its requests are answered; those outside have their turn."""
@@ -243,11 +239,13 @@ class Session:
         """`n` bytes have come into `buffer` behind `tail`: complete what they complete. Then both may be new."""
         if self.failure is not None:
             return
+        was_idle = self.head is self.nobody
         try:
             self.keep(self.take(self.tail + n), self.tail + n)
         except ProtocolError as error:
             self.lost(error)
         else:
+            self.is_complete = self.head is self.nobody and not was_idle
             self.pump()
             if self.retired and self.failure is None:
                 self.finish()
@@ -266,14 +264,14 @@ class Session:
                     continue
             stop = i + 1 + octets.get_i32(p, i + 1)
             if action == 0 or stop < i + 5 or stop - i > octets.SHORT_LIMIT:
-                self.check(i, stop)
+                answers.check(self, i, stop)
             if stop > end:
                 break
             if action == octets.TAG:
                 self.take_tag(i + 5, stop)
             elif action == octets.READY or action == octets.NEXT:
                 if stop - i != 5 + (action == octets.READY):
-                    raise self.misfit(i, "a body of the wrong length")
+                    raise answers.misfit(self, i, "has a body of the wrong length")
                 if action == octets.READY:
                     self.ready(p[i + 5])
                     i = stop
@@ -288,18 +286,23 @@ class Session:
     def take_rows(self, i: int, end: int) -> int:
         """Take a run of DataRow; thrown away as they come where nobody waits for them."""
         request = self.head
-        if request.rows and (request.sink is None or request.sink.done()):
-            request.discards = True
-            request.rows = []
+        self.look_for_reader(request)
         at = backend.rows(self.buffer, i, end, request.columns, None if request.discards else request.rows)
         if request.taker is not None and request.rows:
             request.taker.take(request.rows, at - i)
             request.rows = []
         return at
 
+    def look_for_reader(self, request: requests.Request) -> None:
+        """Behind the first part of an answer: throw away what comes if nobody waits for it any more."""
+        if (request.rows or request.taker is not None) and (request.sink is None or request.sink.done()):
+            request.discards = True
+            request.rows = []
+
     def take_data(self, i: int, end: int) -> int:
         """Take a run of CopyData, as one piece."""
         request = self.head
+        self.look_for_reader(request)
         data = bytearray()
         at = backend.data(self.buffer, i, end, data)
         if request.taker is not None and data and not request.discards:
@@ -364,7 +367,7 @@ class Session:
     def ready(self, status: int) -> None:
         """ReadyForQuery: the oldest request is answered; the next one's turn."""
         if status != 73:  # I
-            self.check_status(status)
+            answers.check_status(status)
         request = self.inflight.popleft()
         self.is_skipping = False
         self.next_head()
@@ -396,23 +399,6 @@ class Session:
         elif i and n:
             self.buffer[:n] = self.buffer[i:end]
         self.tail = n
-
-    def check(self, i: int, stop: int) -> None:
-        """Raise for a message that is out of place, or whose length its type cannot have; before its body has come."""
-        letter = chr(self.buffer[i])
-        n = stop - i - 1
-        if self.actions[self.state * 256 + self.buffer[i]] == 0:
-            raise self.misfit(i, "out of place")
-        if n < 4 or n > LONG_LIMIT or (n > SHORT_LIMIT and letter not in LONG_MESSAGES):
-            raise self.misfit(i, f"a length of {n}")
-
-    def misfit(self, i: int, what: str) -> ProtocolError:
-        state = State(self.state).name
-        return ProtocolError(f"the server's message {bytes([self.buffer[i]])!r} has {what} in state {state}")
-
-    def check_status(self, status: int) -> None:
-        if chr(status) not in "ITE":
-            raise ProtocolError(f"ReadyForQuery has the transaction status {chr(status)!r}")
 
     # ---- deadlines and the end
 

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 from .. import scram
 from ..error import AuthenticationError, ConfigError, Outcome, PgError, ProtocolError
+from ..frozen import Frozen
 from ..saslprep import saslprep
 from . import messages
 
@@ -44,25 +44,25 @@ _UNSUPPORTED: dict[type[messages.Authentication], str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class DeriveKey:
+class DeriveKey(Frozen):
     """Answer it with the 32 bytes of `scram.salted_password`: 100,000 iterations take tens of milliseconds.
 
     Equal ones have equal answers, so they can be kept.
     """
 
-    password: bytes = field(repr=False)
+    hidden: ClassVar = frozenset({"password"})
+    password: bytes
     salt: bytes
     iterations: int
 
 
-@dataclass(frozen=True, slots=True)
-class Startup:
+class Startup(Frozen):
     """What a session begins with. `pid` and `secret_key` are None where the server cannot cancel."""
 
+    hidden: ClassVar = frozenset({"secret_key"})
     parameters: dict[str, str]
     pid: int | None
-    secret_key: bytes | None = field(repr=False)
+    secret_key: bytes | None
     auth_mechanism: str  # "trust" where nothing was asked for, "cleartext", "md5" or "SCRAM-SHA-256"
     protocol_version: tuple[int, int]
     notices: tuple[messages.NoticeResponse, ...]

@@ -15,9 +15,10 @@ MAX_CACHED_SQL = 16 * 1024
 
 # What these return cannot change without DDL, which the server notices (0A000). All else (FETCH, EXECUTE, SHOW, what
 # the pattern cannot read) is described anew each time. Comments may stand before the first word.
-_STABLE = re.compile(
-    r"(?:\s+|--[^\n]*\n|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/|\()*(?:select|insert|update|delete|merge|values|table|with)\b",
-    re.I,
+# No two ways to match the same text: this runs on whatever SQL comes, and must not backtrack.
+_STABLE = (
+    r"(?i)(?:\s++|--[^\n]*+\n|/\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/|\()*+"
+    r"(?:select|insert|update|delete|merge|values|table|with)\b"
 )
 
 
@@ -40,7 +41,7 @@ class Statement:
         self.is_parsed = False
         self.has_failed = False
         self.is_described = False
-        self.is_stable = _STABLE.match(sql) is not None
+        self.is_stable = re.match(_STABLE, sql) is not None
         self.param_oids: tuple[Oid, ...] = ()
         self.fields: tuple[FieldDescription, ...] = ()
         self.columns = 0

@@ -1,0 +1,141 @@
+"""The order of the house: modules import from lower floors only, the pure stay pure, and nothing grows too big."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src/pg_wired"
+
+FLOORS = [
+    "error_position",
+    "error",
+    "frozen",
+    "protocol.__init__",
+    "protocol.types",
+    "protocol.octets",
+    "protocol.rows",
+    "saslprep",
+    "scram",
+    "tls",
+    "options",
+    "conninfo",
+    "protocol.layout",
+    "protocol.declare",
+    "protocol.messages",
+    "protocol.trace",
+    "protocol.frontend",
+    "protocol.backend",
+    "protocol.statements",
+    "protocol.script",
+    "protocol.startup",
+    "protocol.requests",
+    "protocol.foreign",
+    "protocol.answers",
+    "protocol.session",
+    "transport",
+    "inbox",
+    "dial",
+    "cancel",
+    "connection",
+    "watch",
+    "async_conn",
+    "__init__",
+]
+PURE = {"error", "saslprep", "scram", "options", "conninfo", *(name for name in FLOORS if name.startswith("protocol."))}
+IMPURE = {"asyncio", "logging", "random", "secrets", "socket", "ssl", "threading", "time"}
+MAX_FILE, MAX_FUNCTION = 450, 45  # lines
+
+FILES = {".".join(path.relative_to(SRC).with_suffix("").parts): path for path in sorted(SRC.rglob("*.py"))}
+
+
+def nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """All of them, but for what only a type checker reads: a cycle there is none at run time."""
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+            yield from nodes(child)
+
+
+def imports(name: str, code: str) -> set[str]:
+    """What the module `name` imports: modules of ours by their names in FILES, others by their first word."""
+    found = set()
+    for node in nodes(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(str(node.module).split(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            steps = [*name.split(".")[: -node.level], *(node.module.split(".") if node.module else [])]
+            package = ".".join(steps)
+            for alias in node.names:
+                candidates = (f"{package}.{alias.name}".lstrip("."), package, f"{package}.__init__".lstrip("."))
+                found.add(next(path for path in candidates if path in FILES))
+    return found
+
+
+def header(path: Path) -> str:
+    """The cimports of a module's header, as imports."""
+    text = path.with_suffix(".pxd").read_text() if path.with_suffix(".pxd").exists() else ""
+    lines = [line for line in text.splitlines() if "cimport" in line]
+    return "\n".join(lines).replace("cimport", "import")
+
+
+def trespasses(name: str, code: str) -> list[str]:
+    """What the code of the module `name` imports or does that it must not."""
+    imported = imports(name, code)
+    lower = FLOORS[: FLOORS.index(name)] if name in FLOORS else []
+    found = [f"imports {other}" for other in sorted(imported) if other in FILES and other not in lower]
+    if "pg_wired" in imported:
+        found.append("imports pg_wired by its full name")
+    if name in PURE:
+        found += [f"imports {other}" for other in sorted(imported & IMPURE)]
+        waits = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
+        found += [f"waits in line {node.lineno}" for node in nodes(ast.parse(code)) if isinstance(node, waits)]
+    return found
+
+
+def test_every_module_has_its_floor() -> None:
+    assert not FILES.keys() - set(FLOORS)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_go_down_and_the_pure_stay_pure(name: str) -> None:
+    path = FILES[name]
+    assert not trespasses(name, path.read_text())
+    assert not trespasses(name, header(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "trespass"),
+    [
+        ("protocol.types", "from . import session", "imports protocol.session"),
+        ("protocol.types", "from .session import Session", "imports protocol.session"),
+        ("protocol.types", "from ..async_conn import AsyncConn", "imports async_conn"),
+        ("protocol.session", "def f():\n    from .. import transport", "imports transport"),
+        ("protocol.session", "import pg_wired.error", "imports pg_wired by its full name"),
+        ("error", "from asyncio.base_events import Server", "imports asyncio"),
+        ("scram", "import os, secrets", "imports secrets"),
+        ("conninfo", "def f():\n    async def g(): pass", "waits in line 2"),
+        ("error", "if TYPE_CHECKING:\n    from .protocol.rows import Rows", None),
+        ("transport", "import asyncio\nfrom .protocol import session", None),
+        ("async_conn", "async def f(): await g()", None),
+    ],
+)
+def test_the_rules_bite(name: str, code: str, trespass: str | None) -> None:
+    assert trespasses(name, code) == ([trespass] if trespass else [])
+
+
+@pytest.mark.parametrize("path", sorted([*SRC.rglob("*.py"), *SRC.rglob("*.pxd")]), ids=lambda path: path.name)
+def test_nothing_is_too_big(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_FILE
+    if path.suffix == ".py":
+        functions = [
+            node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
+        sizes = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+        assert not {name: size for name, size in sizes.items() if size > MAX_FUNCTION}
