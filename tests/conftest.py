@@ -1,0 +1,59 @@
+"""What every test may count on: the build it was meant for, one server for all, and both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from rig.postgres import FOR_TESTS, SOURCES, LaunchError, Server, binaries, find, version
+
+if importlib.util.find_spec("pg_wired") is None:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+
+# What libpq reads from the environment is for the tests to set.
+for name in [name for name in os.environ if name.startswith("PG") and not name.startswith("PG_WIRED_")]:
+    del os.environ[name]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--postgres", choices=list(SOURCES), help="whose PostgreSQL to start (default: the first there is)"
+    )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Say which build runs, against which server; fail at once if it is not the build that was asked for."""
+    spec = importlib.util.find_spec("pg_wired.protocol.session")
+    build = "compiled" if spec and str(spec.origin).endswith(".so") else "interpreted"
+    expected = os.environ.get("PG_WIRED_EXPECT")
+    if expected and (spec is None or build != expected):
+        raise pytest.UsageError(f"PG_WIRED_EXPECT={expected}, but pg_wired is {build}: {spec and spec.origin}")
+    try:
+        server = next((name for name in FOR_TESTS if os.environ.get(name)), None) or version(
+            binaries(session.config.getoption("--postgres"))
+        )
+    except LaunchError as error:
+        raise pytest.UsageError(str(error)) from error
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    assert reporter
+    reporter.write_line(f"pg_wired {build}, Python {platform.python_version()}, PostgreSQL {server}")
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    return loops | {"uvloop": uvloop.new_event_loop} if item.get_closest_marker("both_loops") else loops
+
+
+@pytest.fixture(scope="session")
+def postgres(pytestconfig: pytest.Config) -> Iterator[Server]:
+    """The server for all tests that only need its `dsn`: ours, or the one that PG_WIRED_TEST_DSN names."""
+    with find(*FOR_TESTS, source=pytestconfig.getoption("--postgres")) as server:
+        yield server
