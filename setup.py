@@ -17,13 +17,7 @@ GO_ON = "or set PG_WIRED_PURE=1 to go on without compiling: the same answers, se
 
 
 def missing() -> str | None:
-<<<<<<< HEAD
-    """What this machine lacks, in one line, or None. Needs nothing but Python, so that it can be asked first of all."""
-    if sys.version_info < (3, 11):  # noqa: UP036 - pip reads pyproject.toml, make asks here
-        return f"pg-wired needs Python 3.11 or newer, and this is {sys.version.split()[0]}: make PYTHON=python3.11"
-=======
     """What this machine lacks, in one line, or None. Needs nothing but Python, so that make can ask it first of all."""
->>>>>>> main
     if PURE:
         return None
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")

@@ -29,9 +29,9 @@ def settle(session: Session, request: requests.Request, status: int) -> None:
     group, session.group = session.group, []
     if request.holds:
         session.holds -= 1
+    if request is session.rollback and status != _IDLE:
+        raise ProtocolError("the server kept a transaction open after ROLLBACK")
     if session.foreign is None and status != _IDLE and not request.may_stay_open:
-        if request is session.rollback:
-            raise ProtocolError("the server kept a transaction open after ROLLBACK")
         session.foreign = ForeignTransaction(request.sql)
         _roll_back(session)
     if session.foreign is not None:
@@ -51,6 +51,8 @@ def settle(session: Session, request: requests.Request, status: int) -> None:
 def _end(request: requests.Request) -> None:
     if request.refusal is not None:
         request.refusal.__cause__ = request.error
+        if request.has_committed:
+            request.refusal.outcome = Outcome.UNKNOWN
         request.fail(request.refusal)
     elif request.error is not None:
         if request.has_committed:
@@ -95,9 +97,8 @@ def repair(session: Session, query: requests.Request, whole: requests.Request) -
     if statement.has_failed and not query.parses:
         query.is_unnamed = True  # the Parse it relied on failed; its caller wants its own answer
     else:
-        session.statements.drop(statement, close=True)
-        if query.parses:
-            session.statements.close(statement.name)
+        session.statements.drop(statement, close=False)
+        session.statements.close(statement.name)
     if query.sink is None or query.sink.done():
         return False
     query.again()
