@@ -114,6 +114,8 @@ def settle(session: Session, request: requests.Request, status: int) -> None:
         session.pending.insert(sum(waiting.is_repaired for waiting in session.pending), request)
     elif request.refusal is not None:
         request.refusal.__cause__ = request.error
+        if request.has_committed:
+            request.refusal.outcome = Outcome.UNKNOWN
         request.fail(request.refusal)
     elif request.error is not None:
         if request.has_committed:
@@ -143,9 +145,8 @@ def _is_repairable(session: Session, request: requests.Request) -> bool:
     if statement.has_failed and not request.parses:
         request.is_unnamed = True  # the Parse it relied on failed; its caller wants its own answer
     else:
-        session.statements.drop(statement, close=True)
-        if request.parses:
-            session.statements.close(statement.name)
+        session.statements.drop(statement, close=False)
+        session.statements.close(statement.name)
     return request.sink is not None and not request.sink.done()
 
 

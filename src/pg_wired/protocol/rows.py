@@ -26,7 +26,7 @@ class Rows(Sequence[Row]):
     def rows_affected(self) -> int | None:
         """The number in the command tag; None where it has none ("CREATE TABLE")."""
         count = self.command_tag.rpartition(" ")[2]
-        return int(count) if count.isascii() and count.isdigit() and len(count) < 20 else None  # uint64 in the server
+        return int(count) if count.isascii() and count.isdigit() and len(count) <= 20 else None  # uint64 in the server
 
     def __len__(self) -> int:
         return len(self._rows)

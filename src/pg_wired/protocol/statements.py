@@ -127,8 +127,8 @@ class StatementCache:
             self.close(statement.name)
 
     def close(self, name: str) -> None:
-        """Have this name freed on the server before its next Parse."""
-        if name not in self.closing:
+        """Have this name freed on the server before its next Parse; not while a younger statement has it."""
+        if name not in self.closing and name not in self.keys:
             self.closing.append(name)
 
     def drop_older(self, number: int) -> None:
