@@ -46,7 +46,7 @@ class AsyncConn(Queries):
     """
 
     def __init__(self, wire: WireConn) -> None:
-        link = Link(wire)
+        link = Link(wire, wire.config.statement_cache_size)
         super().__init__(link, link.submit, lambda name: Turn(link, name))
         self._wire = wire
         self._session = link.session

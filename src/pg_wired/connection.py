@@ -166,7 +166,7 @@ class WireConn:
             raise UsageError("messages are still being sent: read their answers before another object takes over")
         self._is_taken = True
         self.transport.hand_over(receiver)
-        feed(self.inbox.rest())
+        feed(self.inbox.take_rest())
         if receiver.failure is not None:
             self.transport.abort()
         elif self._is_paused:
@@ -194,6 +194,12 @@ class WireConn:
             elif isinstance(message, messages.RowDescription):
                 fields = message.fields
         return StatementDescription(param_oids, fields)
+
+    def take_back(self) -> None:
+        """Be the owner again: the other one has all its answers."""
+        if not self.transport.is_closed:
+            self.transport.hand_over(self.inbox)
+            self._is_taken = False
 
     async def _answer(self, *kept: type, sql: str | None = None) -> list[messages.BackendMessage]:
         """Messages of the `kept` kinds up to ReadyForQuery; the first error is raised there, a fatal one at once."""

@@ -204,6 +204,20 @@ class CopyOut(Generic[T]):
                 yield part
         self._ended()
 
+    async def write_to(self, file: BinaryIO) -> int:
+        """Write all of it into a binary file; returns the row count. For use without `async with`."""
+        async with self:
+            async for data in self:
+                file.write(cast(bytes, data))
+        return self.row_count
+
+    @property
+    def row_count(self) -> int:
+        """The rows of the command tag; 0 before the end."""
+        reply = self._inflow.reply
+        results = cast(Any, reply.result()) if reply.done() and not reply.cancelled() and not reply.exception() else []
+        return results[0].rows_affected or 0 if results else 0
+
     def abandon(self) -> None:
         """Whoever read it has dropped it."""
         self._turn.abandon(self.aclose())

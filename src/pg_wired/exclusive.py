@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from .link import Link
+from .portal import Portal, bound
 from .protocol import answers
-from .protocol.types import TransactionStatus
+from .protocol.types import Oid, TransactionStatus, Value
 from .queries import Queries
 from .turn import Turn
 
@@ -47,6 +48,22 @@ class ExclusiveConn(Queries):
         self._acquire_timeout = acquire_timeout
         self._channels = channels
         self._is_state_mutated = False
+        self._portals = 0
+
+    def portal(
+        self,
+        sql: str,
+        params: Sequence[Value] = (),
+        param_oids: Sequence[Oid] = (),
+        *,
+        param_formats: int | Sequence[int] = 0,
+        result_formats: int | Sequence[int] = 0,
+    ) -> Portal:
+        """A query's rows in portions, inside a transaction; arguments as `exec_query` has them."""
+        self._portals += 1
+        name = f"pg_wired_{self._portals}"
+        bind = bound(name, sql, params, param_oids, param_formats, result_formats)
+        return Portal(self._link, self._submit, name, bind)
 
     @property
     def transaction_status(self) -> TransactionStatus:

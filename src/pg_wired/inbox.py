@@ -93,10 +93,13 @@ class Inbox:
         self.size -= len(body) + 5
         return messages.decode_backend(tag, body)
 
-    def rest(self) -> bytes:
+    def take_rest(self) -> bytes:
         """All that has come and was not taken, as it came."""
         whole = [bytes([tag]) + (len(body) + 4).to_bytes(4, "big") + body for tag, body in self.frames]
-        return b"".join(whole) + bytes(self.buffer[: self.tail])
+        rest = b"".join(whole) + bytes(self.buffer[: self.tail])
+        self.frames.clear()
+        self.size = self.tail = 0
+        return rest
 
     def lost(self, cause: BaseException | None) -> None:
         """The connection has ended; what has come can still be taken."""

@@ -18,10 +18,9 @@ from .watch import Watch
 class Link:
     """Takes a WireConn over, and carries requests."""
 
-    def __init__(self, wire: WireConn) -> None:
-        config = wire.config
+    def __init__(self, wire: WireConn, statement_cache_size: int) -> None:
         self.wire = wire
-        self.session = Session(wire.parameters, config.statement_cache_size, config.max_in_flight)
+        self.session = Session(wire.parameters, statement_cache_size, wire.config.max_in_flight)
         wire.take_over(self.session, self.session.feed)
         self.transport = wire.transport
         self.loop = wire.transport.loop

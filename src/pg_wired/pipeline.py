@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Generator, Sequence
 from typing import Generic, TypeVar
 
+from .connection import WireConn
 from .error import TransactionError
 from .link import Link
 from .protocol import requests
@@ -35,11 +36,14 @@ class PgPipeline:
 
     A sync group is an implicit transaction: after an error its other items fail as PipelineAborted, and nothing of it
     remains. Results come when the group has ended. What was queued and never synced is synced at the end of the block.
+    `PgPipeline(wire)` borrows a WireConn for the time of the block.
     """
 
-    def __init__(self, link: Link, turn: Turn, acquire_timeout: float | None) -> None:
-        self._link = link
-        self._turn = turn
+    def __init__(self, owner: Turn | WireConn, acquire_timeout: float | None = 30.0) -> None:
+        self._wire = owner if isinstance(owner, WireConn) else None
+        # Names in a cache of its own would meet those of the next one.
+        self._turn = owner if isinstance(owner, Turn) else Turn(Link(owner, statement_cache_size=0), "pipeline()")
+        self._link = self._turn.link
         self._acquire_timeout = acquire_timeout
         self._last: asyncio.Future[Rows] | None = None
         self._queued = 0
@@ -102,6 +106,9 @@ class PgPipeline:
                 await self._finish()
         finally:
             await self._turn.leave()
+            if self._wire is not None:
+                self._link.watch.stop()
+                self._wire.take_back()
 
     async def _finish(self) -> None:
         if self._queued:

@@ -126,7 +126,7 @@ class Queries:
 
     def pipeline(self, *, acquire_timeout: float | None = 30.0) -> PgPipeline:
         """Several requests in one write, with Syncs where you put them: `async with conn.pipeline() as pipeline`."""
-        return PgPipeline(self._link, self._turn("pipeline()"), acquire_timeout)
+        return PgPipeline(self._turn("pipeline()"), acquire_timeout)
 
     def stream(
         self,

@@ -9,9 +9,7 @@ from .error import PgWireError, UsageError
 from .link import Link
 from .protocol import requests
 from .protocol.window import Window
-
-# Seconds. What a cancelled request may still take to end, before the connection is given up.
-GRACE = 5.0
+from .watch import GRACE
 
 
 class Turn:

@@ -12,12 +12,14 @@ from collections.abc import Awaitable, Callable
 
 from .error import PgWireError
 from .protocol import endings
-from .protocol.requests import Sink
+from .protocol.requests import Request, Sink
 from .protocol.session import Session
 from .transport import Transport
 
 # Seconds. How late an abandoned request may be noticed; 50 looks a second cost nothing that can be measured.
 INTERVAL = 0.02
+# Seconds. What a request in a window may still take to end, once the server was asked to stop it.
+GRACE = 5.0
 _NEVER = float("inf")
 
 
@@ -96,13 +98,21 @@ class Watch:
             self._session.holds += 1
             self._task = self._loop.create_task(self._run_cancel())
 
+    def _give_up(self, abandoned: Request) -> None:
+        """In a window others wait for its end: no longer than this."""
+        if self._session.head is abandoned:
+            self._transport.abort()
+
     async def _run_cancel(self) -> None:
         """Nothing is written until the cancel connection has ended: a late cancel would hit the next request."""
+        abandoned = self._session.head
         try:
             await self._cancel()
         except PgWireError:
             pass  # the server's answer to the request is awaited all the same
         finally:
+            if self._session.window is not None:
+                self._loop.call_later(GRACE, self._give_up, abandoned)
             self._task = None
             self._session.release()
             self._transport.flush()
