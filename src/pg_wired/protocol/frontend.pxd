@@ -1,7 +1,7 @@
 cimport cython
 from . cimport octets
 
-@cython.locals(taken=tuple, total=Py_ssize_t, plain=bint, value=object)
+@cython.locals(taken=tuple, total=Py_ssize_t, plain=bint, value=object, encoded=list)
 cpdef tuple values(object params)
 
 @cython.locals(error=object, n=Py_ssize_t)

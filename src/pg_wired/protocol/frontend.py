@@ -19,6 +19,7 @@ EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"  # all rows of the unnamed portal
 DESCRIBE_EXECUTE = b"D\0\0\0\x06P\0" + EXECUTE
 SYNC = b"S\0\0\0\x04"
 ALL_TEXT = b"\0\0"  # no format codes: everything is text
+ALL_BINARY = b"\0\1\0\1"
 
 
 def values(params: Sequence[Value]) -> tuple[bytes | None, ...]:
@@ -37,16 +38,23 @@ def values(params: Sequence[Value]) -> tuple[bytes | None, ...]:
                 break
             total += len(value)
     if not plain:
-        taken = tuple([_value(number, value) for number, value in enumerate(taken, 1)])
-        total = sum([len(value) for value in taken if value is not None])
+        encoded: list[bytes | None] = []
+        total = 0
+        for value in taken:
+            if type(value) is str and value.isascii():
+                value = value.encode()
+            elif value is not None and type(value) is not bytes:
+                value = _value(len(encoded) + 1, value)
+            encoded.append(value)
+            if value is not None:
+                total += len(value)
+        taken = tuple(encoded)
     if total > _ROOM:
         raise ConfigError(f"parameters of {total} bytes: a message may have at most {LONG_LIMIT} bytes")
     return taken
 
 
-def _value(number: int, value: object) -> bytes | None:
-    if value is None:
-        return None
+def _value(number: int, value: object) -> bytes:
     if isinstance(value, str):
         try:
             return value.encode()
@@ -62,7 +70,9 @@ def _value(number: int, value: object) -> bytes | None:
 def formats(codes: int | Sequence[int], what: str) -> bytes:
     """Format codes as Bind has them: their count, then each. One code stands for all values."""
     if isinstance(codes, int):
-        return ALL_TEXT if _format(codes, what) == 0 else b"\0\1\0\1"
+        if type(codes) is not bool and (codes == 0 or codes == 1):
+            return ALL_BINARY if codes else ALL_TEXT
+        codes = (codes,)  # of no such format, which is said below
     listed = [_format(code, what) for code in codes]
     if len(listed) > MAX_PARAMETERS:
         raise ConfigError(f"{what} has {len(listed)} codes: PostgreSQL takes at most {MAX_PARAMETERS}")
