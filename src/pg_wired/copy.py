@@ -81,8 +81,7 @@ class CopyIn:
         if frame:
             await self._write(bytes(frame))
         if self._is_open:
-            self._link.session.end_copy(COPY_DONE, State.COPIED)
-            self._link.transport.flush()
+            self._end(COPY_DONE, State.COPIED)
 
     @property
     def _is_open(self) -> bool:
@@ -104,8 +103,13 @@ class CopyIn:
         """CopyFail, if that is still to be said."""
         if self._is_open:
             text = reason.replace("\0", "")[:1000]
-            self._link.session.end_copy(messages.encode(messages.CopyFail(text)), State.COPY_REFUSED)
-            self._link.transport.flush()
+            self._end(messages.encode(messages.CopyFail(text)), State.COPY_REFUSED)
+
+    def _end(self, message: bytes, state: State) -> None:
+        """End the data; the server's answer is due in `state`."""
+        self._link.session.append(message)
+        self._link.session.state = state
+        self._link.transport.flush()
 
     async def _settled(self) -> None:
         """Wait for the server's answer to CopyFail, which says nothing new."""

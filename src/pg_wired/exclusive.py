@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from .error import UsageError
 from .link import Link
 from .portal import Portal, bound
 from .protocol import answers
@@ -117,7 +118,12 @@ class InnerTurn(Turn):
         return False
 
     async def enter(self, timeout: float | None) -> None:
+        if self._outer.inner is not None:
+            raise UsageError(f"{self._outer.inner.name} is open inside {self._outer.name}: leave it first")
+        self.clean = self._cleaning = None
         self._window = self._outer.window
+        self._outer.inner = self
 
     def _give_back(self) -> None:
-        pass
+        if self._outer.inner is self:
+            self._outer.inner = None

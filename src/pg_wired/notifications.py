@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from .error import UsageError
+from .protocol import endings
 from .protocol.notification_queue import Drop, Notification, NotificationGap, NotificationQueue
 from .protocol.session import Session
 
@@ -51,7 +52,7 @@ class NotificationReceiver:
             if self._session.failure is not None:
                 if self._session.is_terminated:
                     raise StopAsyncIteration
-                raise self._session.refused()
+                raise endings.refused(self._session)
             if queue.waiter is not None:
                 raise UsageError("another task waits for notifications: one receiver has one reader")
             queue.waiter = waiter = asyncio.get_running_loop().create_future()

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from typing import Generic, TypeVar
 
 from .connection import WireConn
-from .error import TransactionError
+from .error import PgWireError, PipelineAborted, TransactionError
 from .link import Link
 from .protocol import requests
 from .protocol.rows import Rows
@@ -15,6 +15,24 @@ from .protocol.types import Oid, StatementDescription, TransactionStatus, Value
 from .turn import Turn
 
 T = TypeVar("T")
+
+
+class ItemSink(Generic[T]):
+    """An item's future; that it was aborted need not be seen, for the item that failed says why."""
+
+    def __init__(self, reply: asyncio.Future[T]) -> None:
+        self._reply = reply
+
+    def done(self) -> bool:
+        return self._reply.done()
+
+    def set_result(self, result: T) -> None:
+        self._reply.set_result(result)
+
+    def set_exception(self, exception: PgWireError) -> None:
+        self._reply.set_exception(exception)
+        if isinstance(exception, PipelineAborted):
+            self._reply.exception()
 
 
 class PipelineItem(Generic[T]):
@@ -90,10 +108,9 @@ class PgPipeline:
 
     def _queue(self, request: requests.Request, reply: asyncio.Future[T]) -> PipelineItem[T]:
         request.is_item = True
+        request.sink = ItemSink(reply)
         self._turn.submit(request)
         self._queued += 1
-        # Whoever does not await an item may leave its error to the others of its group.
-        reply.add_done_callback(_seen)
         return PipelineItem(self, reply)
 
     async def __aenter__(self) -> PgPipeline:
@@ -123,8 +140,3 @@ class PgPipeline:
         reply: asyncio.Future[list[Rows]] = self._link.loop.create_future()
         self._turn.submit(requests.simple_query(reply, "ROLLBACK", 0.0))
         await reply
-
-
-def _seen(reply: asyncio.Future[T]) -> None:
-    if not reply.cancelled():
-        reply.exception()

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from .error import PgWireError, UsageError
 from .link import Link
 from .protocol import requests
+from .protocol.types import TransactionStatus
 from .protocol.window import Window
 from .watch import GRACE
 
@@ -22,6 +23,7 @@ class Turn:
         self._has_state = has_state
         self._window: Window | None = None
         self._cleaning: asyncio.Task[None] | None = None
+        self.inner: Turn | None = None
 
     @property
     def window(self) -> Window:
@@ -32,6 +34,7 @@ class Turn:
     async def enter(self, timeout: float | None) -> None:
         """Wait for the turn, in order among all requests. Raises RequestTimeout after `timeout` seconds, NOT_SENT."""
         link = self.link
+        self.clean = self._cleaning = None
         opened: asyncio.Future[Window] = link.loop.create_future()
         window = Window(opened, self.name, link.deadline(timeout), self._has_state)
         link.submit(window)
@@ -45,7 +48,11 @@ class Turn:
         window.owner = asyncio.current_task()
 
     def submit(self, request: requests.Request) -> None:
-        """Submit a request of this turn."""
+        """Submit a request of this turn. UsageError while a verb inside it has the connection."""
+        if self.inner is not None:
+            raise UsageError(f"{self.inner.name} is open inside {self.name}: leave it first")
+        if request.parts is not None and self.link.session.transaction_status is not TransactionStatus.IDLE:
+            raise UsageError("a transaction is open here already: run the setup and the query in it")
         self.link.submit_inside(self.window, request)
 
     @property
@@ -88,7 +95,8 @@ class Turn:
                     await self.clean()
         except (PgWireError, TimeoutError):
             self.link.abort()  # in a state that nobody knows
-        self._give_back()
+        finally:
+            self._give_back()
 
     def _give_back(self) -> None:
         self.link.session.leave(self.window)

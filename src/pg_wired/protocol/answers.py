@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..error import Outcome, PgError, ProtocolError, UsageError
-from . import messages, octets, requests, statements
+from . import endings, messages, octets, requests, statements
 from .notification_queue import Notification
 from .types import ACTIONS, LONG_LIMIT, LONG_MESSAGES, SHORT_LIMIT, Action, FieldDescription, State
 
@@ -98,7 +98,7 @@ def _parameter(session: Session, name: str, value: str) -> None:
     # A window is reset behind itself, and looks then.
     in_window = session.window is not None and session.window.has_state
     if name in RETIRING and parameters.get(name, value) != value and not in_window:
-        session.retire(f"{name} changed from {parameters[name]!r} to {value!r}")
+        endings.retire(session, f"{name} changed from {parameters[name]!r} to {value!r}")
     parameters[name] = value
 
 
@@ -107,7 +107,7 @@ def check_parameters(session: Session) -> None:
     for name in RETIRING & session.parameters.keys():
         value = session.parameters[name]
         if session.first_parameters.get(name, value) != value:
-            session.retire(f"{name} was left at {value!r}")
+            endings.retire(session, f"{name} was left at {value!r}")
 
 
 def _describe(request: requests.Request, fields: tuple[FieldDescription, ...], columns: int) -> None:

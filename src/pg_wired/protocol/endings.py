@@ -148,3 +148,20 @@ def failure(session: Session, cause: BaseException | None) -> PgWireError:
         error = ConnectionClosed(f"the connection was closed: {cause or 'the server sent no reason'}")
     error.__cause__ = cause
     return error
+
+
+def refused(session: Session) -> PgWireError:
+    """Why no further request is taken."""
+    if session.failure is not None:
+        return session.failure.with_outcome(Outcome.NOT_SENT)
+    return ConnectionClosed(
+        f"the connection takes no more requests: {session.retired}; connect again", Outcome.NOT_SENT
+    )
+
+
+def retire(session: Session, reason: str) -> None:
+    """Take no further request; what is encoded is still answered."""
+    session.retired = reason
+    pending, session.pending = session.pending, deque()
+    for request in pending:
+        request.fail(refused(session).with_outcome(request.fate(session.handed)))

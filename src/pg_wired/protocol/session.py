@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from ..error import ConnectionClosed, Outcome, PgError, PgWireError, ProtocolError, UsageError
+from ..error import PgError, PgWireError, ProtocolError, UsageError
 from . import answers, backend, endings, frontend, messages, octets, requests, statements
 from .notification_queue import NotificationQueue
 from .types import ACTIONS, NEXT_STATES, State, TransactionStatus
@@ -78,7 +78,7 @@ class Session:
     def submit(self, request: requests.Request) -> None:
         """Encode the request if there is room, else let it wait its turn."""
         if self.failure is not None or self.retired:
-            raise self.refused()
+            raise endings.refused(self)
         if not self.pending and self.window is None and not request.is_window and self.has_room():
             self.encode(request)
         else:
@@ -89,7 +89,7 @@ class Session:
     def submit_inside(self, window: Window, request: requests.Request) -> None:
         """The same for a request of the window's owner."""
         if self.failure is not None:
-            raise self.refused()
+            raise endings.refused(self)
         if self.window is not window:
             raise UsageError(f"{window.sql} has ended: use the connection, or open another one")
         request.may_stay_open = window.has_state
@@ -103,14 +103,8 @@ class Session:
         if self.window is window:
             self.window = None
             self.pump()
-
-    def refused(self) -> PgWireError:
-        """Why no further request is taken."""
-        if self.failure is not None:
-            return self.failure.with_outcome(Outcome.NOT_SENT)
-        return ConnectionClosed(
-            f"the connection takes no more requests: {self.retired}; connect again", Outcome.NOT_SENT
-        )
+            if self.retired and self.failure is None:
+                self.finish()
 
     def has_room(self) -> bool:
         """Whether a request may be encoded now."""
@@ -210,11 +204,6 @@ class Session:
         if request.is_repaired:  # a repair relies on nobody else's Parse
             return True
         return not (statement.is_parsed or statement.is_safe or statement.group == self.groups)
-
-    def end_copy(self, end: bytes, state: int) -> None:
-        """Send what ends the COPY from the client, CopyDone or CopyFail, and wait for its answer in `state`."""
-        self.append(end)
-        self.state = state
 
     def close_evicted(self) -> bytes:
         """Append a Close for each statement that left the cache, first in a group; returns their states."""
@@ -409,8 +398,8 @@ class Session:
         return [*withheld, *self.group, *self.inflight, *inside, *self.pending]
 
     def sole_sink(self) -> requests.Sink | None:
-        """The sink of the only unanswered request; None where there are none or several, or it is nobody's."""
-        return self.head.sink if len(self.inflight) == 1 else None
+        """The sink of the only unanswered request; None where there are several, or others depend on it."""
+        return self.head.sink if len(self.inflight) == 1 and not self.head.is_item else None
 
     def disown_sole(self) -> None:
         """Nobody waits for the only unanswered request: nothing is written until it has ended."""
@@ -428,16 +417,9 @@ class Session:
         """ReadyForQuery's last word."""
         return TransactionStatus(chr(self.status))
 
-    def retire(self, reason: str) -> None:
-        """Take no further request; what is encoded is still answered."""
-        self.retired = reason
-        pending, self.pending = self.pending, deque()
-        for request in pending:
-            request.fail(self.refused().with_outcome(request.fate(self.handed)))
-
     def finish(self) -> None:
         """Say Terminate once all is answered; the server closes then."""
-        if not self.inflight and not self.pending and not self.is_terminated:
+        if not self.inflight and not self.pending and self.window is None and not self.is_terminated:
             self.is_terminated = True
             self.append(messages.encode(messages.Terminate()))
 
