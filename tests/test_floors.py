@@ -33,7 +33,12 @@ FLOORS = [
     "protocol.script",
     "protocol.startup",
     "protocol.requests",
+    "protocol.window",
+    "protocol.notification_queue",
+    "protocol.copy_binary",
     "protocol.foreign",
+    "protocol.endings",
+    "protocol.transaction",
     "protocol.answers",
     "protocol.session",
     "transport",
@@ -42,10 +47,19 @@ FLOORS = [
     "cancel",
     "connection",
     "watch",
+    "link",
+    "notifications",
+    "turn",
+    "row_stream",
+    "copy",
+    "pipeline",
+    "portal",
+    "queries",
+    "exclusive",
     "async_conn",
     "__init__",
 ]
-PURE = {"error", "saslprep", "scram", "options", "conninfo", *(name for name in FLOORS if name.startswith("protocol."))}
+PURE = {"error", "error_position", "frozen", "saslprep", "scram", "options", "conninfo", *(name for name in FLOORS if name.startswith("protocol."))}
 IMPURE = {"asyncio", "logging", "random", "secrets", "socket", "ssl", "threading", "time"}
 MAX_FILE, MAX_FUNCTION = 450, 45  # lines
 

@@ -32,8 +32,9 @@ def quote_channel(name: str) -> str:
     """`name` as a quoted identifier. ConfigError where PostgreSQL would change it, or cannot have it."""
     if not isinstance(name, str):
         raise TypeError(f"channel is {type(name).__name__}: pass a str")
-    if not name or "\0" in name or len(name.encode()) > MAX_NAME:
-        raise ConfigError(f"channel {name!r} is empty, has a NUL or more than {MAX_NAME} bytes")
+    n = len(name.encode("utf-8", "surrogatepass"))
+    if not n or "\0" in name or n > MAX_NAME or any("\ud800" <= char <= "\udfff" for char in name):
+        raise ConfigError(f"channel {name!r} is empty, has a NUL, more than {MAX_NAME} bytes or is no UTF-8")
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -47,7 +48,7 @@ class AsyncConn(Queries):
 
     def __init__(self, wire: WireConn) -> None:
         link = Link(wire, wire.config.statement_cache_size)
-        super().__init__(link, link.submit, lambda name: Turn(link, name))
+        super().__init__(link, link.submit, lambda name, has_state: Turn(link, name, has_state))
         self._wire = wire
         self._session = link.session
         self._transport = link.transport
@@ -85,7 +86,7 @@ class AsyncConn(Queries):
             raise ConfigError(f"capacity is {capacity} and drop {drop!r}: pass 1 or more, and 'oldest' or 'newest'")
         if self._session.notifications.capacity:
             raise UsageError("the notification receiver is taken already: a connection has one")
-        return NotificationReceiver(self._session, capacity, drop)
+        return NotificationReceiver(self._link, capacity, drop)
 
     def set_notice_handler(self, handler: Callable[[PgError], object] | None) -> None:
         """Call `handler` with each NoticeResponse, soon after it came; its exceptions go to the loop's handler."""
@@ -197,6 +198,7 @@ class AsyncConn(Queries):
         transport.check_owner()
         if not session.retired:
             session.retired = "it was closed by close()"
+        session.is_ours = True
         session.finish()
         transport.flush()
         try:
@@ -212,7 +214,7 @@ class AsyncConn(Queries):
 
     def abort(self) -> None:
         """Close at once: whoever waits is told. Idempotent."""
-        self._session.is_aborted = True
+        self._session.is_ours = True
         self._link.abort()
 
     async def __aenter__(self) -> AsyncConn:

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Se
 from contextlib import suppress
 from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar, cast
 
-from .error import ConfigError, Outcome, PgError, UsageError
+from .error import ConfigError, Outcome, PgWireError, UsageError
 from .link import Link
 from .protocol import copy_binary, messages, requests
 from .protocol.types import Row, State
 from .row_stream import Inflow
 from .turn import Turn
+from .watch import GRACE
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Source: TypeAlias = Buffer | BinaryIO | Iterable[Buffer] | AsyncIterable[Buffer]
@@ -22,6 +23,8 @@ T = TypeVar("T")
 FRAME = 256 * 1024
 # Encoded bytes that wait for the socket before the source has to.
 HIGH_WATER = 1024 * 1024
+# Seconds. A server that reads answers CopyFail at once; one that runs a trigger has to be cancelled.
+PATIENCE = 0.05
 COPY_DONE = messages.encode(messages.CopyDone())
 
 
@@ -44,13 +47,13 @@ class CopyIn:
         reply = self._inflow.reply
         request = requests.copy(cast(Any, reply), sql, self, requests.COPY_IN, deadline)
         chunks = _chunks(source)
-        await self._turn.enter(acquire_timeout)
+        await self._turn.enter(acquire_timeout, deadline)
         try:
             self._turn.submit(request)
             while not self._inflow.has_header and not reply.done():
                 await self._inflow.wait()
             if not reply.done():
-                await self._send(chunks)
+                await self._send_while_asked(chunks)
             await reply
         except BaseException:
             self._inflow.stop()
@@ -63,21 +66,36 @@ class CopyIn:
         results = cast(Any, reply.result())
         return results[0].rows_affected or 0
 
-    async def _send(self, chunks: AsyncIterator[Buffer]) -> None:
-        """All of the source, then CopyDone. Nothing more once the server has failed."""
-        frame = bytearray()
+    async def _send_while_asked(self, chunks: AsyncIterator[Buffer]) -> None:
+        """Until all is sent, or the server or the deadline has ended it: then the source is not waited for."""
+        loop, reply, patience = self._link.loop, self._inflow.reply, asyncio.timeout(None)
+
+        def give_up(_: object) -> None:
+            with suppress(RuntimeError):  # all is sent already
+                patience.reschedule(loop.time())
+
         try:
-            async for chunk in chunks:
-                frame += _checked(chunk)
-                while len(frame) >= FRAME:
-                    await self._write(bytes(frame[:FRAME]))
-                    del frame[:FRAME]
-                if self._inflow.reply.done():
-                    return
+            async with patience:
+                reply.add_done_callback(give_up)
+                await self._send(chunks)
+                reply.remove_done_callback(give_up)
         except BaseException as error:
+            if isinstance(error, TimeoutError) and patience.expired():
+                return
             self._fail(f"{type(error).__name__}: {error}")
             await self._settled()
             raise
+
+    async def _send(self, chunks: AsyncIterator[Buffer]) -> None:
+        """All of the source, then CopyDone. Nothing more once the server has failed."""
+        frame = bytearray()
+        async for chunk in chunks:
+            frame += _checked(chunk)
+            while len(frame) >= FRAME:
+                await self._write(bytes(frame[:FRAME]))
+                del frame[:FRAME]
+            if self._inflow.reply.done():
+                return
         if frame:
             await self._write(bytes(frame))
         if self._is_open:
@@ -112,9 +130,13 @@ class CopyIn:
         self._link.transport.flush()
 
     async def _settled(self) -> None:
-        """Wait for the server's answer to CopyFail, which says nothing new."""
-        with suppress(PgError):
-            await self._inflow.reply
+        """Wait for the server's answer to CopyFail, which says nothing new; if it is busy elsewhere, it has to stop."""
+        reply = self._inflow.reply
+        await asyncio.wait([reply], timeout=PATIENCE)
+        if not reply.done():
+            with suppress(PgWireError):
+                await self._link.cancel_running()
+            await asyncio.wait([reply], timeout=GRACE)
 
 
 def _checked(chunk: Buffer) -> Buffer:
@@ -154,7 +176,7 @@ def binary_rows(rows: Iterable[Sequence[bytes | None]]) -> Iterator[bytes]:
 class CopyOut(Generic[T]):
     """`async with conn.copy_out(sql) as data: async for buffer in data`; left early, it frees the connection.
 
-    `header` says what comes: whether binary, and the format of each column; None before it has come.
+    `copy_header` says what comes: whether binary, and the format of each column; None before it has come.
     """
 
     # Buffers kept before the server has to wait; one is what a read brought, 256 KiB at most.
@@ -176,8 +198,10 @@ class CopyOut(Generic[T]):
         self._inflow.arrived(data, 1, n)
 
     async def __aenter__(self) -> CopyOut[T]:
-        await self._turn.enter(self._acquire_timeout)
+        if self._is_entered:
+            raise UsageError("a COPY runs once: call copy_out() again")
         self._is_entered = True
+        await self._turn.enter(self._acquire_timeout, self._request.deadline)
         reply = self._inflow.reply
         try:
             self._turn.submit(self._request)
@@ -203,9 +227,11 @@ class CopyOut(Generic[T]):
         return self._read() if self._is_entered else LooseReader(self)
 
     async def _read(self) -> AsyncIterator[T]:
+        self._turn.check_open()
         while (data := await self._inflow.next()) is not None:
             for part in self._parts(cast(bytes, data)):
                 yield part
+            self._turn.check_open()
         self._ended()
 
     async def write_to(self, file: BinaryIO) -> int:

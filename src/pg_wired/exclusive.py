@@ -45,7 +45,7 @@ class ExclusiveConn(Queries):
 
     def __init__(self, link: Link, acquire_timeout: float | None, channels: Callable[[], Iterable[str]]) -> None:
         self._window = Turn(link, "exclusive()", has_state=True)
-        super().__init__(link, self._window.submit, lambda name: InnerTurn(self._window, name))
+        super().__init__(link, self._window.submit, lambda name, _: InnerTurn(self._window, name))
         self._acquire_timeout = acquire_timeout
         self._channels = channels
         self._is_state_mutated = False
@@ -99,7 +99,7 @@ class ExclusiveConn(Queries):
         """What only some tags make necessary."""
         tags = self._window.window.tags
         more = []
-        if tags & {"LISTEN", "UNLISTEN"}:
+        if tags & {"LISTEN", "UNLISTEN", "DISCARD ALL"}:
             more += ["UNLISTEN *", *[f"LISTEN {channel}" for channel in self._channels()]]
         if tags & {"PREPARE", "DEALLOCATE"}:
             more.append("DEALLOCATE ALL")
@@ -117,7 +117,7 @@ class InnerTurn(Turn):
     def is_outermost(self) -> bool:
         return False
 
-    async def enter(self, timeout: float | None) -> None:
+    async def enter(self, timeout: float | None, deadline: float = 0.0) -> None:
         if self._outer.inner is not None:
             raise UsageError(f"{self._outer.inner.name} is open inside {self._outer.name}: leave it first")
         self.clean = self._cleaning = None
@@ -125,5 +125,6 @@ class InnerTurn(Turn):
         self._outer.inner = self
 
     def _give_back(self) -> None:
+        self._window = None
         if self._outer.inner is self:
             self._outer.inner = None

@@ -29,7 +29,7 @@ class Link:
         self.tasks: set[asyncio.Task[None]] = set()  # what is left to do behind owners that have gone
 
     def submit(self, request: requests.Request) -> None:
-        """x"""
+        """Submit a request of the shared connection, or a window; write it now, or at the end of this turn."""
         transport, session = self.transport, self.session
         transport.check_owner()
         if request.deadline < 0:
@@ -48,6 +48,8 @@ class Link:
         if request.deadline < 0:
             request.fail(RequestTimeout("the timeout is 0", Outcome.NOT_SENT))
             return
+        if len(self.session.inflight) == 1:
+            self.watch.cancel_abandoned()
         self.session.submit_inside(window, request)
         self._send(request)
 

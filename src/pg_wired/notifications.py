@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 
 from .error import UsageError
+from .link import Link
 from .protocol import endings
 from .protocol.notification_queue import Drop, Notification, NotificationGap, NotificationQueue
-from .protocol.session import Session
 
 
 class NotificationReceiver:
-    """Yields each Notification, and a NotificationGap where some were lost. Ends when the connection was closed by us.
+    """Yields each Notification, and a NotificationGap where some were lost. Ends behind our own close() or abort().
 
     Raises ConnectionClosed, IoError or ProtocolError behind the last one when the connection ended otherwise.
     received = delivered + queued + dropped, at every moment.
     """
 
-    def __init__(self, session: Session, capacity: int, drop: Drop) -> None:
-        self._session = session
-        self._queue: NotificationQueue = session.notifications
+    def __init__(self, link: Link, capacity: int, drop: Drop) -> None:
+        self._link = link
+        self._session = link.session
+        self._queue: NotificationQueue = link.session.notifications
         self._queue.capacity = capacity
         self._queue.drop = drop
 
@@ -50,9 +51,10 @@ class NotificationReceiver:
         queue = self._queue
         while (item := queue.take()) is None:
             if self._session.failure is not None:
-                if self._session.is_terminated:
+                if self._session.is_ours:
                     raise StopAsyncIteration
                 raise endings.refused(self._session)
+            self._link.transport.check_owner()
             if queue.waiter is not None:
                 raise UsageError("another task waits for notifications: one receiver has one reader")
             queue.waiter = waiter = asyncio.get_running_loop().create_future()

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from .connection import WireConn
 from .error import PgWireError, PipelineAborted, TransactionError
 from .link import Link
-from .protocol import requests
+from .protocol import answers, requests
 from .protocol.rows import Rows
 from .protocol.types import Oid, StatementDescription, TransactionStatus, Value
 from .turn import Turn
@@ -60,7 +60,11 @@ class PgPipeline:
     def __init__(self, owner: Turn | WireConn, acquire_timeout: float | None = 30.0) -> None:
         self._wire = owner if isinstance(owner, WireConn) else None
         # Names in a cache of its own would meet those of the next one.
-        self._turn = owner if isinstance(owner, Turn) else Turn(Link(owner, statement_cache_size=0), "pipeline()")
+        self._turn = (
+            owner
+            if isinstance(owner, Turn)
+            else Turn(Link(owner, statement_cache_size=0), "pipeline()", has_state=True)
+        )
         self._link = self._turn.link
         self._acquire_timeout = acquire_timeout
         self._last: asyncio.Future[Rows] | None = None
@@ -100,6 +104,7 @@ class PgPipeline:
     def sync(self) -> asyncio.Future[Rows]:
         """End the group; done when the server has answered all of it, whatever the answers are."""
         reply: asyncio.Future[Rows] = self._link.loop.create_future()
+        reply.add_done_callback(_seen)  # the items say what went wrong
         self._turn.submit(requests.sync(reply))
         self._last = reply
         self._queued = 0
@@ -122,6 +127,8 @@ class PgPipeline:
             if kind is None:
                 await self._finish()
         finally:
+            if self._turn.is_outermost and not self._is_clean:
+                self._turn.clean = self._clean
             await self._turn.leave()
             if self._wire is not None:
                 self._link.watch.stop()
@@ -132,11 +139,21 @@ class PgPipeline:
             self.sync()
         if not self._turn.is_idle:
             await self.sync()
-        if self._link.session.transaction_status is not TransactionStatus.IDLE and self._turn.is_outermost:
-            self._turn.clean = self._roll_back
-            raise TransactionError("the pipeline left a transaction open: it was rolled back; end it with COMMIT")
+        if self._turn.is_outermost and self._link.session.transaction_status is not TransactionStatus.IDLE:
+            raise TransactionError("the pipeline left a transaction open: it is rolled back; end it with COMMIT")
 
-    async def _roll_back(self) -> None:
-        reply: asyncio.Future[list[Rows]] = self._link.loop.create_future()
-        self._turn.submit(requests.simple_query(reply, "ROLLBACK", 0.0))
-        await reply
+    @property
+    def _is_clean(self) -> bool:
+        return self._turn.is_idle and self._link.session.transaction_status is TransactionStatus.IDLE
+
+    async def _clean(self) -> None:
+        if self._link.session.transaction_status is not TransactionStatus.IDLE:
+            reply: asyncio.Future[list[Rows]] = self._link.loop.create_future()
+            self._turn.submit(requests.simple_query(reply, "ROLLBACK", 0.0))
+            await reply
+        answers.check_parameters(self._link.session)
+
+
+def _seen(reply: asyncio.Future[T]) -> None:
+    if not reply.cancelled():
+        reply.exception()

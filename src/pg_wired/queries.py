@@ -22,7 +22,9 @@ ROW_BUFFER = 10_000
 class Queries:
     """`timeout` is seconds, None means none; at the deadline RequestTimeout is raised."""
 
-    def __init__(self, link: Link, submit: Callable[[requests.Request], None], turn: Callable[[str], Turn]) -> None:
+    def __init__(
+        self, link: Link, submit: Callable[[requests.Request], None], turn: Callable[[str, bool], Turn]
+    ) -> None:
         self._link = link
         self._submit = submit
         self._turn = turn
@@ -126,7 +128,7 @@ class Queries:
 
     def pipeline(self, *, acquire_timeout: float | None = 30.0) -> PgPipeline:
         """Several requests in one write, with Syncs where you put them: `async with conn.pipeline() as pipeline`."""
-        return PgPipeline(self._turn("pipeline()"), acquire_timeout)
+        return PgPipeline(self._turn("pipeline()", True), acquire_timeout)
 
     def stream(
         self,
@@ -144,7 +146,7 @@ class Queries:
 
         The server waits while more than `row_buffer` rows are kept. `timeout` is for all of it.
         """
-        stream = RowStream(self._link, self._turn("stream()"), row_buffer, acquire_timeout)
+        stream = RowStream(self._link, self._turn("stream()", False), row_buffer, acquire_timeout)
         deadline = self._link.deadline(timeout)
         stream.request = requests.query(stream.reply, sql, params, param_oids, param_formats, result_formats, deadline)
         stream.request.taker = stream
@@ -158,7 +160,7 @@ class Queries:
         The data passes through untouched: text, CSV or binary, as `sql` says. An exception of the source ends the COPY
         and comes back; an error of the server stops the source within one chunk.
         """
-        copy = CopyIn(self._link, self._turn("copy_in()"))
+        copy = CopyIn(self._link, self._turn("copy_in()", False))
         return await copy.run(sql, source, self._link.deadline(timeout), acquire_timeout)
 
     async def copy_in_rows(
@@ -176,12 +178,12 @@ class Queries:
         self, sql: str, *, timeout: float | None = None, acquire_timeout: float | None = 30.0
     ) -> CopyOut[bytes]:
         """COPY ... TO STDOUT: `async with conn.copy_out(sql) as data: async for buffer in data`, with back-pressure."""
-        return CopyOut(self._link, self._turn("copy_out()"), sql, self._link.deadline(timeout), acquire_timeout)
+        return CopyOut(self._link, self._turn("copy_out()", False), sql, self._link.deadline(timeout), acquire_timeout)
 
     def copy_out_rows(
         self, sql: str, *, timeout: float | None = None, acquire_timeout: float | None = 30.0
     ) -> CopyOut[Row]:
         """COPY ... TO STDOUT (FORMAT binary), row by row: tuples of `bytes | None` in the types' binary form."""
         return CopyOutRows(
-            self._link, self._turn("copy_out_rows()"), sql, self._link.deadline(timeout), acquire_timeout
+            self._link, self._turn("copy_out_rows()", False), sql, self._link.deadline(timeout), acquire_timeout
         )

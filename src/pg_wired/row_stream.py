@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 
-from .error import ConfigError, UsageError
+from .error import ConfigError, RequestTimeout, UsageError
 from .link import Link
 from .protocol import requests
 from .protocol.rows import Rows
@@ -74,10 +74,14 @@ class Inflow:
             self._link.transport.resume()
         return part
 
-    def stop(self) -> None:
-        """Nobody reads any more."""
+    def clear(self) -> None:
+        """Throw away what is kept."""
         self._parts.clear()
         self._kept = self._bytes = 0
+
+    def stop(self) -> None:
+        """Nobody reads any more."""
+        self.clear()
         self._link.transport.resume()
         if self.reply.done() and not self.reply.cancelled():
             self.reply.exception()  # seen
@@ -99,6 +103,8 @@ class RowStream:
         self._inflow = Inflow(link, row_buffer)
         self._turn = turn
         self._acquire_timeout = acquire_timeout
+        self._is_entered = False
+        self.reply.add_done_callback(self._overtake)
         self._batch: list[Row] = []
         self._next = 0
         self.fields: tuple[FieldDescription, ...] = ()
@@ -121,7 +127,10 @@ class RowStream:
         self._inflow.arrived(rows, len(rows), n)
 
     async def __aenter__(self) -> RowStream:
-        await self._turn.enter(self._acquire_timeout)
+        if self._is_entered:
+            raise UsageError("a stream runs once: call stream() again")
+        self._is_entered = True
+        await self._turn.enter(self._acquire_timeout, self.request.deadline)
         try:
             self._turn.submit(self.request)
             while not self._inflow.has_header and not self.reply.done():
@@ -152,7 +161,14 @@ class RowStream:
         self._next += 1
         return row
 
+    def _overtake(self, reply: asyncio.Future[Rows]) -> None:
+        """A deadline does not wait for the rows that are kept."""
+        if not reply.cancelled() and isinstance(reply.exception(), RequestTimeout):
+            self._inflow.clear()
+            self._batch, self._next = [], 0
+
     async def _more(self) -> list[Row]:
+        self._turn.check_open()
         batch = await self._inflow.next()
         return batch if isinstance(batch, list) else []
 

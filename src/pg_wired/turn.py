@@ -28,15 +28,20 @@ class Turn:
     @property
     def window(self) -> Window:
         if self._window is None:
-            raise UsageError(f"{self.name} has not been entered: use `async with`")
+            raise UsageError(f"{self.name} is not open: use it inside `async with`")
         return self._window
 
-    async def enter(self, timeout: float | None) -> None:
-        """Wait for the turn, in order among all requests. Raises RequestTimeout after `timeout` seconds, NOT_SENT."""
+    def check_open(self) -> None:
+        """UsageError before the turn, and behind it."""
+        assert self.window
+
+    async def enter(self, timeout: float | None, deadline: float = 0.0) -> None:
+        """Wait for the turn, in order among all requests. RequestTimeout after `timeout` seconds or at `deadline`."""
         link = self.link
         self.clean = self._cleaning = None
         opened: asyncio.Future[Window] = link.loop.create_future()
-        window = Window(opened, self.name, link.deadline(timeout), self._has_state)
+        latest = link.deadline(timeout)
+        window = Window(opened, self.name, min(latest or deadline, deadline or latest), self._has_state)
         link.submit(window)
         try:
             self._window = await opened
@@ -99,7 +104,8 @@ class Turn:
             self._give_back()
 
     def _give_back(self) -> None:
-        self.link.session.leave(self.window)
+        window, self._window = self.window, None
+        self.link.session.leave(window)
         self.link.transport.flush()
 
     async def _stop(self) -> None:
@@ -109,9 +115,11 @@ class Turn:
             request.fail(UsageError(f"{self.name} has ended before the request was sent"))
         window.inside.clear()
         for request in (*session.group, *session.inflight):
+            request.fail(UsageError(f"{self.name} has ended before the answer came", request.fate(session.handed)))
             request.sink = None
         done: asyncio.Future[object] = self.link.loop.create_future()
-        if session.is_in_group:
+        if session.is_in_group:  # which its owner never ended: it must not be committed
+            self.submit(requests.failing_item())
             self.submit(requests.sync(None))
         await self.link.cancel_running()
         self.submit(requests.sync(done))

@@ -79,7 +79,8 @@ class Watch:
             self._transport.read_now()  # an answer that is there already beats its deadline
             self._deadline = endings.expire(self._session, now) or _NEVER
         is_several = len(self._session.inflight) > 1
-        sole = self._session.sole_sink()
+        request = endings.sole(self._session)
+        sole = request.sink if request is not None else None
         if isinstance(sole, asyncio.Future) and not sole.done() and sole is not self._hooked:
             self._hooked = sole
             sole.add_done_callback(self._sole_done)
@@ -92,20 +93,20 @@ class Watch:
 
     def cancel_abandoned(self) -> None:
         """Have the server stop the only unanswered request, if nobody waits for it any more."""
-        sole = self._session.sole_sink()
-        if sole is not None and sole.done() and self._task is None:
-            self._session.disown_sole()
+        sole = endings.sole(self._session)
+        if sole is not None and sole.sink is not None and sole.sink.done() and self._task is None:
+            endings.disown(self._session, sole)
             self._session.holds += 1
             self._task = self._loop.create_task(self._run_cancel())
 
     def _give_up(self, abandoned: Request) -> None:
         """In a window others wait for its end: no longer than this."""
-        if self._session.head is abandoned:
+        if abandoned in self._session.inflight:
             self._transport.abort()
 
     async def _run_cancel(self) -> None:
         """Nothing is written until the cancel connection has ended: a late cancel would hit the next request."""
-        abandoned = self._session.head
+        abandoned = self._session.inflight[-1]
         try:
             await self._cancel()
         except PgWireError:

@@ -85,8 +85,10 @@ def _answer(session: Session, action: int, request: requests.Request, message: A
     elif action == Action.FAIL:
         _fail(session, request, PgError(message.fields, Outcome.REJECTED, request.sql or None))
     elif action == Action.COPY_HEADER:
-        assert request.taker is not None  # the states that lead here are entered with one
-        request.taker.header(message)
+        if request.sink is None or request.sink.done():
+            _give_up_copy(session, request)
+        elif request.taker is not None:
+            request.taker.header(message)
     else:
         _refuse_copy(session, request, action)
 
@@ -142,6 +144,13 @@ def _fail(session: Session, request: requests.Request, error: PgError) -> None:
     if statement is not None and request.parses and not statement.is_described and not request.is_bound:
         statement.has_failed = not statement.is_parsed
         session.statements.drop(statement, close=statement.is_parsed)
+
+
+def _give_up_copy(session: Session, request: requests.Request) -> None:
+    """A COPY begins that nobody waits for any more. What Syncs stand behind it the server has swallowed already."""
+    if request.script == requests.COPY_IN:
+        text = "the client has given up"
+        session.append(messages.encode(messages.CopyFail(text), *[messages.Sync()] * (len(session.inflight) - 1)))
 
 
 def _refuse_copy(session: Session, request: requests.Request, action: int) -> None:

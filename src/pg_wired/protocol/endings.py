@@ -43,7 +43,7 @@ def settle(session: Session, request: requests.Request, status: int) -> None:
     elif request.unit is not None:
         request.unit.settle(session, request, group)
     elif group:
-        _end_group(group, request)
+        _end_group(session, group, request)
     elif not repair(session, request, request):
         _end(request)
 
@@ -62,7 +62,7 @@ def _end(request: requests.Request) -> None:
         request.sink.set_result(request.answer())
 
 
-def _end_group(group: list[requests.Request], last: requests.Request) -> None:
+def _end_group(session: Session, group: list[requests.Request], last: requests.Request) -> None:
     """A sync group is an implicit transaction: one error undoes all of it, what had got its tag already as well."""
     members = [*group, last]
     error = next((member.error for member in members if member.error is not None), None)
@@ -71,6 +71,7 @@ def _end_group(group: list[requests.Request], last: requests.Request) -> None:
         if error is None or member.script == requests.SYNC_SCRIPT:
             _end(member)
         elif member.error is not None:
+            _drop_stale(session, member)
             member.error.outcome = outcome
             member.fail(member.error)
         else:
@@ -90,16 +91,9 @@ def _roll_back(session: Session) -> None:
 
 def repair(session: Session, query: requests.Request, whole: requests.Request) -> bool:
     """If `query` failed for a stale statement, drop that and queue the `whole` once more. Says whether it did."""
-    if not _is_stale(query) or session.status != _IDLE:
+    if not _drop_stale(session, query):
         return False
-    statement = query.statement
-    assert statement is not None
-    if statement.has_failed and not query.parses:
-        query.is_unnamed = True  # the Parse it relied on failed; its caller wants its own answer
-    else:
-        session.statements.drop(statement, close=False)
-        session.statements.close(statement.name)
-    if query.sink is None or query.sink.done():
+    if session.status != _IDLE or query.is_repaired or query.sink is None or query.sink.done():
         return False
     query.again()
     whole.is_repaired = True
@@ -109,10 +103,48 @@ def repair(session: Session, query: requests.Request, whole: requests.Request) -
     return True
 
 
+def _drop_stale(session: Session, query: requests.Request) -> bool:
+    """If the server did not know the statement as we do, prepare it anew the next time; says whether it was so."""
+    if not _is_stale(query):
+        return False
+    statement = query.statement
+    assert statement is not None
+    if statement.has_failed and not query.parses:
+        query.is_unnamed = True  # the Parse it relied on failed; its caller wants its own answer
+    else:
+        session.statements.drop(statement, close=False)
+        session.statements.close(statement.name)
+    return True
+
+
+def skip(session: Session, request: requests.Request) -> None:
+    """The server passes over it: what it was to parse is not there."""
+    request.is_skipped = True
+    statement = request.statement
+    if statement is not None and request.parses and not statement.is_parsed:
+        session.statements.drop(statement, close=False)
+
+
+def sole(session: Session) -> requests.Request | None:
+    """The request that alone is unanswered, and on which nobody else depends; of a unit, its query."""
+    inflight = session.inflight
+    if len(inflight) == 1:
+        return None if session.head.is_item else session.head
+    unit = session.head.unit
+    return unit.query if unit is not None and all(part.unit is unit for part in inflight) else None
+
+
+def disown(session: Session, request: requests.Request) -> None:
+    """Nobody waits for the sole request any more: nothing is written until it has ended."""
+    request.sink = None
+    session.inflight[-1].holds = True
+    session.holds += 1
+
+
 def _is_stale(query: requests.Request) -> bool:
-    """Whether the server did not know the statement as we do. Once a request, and before anything of it ran."""
+    """Whether the server did not know the statement as we do, and nothing of the query ran."""
     statement, error = query.statement, query.error
-    if statement is None or error is None or query.is_bound or not statement.name or query.is_repaired:
+    if statement is None or error is None or query.is_bound or not statement.name:
         return False
     return error.code in ("26000", "42P05") or (error.code == "0A000" and error.routine == "RevalidateCachedQuery")
 
@@ -137,7 +169,7 @@ def failure(session: Session, cause: BaseException | None) -> PgWireError:
     error: PgWireError
     if isinstance(cause, ProtocolError):
         return cause
-    if session.is_terminated or session.is_aborted:
+    if session.is_terminated or session.is_ours:
         error = ConnectionClosed(f"the connection was closed: {session.retired or 'by abort()'}")
     elif session.last_words is not None:
         error = ConnectionClosed(f"the server closed the connection: {session.last_words.message}")

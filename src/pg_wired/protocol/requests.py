@@ -35,7 +35,9 @@ class Taker(Protocol):
 
 
 class Unit(Protocol):
-    """What decides when the parts of a request are answered."""
+    """What decides when the parts of a request are answered; `query` is the one somebody waits for."""
+
+    query: Request
 
     def settle(self, session: Any, part: Request, group: list[Request]) -> None: ...
 
@@ -193,6 +195,15 @@ def sync(sink: Sink | None) -> Request:
     """A Sync, which ends the sync group before it; answered once all before it are."""
     request = Request(sink, "Sync", 0.0)
     request.data, request.script = SYNC, SYNC_SCRIPT
+    return request
+
+
+def failing_item() -> Request:
+    """An item that is sure to fail, so that its sync group is rolled back: Execute of a portal that is not there."""
+    request = Request(None, "", 0.0)
+    request.data = messages.encode(messages.Execute("pg_wired: never synced"))
+    request.script = bytes([State.EXECUTE])
+    request.is_item = True
     return request
 
 

@@ -33,7 +33,7 @@ cdef class Session:
     cdef public object last_words
     cdef public str retired
     cdef public bint is_terminated
-    cdef public bint is_aborted
+    cdef public bint is_ours
     cdef public object failure
     cdef public bint is_complete
 

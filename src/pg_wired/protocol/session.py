@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # The receive buffer between messages. 64 KiB to 1 MiB made no difference on bulk scans.
 BUFFER_SIZE = 256 * 1024
 
+SYNC_SCRIPT = requests.SYNC_SCRIPT
 EXECUTE_SYNC = frontend.EXECUTE + frontend.SYNC
 DESCRIBE_EXECUTE_SYNC = frontend.DESCRIBE_EXECUTE + frontend.SYNC
 FIRST_USE = bytes([State.PARSE, State.PARAMETERS, State.FIELDS, State.BIND, State.EXECUTE, State.SYNC])
@@ -69,7 +70,7 @@ class Session:
         self.last_words: PgError | None = None
         self.retired = ""
         self.is_terminated = False
-        self.is_aborted = False
+        self.is_ours = False
         self.failure: PgWireError | None = None
         self.is_complete = False  # the last bytes have answered all there was to answer
 
@@ -125,8 +126,8 @@ class Session:
             if request.is_window and self.inflight:
                 return
             queue.popleft()
-            if request.sink is not None and request.sink.done():
-                continue
+            if request.sink is not None and request.sink.done() and request.script is not SYNC_SCRIPT:
+                continue  # but a Sync stays where it is: it parts two groups
             if request.is_window:
                 window = cast("Window", request)
                 self.window = window
@@ -203,7 +204,9 @@ class Session:
             return self.is_in_group and statement.name in self.statements.closing
         if request.is_repaired:  # a repair relies on nobody else's Parse
             return True
-        return not (statement.is_parsed or statement.is_safe or statement.group == self.groups)
+        # Only a request of its own group can be sent once more if that Parse fails.
+        is_safe = statement.is_safe and not request.is_item
+        return not (statement.is_parsed or is_safe or statement.group == self.groups)
 
     def close_evicted(self) -> bytes:
         """Append a Close for each statement that left the cache, first in a group; returns their states."""
@@ -278,7 +281,8 @@ class Session:
         self.look_for_reader(request)
         at = backend.rows(self.buffer, i, end, request.columns, None if request.discards else request.rows)
         if request.taker is not None and request.rows:
-            request.taker.take(request.rows, at - i)
+            if self.state == octets.EXECUTE:  # and not what follows a COPY, or stands in its place
+                request.taker.take(request.rows, at - i)
             request.rows = []
         return at
 
@@ -309,7 +313,7 @@ class Session:
         request = self.head
         request.tag = tag
         if self.window is not None:
-            self.window.tags.add(tag.rstrip("0123456789 "))
+            self.window.saw(tag, self.head.columns == octets.NO_ROWS)
         if tag[:1] in "CDP":  # COMMIT, DISCARD ALL, DEALLOCATE ALL, PREPARE TRANSACTION
             answers.special_tag(self, request, tag)
         request.end_result(tag)
@@ -345,11 +349,11 @@ class Session:
     def next_head(self) -> None:
         """The oldest request in flight has its turn; behind a failed item, the one that ends its group."""
         while self.is_skipping and self.inflight and self.inflight[0].is_item:
-            self.inflight[0].is_skipped = True
+            endings.skip(self, self.inflight[0])
             self.group.append(self.inflight.popleft())
         self.head = self.inflight[0] if self.inflight else self.nobody
         if self.is_skipping and self.inflight:
-            self.head.is_skipped = True
+            endings.skip(self, self.head)
             self.head.step = len(self.head.script) - 1
         self.state = self.head.script[self.head.step]
 
@@ -396,16 +400,6 @@ class Session:
         withheld = self.foreign.withheld if self.foreign is not None else []
         inside = self.window.inside if self.window is not None else []
         return [*withheld, *self.group, *self.inflight, *inside, *self.pending]
-
-    def sole_sink(self) -> requests.Sink | None:
-        """The sink of the only unanswered request; None where there are several, or others depend on it."""
-        return self.head.sink if len(self.inflight) == 1 and not self.head.is_item else None
-
-    def disown_sole(self) -> None:
-        """Nobody waits for the only unanswered request: nothing is written until it has ended."""
-        self.head.sink = None
-        self.head.holds = True
-        self.holds += 1
 
     def release(self) -> None:
         """Take back one of the `holds`."""

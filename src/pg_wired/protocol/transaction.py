@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..error import Outcome, PgError, PgWireError, TransactionError
 from . import endings, messages, requests
-from .types import State
+from .types import State, TransactionStatus
 
 if TYPE_CHECKING:
     from .session import Session
@@ -32,6 +32,7 @@ class Transaction:
         self._compose()
 
     def _compose(self) -> None:
+        self._is_open = False
         self.begin = requests.simple_query(None, BEGIN, 0.0)
         self.setup = requests.simple_query(None, self.setup_sql, 0.0)
         self.release = requests.Request(None, "", 0.0)
@@ -44,6 +45,8 @@ class Transaction:
 
     def settle(self, session: Session, part: requests.Request, group: list[requests.Request]) -> None:
         """All parts are answered with the last one."""
+        if part is self.query:
+            self._is_open = session.transaction_status is not TransactionStatus.IDLE
         if part is not self.commit:
             return
         error = self._error()
@@ -69,9 +72,13 @@ class Transaction:
             ended = TransactionError("the setup ended the transaction itself: the query was not run", outcome)
             ended.__cause__ = self.release.error
             return ended
-        for part in (self.query, self.commit):
-            if part.error is not None:
-                return self._with(part.error, outcome)
+        if self.query.error is not None:
+            return self._with(self.query.error, outcome)
+        if not self._is_open:
+            outcome = Outcome.UNKNOWN if self.query.has_committed or self.setup.has_committed else Outcome.REJECTED
+            return TransactionError("the query ended the transaction itself", outcome)
+        if self.commit.error is not None:
+            return self._with(self.commit.error, outcome)
         if self.commit.tag != "COMMIT":
             return TransactionError("COMMIT rolled back", outcome)
         return self.query.refusal

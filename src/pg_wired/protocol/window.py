@@ -21,6 +21,11 @@ class Window(Request):
         self.tags: set[str] = set()  # the command tags seen inside, without their numbers
         self.inside: deque[Request] = deque()
 
+    def saw(self, tag: str, is_without_rows: bool) -> None:
+        """Note what may have changed the session. SELECT INTO and CREATE TABLE AS have SELECT's tag, but no rows."""
+        kind = tag.rstrip("0123456789 ")
+        self.tags.add("SELECT INTO" if kind == "SELECT" and is_without_rows else kind)
+
     def open(self) -> None:
         """Tell the owner that its time has come."""
         if self.sink is not None:
