@@ -24,7 +24,9 @@ class Link:
         wire.take_over(self.session, self.session.feed)
         self.transport = wire.transport
         self.loop = wire.transport.loop
-        self.watch = Watch(self.loop, self.session, self.cancel_running, self.transport)
+        self.watch = Watch(
+            self.loop, self.session, self.cancel_running if wire.facts.secret_key else None, self.transport
+        )
         self._gathers = False
         self.tasks: set[asyncio.Task[None]] = set()  # what is left to do behind owners that have gone
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from .error import PgWireError
 from .protocol import endings
@@ -20,17 +21,19 @@ from .transport import Transport
 INTERVAL = 0.02
 # Seconds. What a request in a window may still take to end, once the server was asked to stop it.
 GRACE = 5.0
+# Seconds between CancelRequests for one query, at the most.
+LONGEST_PAUSE = 1.0
 _NEVER = float("inf")
 
 
 class Watch:
-    """Looks after the requests of one session; `cancel` sends a CancelRequest and waits for its end."""
+    """Looks after the requests of one session. `cancel` sends a CancelRequest and waits for its end; None without a key."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         session: Session,
-        cancel: Callable[[], Awaitable[None]],
+        cancel: Callable[[], Awaitable[None]] | None,
         transport: Transport,
     ) -> None:
         self._loop = loop
@@ -94,26 +97,42 @@ class Watch:
     def cancel_abandoned(self) -> None:
         """Have the server stop the only unanswered request, if nobody waits for it any more."""
         sole = endings.sole(self._session)
-        if sole is not None and sole.sink is not None and sole.sink.done() and self._task is None:
-            endings.disown(self._session, sole)
-            self._session.holds += 1
-            self._task = self._loop.create_task(self._run_cancel())
+        if sole is None or sole.sink is None or not sole.sink.done() or self._cancel is None or self._task is not None:
+            return
+        last = self._session.inflight[-1]
+        endings.disown(self._session, sole)
+        self._session.holds += 1
+        if self._session.window is not None:
+            self._loop.call_later(GRACE, self._give_up, last)
+        self._task = self._loop.create_task(self._stop_server(last))
+
+    async def _stop_server(self, last: Request) -> None:
+        """Nothing is written until the cancel connection has ended: a late cancel would hit the next request.
+
+        One that came before the query had begun there was lost, so there may be others.
+        """
+        assert self._cancel is not None
+        pause = INTERVAL
+        try:
+            while last in self._session.inflight:
+                with suppress(PgWireError):  # the server's answer to the request is awaited all the same
+                    await self._cancel()
+                await self._answered(last, pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+        finally:
+            self._task = None
+            self._session.release()
+            self._transport.flush()
+
+    async def _answered(self, last: Request, pause: float) -> None:
+        """Until the request is answered, `pause` seconds at most; usually that is so at the first look."""
+        end = self._loop.time() + pause
+        step = 0.0
+        while last in self._session.inflight and self._loop.time() < end:
+            await asyncio.sleep(step)
+            step = 2 * step or 0.001
 
     def _give_up(self, abandoned: Request) -> None:
         """In a window others wait for its end: no longer than this."""
         if abandoned in self._session.inflight:
             self._transport.abort()
-
-    async def _run_cancel(self) -> None:
-        """Nothing is written until the cancel connection has ended: a late cancel would hit the next request."""
-        abandoned = self._session.inflight[-1]
-        try:
-            await self._cancel()
-        except PgWireError:
-            pass  # the server's answer to the request is awaited all the same
-        finally:
-            if self._session.window is not None:
-                self._loop.call_later(GRACE, self._give_up, abandoned)
-            self._task = None
-            self._session.release()
-            self._transport.flush()

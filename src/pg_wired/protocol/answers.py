@@ -169,5 +169,5 @@ def _refuse_copy(session: Session, request: requests.Request, action: int) -> No
         return
     request.refusal = UsageError(text, Outcome.REJECTED)
     # In the extended protocol the server has swallowed our Sync as a part of the COPY.
-    sync = () if request.script[-1] == octets.SYNC and len(request.script) == 2 else (messages.Sync(),)
+    sync = (messages.Sync(),) if session.state == State.EXECUTE else ()
     session.append(messages.encode(messages.CopyFail(text), *sync))

@@ -32,7 +32,6 @@ cdef enum:
     QUERY = 7
     EXECUTE = 5
     SYNC = 10
-    SKIPPED = 19
     SHORT_LIMIT = 30000
     LONG_LIMIT = 1073741822
     HIGH_WATER = 1048576

@@ -87,7 +87,6 @@ PARSE = int(State.PARSE)
 QUERY = int(State.QUERY)
 EXECUTE = int(State.EXECUTE)
 SYNC = int(State.SYNC)
-SKIPPED = int(State.SKIPPED)
 
 # Limits and marks that the compiled modules compare with.
 SHORT_LIMIT = types.SHORT_LIMIT

@@ -84,7 +84,6 @@ class State(IntEnum):
     COPYING_IN = 16  # the client sends data: the server has nothing to say but that it fails
     COPYING_OUT = 17
     COPIED = 18  # CopyDone has been said, by whoever had to
-    SKIPPED = 19  # an item behind one that failed: nothing answers it
 
 
 class Action(IntEnum):
@@ -197,7 +196,6 @@ TABLE: dict[State, dict[str, Cell]] = {
     State.COPYING_IN: _FAIL,
     State.COPIED: {"C": (Action.TAG, State.STATEMENT), **_FAIL},
     State.COPYING_OUT: {"d": (Action.DATA, Next.STAY), "c": (Action.NEXT, State.COPIED), **_FAIL},
-    State.SKIPPED: {},
     State.EXECUTE_DISCARD: {"d": (Action.SKIP, Next.STAY), "c": (Action.SKIP, State.EXECUTE), **_FAIL},
     State.QUERY_DISCARD: {"d": (Action.SKIP, Next.STAY), "c": (Action.SKIP, State.STATEMENT), **_FAIL},
 }
