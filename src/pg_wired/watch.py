@@ -27,7 +27,7 @@ _NEVER = float("inf")
 
 
 class Watch:
-    """Looks after the requests of one session. `cancel` sends a CancelRequest and waits for its end; None without a key."""
+    """Looks after one session's requests. `cancel` sends a CancelRequest and waits for its end; None without a key."""
 
     def __init__(
         self,

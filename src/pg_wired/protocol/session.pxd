@@ -41,7 +41,7 @@ cdef class Session:
     cdef bint has_room(self) except -1
     @cython.locals(request=requests.Request, queue=object, window=object)
     cpdef pump(self)
-    @cython.locals(n=Py_ssize_t, part=requests.Request)
+    @cython.locals(n=Py_ssize_t, part=requests.Request, begin="long long")
     cpdef encode(self, requests.Request request)
     cpdef append(self, bytes data)
     @cython.locals(cache=statements.StatementCache, statement=statements.Statement, tail=bytes)

@@ -140,8 +140,10 @@ class Session:
     def encode(self, request: requests.Request) -> None:
         """Append the request to `out`, whole."""
         if request.parts is not None:
+            begin = self.encoded
             for part in request.parts:
                 self.encode(part)
+                part.begin = begin  # they share their fate
             return
         self.numbers += 1
         request.number = self.numbers

@@ -37,7 +37,7 @@ class Transaction:
         self.setup = requests.simple_query(None, self.setup_sql, 0.0)
         self.release = requests.Request(None, "", 0.0)
         self.release.data, self.release.script, self.release.is_item = RELEASE, RELEASE_SCRIPT, True
-        self.commit = requests.simple_query(None, "COMMIT", 0.0)
+        self.commit = requests.simple_query(self.query.sink, "COMMIT", self.query.deadline)
         self.whole.parts = [self.begin, self.setup, self.release, self.query, self.commit]
         for part in self.whole.parts:
             part.unit = self
