@@ -127,8 +127,9 @@ class PgPipeline:
             if kind is None:
                 await self._finish()
         finally:
-            if self._turn.is_outermost and not self._is_clean:
-                self._turn.clean = self._clean
+            if self._turn.is_outermost:
+                answers.check_parameters(self._link.session)
+                self._turn.clean = None if self._is_clean else self._clean
             await self._turn.leave()
             if self._wire is not None:
                 self._link.watch.stop()

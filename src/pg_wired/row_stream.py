@@ -82,7 +82,6 @@ class Inflow:
     def stop(self) -> None:
         """Nobody reads any more."""
         self.clear()
-        self._link.transport.resume()
         if self.reply.done() and not self.reply.cancelled():
             self.reply.exception()  # seen
         else:

@@ -108,7 +108,9 @@ class Transport:
             self.loop.remove_reader(self._fd)
 
     def resume(self) -> None:
-        """Read again."""
+        """Read again, if that was stopped."""
+        if not self._is_paused:
+            return
         self._is_paused = False
         if self._fd >= 0:
             self.loop.add_reader(self._fd, self._readable)

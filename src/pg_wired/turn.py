@@ -104,6 +104,7 @@ class Turn:
             self._give_back()
 
     def _give_back(self) -> None:
+        self.link.transport.resume()
         window, self._window = self.window, None
         self.link.session.leave(window)
         self.link.transport.flush()
@@ -122,5 +123,6 @@ class Turn:
             self.submit(requests.failing_item())
             self.submit(requests.sync(None))
         await self.link.cancel_running()
+        self.link.transport.resume()  # not before: the rest would come at full speed
         self.submit(requests.sync(done))
         await done

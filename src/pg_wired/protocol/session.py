@@ -148,12 +148,14 @@ class Session:
         self.numbers += 1
         request.number = self.numbers
         request.begin = self.encoded
-        if request.data is not None:
-            self.append(request.data)
-        else:
-            n = len(self.out)
+        n = len(self.out)
+        if request.data is None:
             self.encode_query(request)
-            self.encoded += len(self.out) - n
+        else:
+            if request.is_item and self.statements.closing:
+                request.script = self.close_evicted() + request.script
+            self.out += request.data
+        self.encoded += len(self.out) - n
         self.is_in_group = request.is_item
         if not request.is_item:
             self.groups += 1
@@ -173,7 +175,7 @@ class Session:
             statement = cache.unnamed(request.sql, request.oids)
         else:
             statement = cache.find(request.sql, request.oids)
-            if not statement.is_described and self.needs_own_parse(request, statement):
+            if (request.is_repaired or not statement.is_described) and self.needs_own_parse(request, statement):
                 statement = cache.unnamed(request.sql, request.oids)
         request.statement = statement
         statement.shape(request.param_formats, request.result_formats, len(request.params))
