@@ -110,6 +110,7 @@ class RowStream:
 
     @property
     def reply(self) -> asyncio.Future[Rows]:
+        """Done when all rows have come, or the query has failed."""
         return self._inflow.reply
 
     @property

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # A server reports some fifteen parameters; a stream of new names is an attack on our memory.
 MAX_PARAMETERS = 1000
+# A server that gives up adds an error or two to the one it fails with; a flood of them is not kept.
+MAX_NOTES = 10
 # Once one of these changes, the connection means something else to every other task that shares it.
 RETIRING = frozenset({"client_encoding", "standard_conforming_strings", "session_authorization", "in_hot_standby"})
 # On a crash or an immediate shutdown the reason comes as a notice: crash_shutdown, admin_shutdown.
@@ -87,7 +89,8 @@ def _answer(session: Session, action: int, request: requests.Request, message: A
     elif action == Action.COPY_HEADER:
         if request.sink is None or request.sink.done():
             _give_up_copy(session, request)
-        elif request.taker is not None:
+        else:
+            assert request.taker is not None  # a COPY of the verbs has one
             request.taker.header(message)
     else:
         _refuse_copy(session, request, action)
@@ -136,7 +139,8 @@ def _fail(session: Session, request: requests.Request, error: PgError) -> None:
     if error.is_fatal:
         session.last_words = session.last_words or error
     if request.error is not None:
-        request.error.add_note(f"then: {error}")
+        if len(getattr(request.error, "__notes__", ())) < MAX_NOTES:
+            request.error.add_note(f"then: {error}")
         return
     request.error = error
     error.partial = request.results or []
