@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar, cast
 
@@ -60,7 +60,8 @@ class CopyIn:
             self._fail("the client has given up")
             raise
         finally:
-            await self._turn.leave()
+            await self._turn.leave_behind(reply)
+            await chunks.aclose()
         if not self._inflow.has_header:
             raise UsageError("not a COPY ... FROM STDIN: it ran, and took no data", Outcome.UNKNOWN)
         results = cast(Any, reply.result())
@@ -90,14 +91,17 @@ class CopyIn:
         """All of the source, then CopyDone. Nothing more once the server has failed."""
         frame = bytearray()
         async for chunk in chunks:
-            frame += _checked(chunk)
+            if not frame and len(chunk) == FRAME:
+                await self._write(chunk)
+            else:
+                frame += chunk
             while len(frame) >= FRAME:
-                await self._write(bytes(frame[:FRAME]))
+                await self._write(frame[:FRAME])
                 del frame[:FRAME]
             if self._inflow.reply.done():
                 return
         if frame:
-            await self._write(bytes(frame))
+            await self._write(frame)
         if self._is_open:
             self._end(COPY_DONE, State.COPIED)
 
@@ -106,11 +110,11 @@ class CopyIn:
         """Whether the server still waits for data."""
         return self._link.session.state == State.COPYING_IN
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, data: Buffer) -> None:
         session, transport = self._link.session, self._link.transport
         if not self._is_open:
             return
-        session.append(b"d" + (len(data) + 4).to_bytes(4, "big") + data)
+        session.append(b"d" + (len(data) + 4).to_bytes(4, "big") + bytes(data))
         transport.flush()
         if len(session.out) > HIGH_WATER:
             await transport.drain()
@@ -139,25 +143,37 @@ class CopyIn:
             await asyncio.wait([reply], timeout=GRACE)
 
 
-def _checked(chunk: Buffer) -> Buffer:
+def _pieces(chunk: Buffer) -> Iterator[Buffer]:
+    """A buffer in pieces of a frame at most, without copying it."""
     if not isinstance(chunk, (bytes, bytearray, memoryview)):
         raise TypeError(f"the source of a COPY gave {type(chunk).__name__}: it has to give bytes")
-    return chunk
+    view = memoryview(chunk).cast("B")
+    for i in range(0, len(view), FRAME):
+        yield view[i : i + FRAME]
 
 
-async def _chunks(source: Source) -> AsyncIterator[Buffer]:
-    """The source's buffers, whatever kind of source it is."""
+async def _chunks(source: Source) -> AsyncGenerator[Buffer, None]:
+    """The source's buffers, whatever kind of source it is; closed with it."""
     if isinstance(source, (bytes, bytearray, memoryview)):
-        yield source
+        for piece in _pieces(source):
+            yield piece
     elif isinstance(source, AsyncIterable):
-        async for chunk in source:
-            yield chunk
+        iterator = aiter(source)
+        try:
+            async for chunk in iterator:
+                for piece in _pieces(chunk):
+                    yield piece
+        finally:
+            if hasattr(iterator, "aclose"):
+                await iterator.aclose()
     elif hasattr(source, "read"):
         while chunk := source.read(FRAME):
-            yield chunk
+            for piece in _pieces(chunk):
+                yield piece
     elif isinstance(source, Iterable) and not isinstance(source, str):
         for chunk in source:
-            yield chunk
+            for piece in _pieces(chunk):
+                yield piece
     else:
         raise TypeError(f"source is {type(source).__name__}: pass bytes, a binary file, or an iterable of buffers")
 
@@ -188,6 +204,7 @@ class CopyOut(Generic[T]):
         self._acquire_timeout = acquire_timeout
         self._request = requests.copy(cast(Any, self._inflow.reply), sql, self, requests.COPY_OUT, deadline)
         self._is_entered = False
+        self._rest: Iterator[T] = iter(())
         self.copy_header: messages.CopyOutResponse | None = None
 
     def header(self, header: messages.CopyOutResponse) -> None:
@@ -221,18 +238,21 @@ class CopyOut(Generic[T]):
     async def aclose(self) -> None:
         """Have the server stop, if it has not, and give the connection back."""
         self._inflow.stop()
-        await self._turn.leave()
+        await self._turn.leave_behind(self._inflow.reply)
 
     def __aiter__(self) -> AsyncIterator[T]:
-        return self._read() if self._is_entered else LooseReader(self)
+        return self if self._is_entered else LooseReader(self)
 
-    async def _read(self) -> AsyncIterator[T]:
-        self._turn.check_open()
-        while (data := await self._inflow.next()) is not None:
-            for part in self._parts(cast(bytes, data)):
-                yield part
+    async def __anext__(self) -> T:
+        while True:
+            for part in self._rest:
+                return part
             self._turn.check_open()
-        self._ended()
+            data = await self._inflow.next()
+            if data is None:
+                self._ended()
+                raise StopAsyncIteration
+            self._rest = iter(self._parts(cast(bytes, data)))
 
     async def write_to(self, file: BinaryIO) -> int:
         """Write all of it into a binary file; returns the row count. For use without `async with`."""
@@ -264,23 +284,23 @@ class LooseReader(Generic[T]):
 
     def __init__(self, copy: CopyOut[T]) -> None:
         self._copy = copy
-        self._reader: AsyncIterator[T] | None = None
+        self._is_open = False
 
     def __aiter__(self) -> LooseReader[T]:
         return self
 
     async def __anext__(self) -> T:
-        if self._reader is None:
-            await self._copy.__aenter__()
-            self._reader = self._copy.__aiter__()
         try:
-            return await anext(self._reader)
+            if not self._is_open:
+                self._is_open = True
+                await self._copy.__aenter__()
+            return await anext(self._copy)
         except BaseException:
             await self._copy.aclose()
             raise
 
     def __del__(self) -> None:
-        if self._reader is not None:
+        if self._is_open:
             self._copy.abandon()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from .error import UsageError
+from .error import PgWireError, UsageError
 from .link import Link
 from .portal import Portal, bound
 from .protocol import answers
@@ -121,6 +121,7 @@ class InnerTurn(Turn):
         if self._outer.inner is not None:
             raise UsageError(f"{self._outer.inner.name} is open inside {self._outer.name}: leave it first")
         self.clean = self._cleaning = None
+        self.is_abandoned = False
         self._window = self._outer.window
         self._outer.inner = self
 
@@ -128,3 +129,12 @@ class InnerTurn(Turn):
         self._window = None
         if self._outer.inner is self:
             self._outer.inner = None
+            held, self._outer.held = self._outer.held, []
+            for request in held:
+                try:
+                    self._outer.submit(request)
+                except PgWireError as error:
+                    request.fail(error)
+
+    def _owner_behind(self) -> object:
+        return self.window.owner

@@ -136,9 +136,7 @@ class PgPipeline:
                 self._wire.take_back()
 
     async def _finish(self) -> None:
-        if self._queued:
-            self.sync()
-        if not self._turn.is_idle:
+        if self._queued or not self._turn.is_idle:
             await self.sync()
         if self._turn.is_outermost and self._link.session.transaction_status is not TransactionStatus.IDLE:
             raise TransactionError("the pipeline left a transaction open: it is rolled back; end it with COMMIT")

@@ -120,10 +120,12 @@ class RowStream:
         return reply.result().command_tag if reply.done() and not reply.cancelled() and not reply.exception() else ""
 
     def header(self, fields: tuple[FieldDescription, ...]) -> None:
+        """For the session: the columns are known, the rows come now."""
         self.fields = fields
         self._inflow.header_arrived()
 
     def take(self, rows: list[Row], n: int) -> None:
+        """For the session: rows have come, of `n` bytes."""
         self._inflow.arrived(rows, len(rows), n)
 
     async def __aenter__(self) -> RowStream:
@@ -147,7 +149,7 @@ class RowStream:
 
     async def _leave(self) -> None:
         self._inflow.stop()
-        await self._turn.leave()
+        await self._turn.leave_behind(self.reply)
 
     def __aiter__(self) -> RowStream:
         return self

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 
-from .error import PgWireError, UsageError
+from .error import PgWireError, RequestTimeout, UsageError
 from .link import Link
 from .protocol import requests
+from .protocol.rows import Rows
 from .protocol.types import TransactionStatus
 from .protocol.window import Window
 from .watch import GRACE
@@ -23,7 +24,9 @@ class Turn:
         self._has_state = has_state
         self._window: Window | None = None
         self._cleaning: asyncio.Task[None] | None = None
+        self.is_abandoned = False
         self.inner: Turn | None = None
+        self.held: list[requests.Request] = []  # behind an inner one that was abandoned
 
     @property
     def window(self) -> Window:
@@ -39,6 +42,7 @@ class Turn:
         """Wait for the turn, in order among all requests. RequestTimeout after `timeout` seconds or at `deadline`."""
         link = self.link
         self.clean = self._cleaning = None
+        self.is_abandoned = False
         opened: asyncio.Future[Window] = link.loop.create_future()
         latest = link.deadline(timeout)
         window = Window(opened, self.name, min(latest or deadline, deadline or latest), self._has_state)
@@ -55,7 +59,10 @@ class Turn:
     def submit(self, request: requests.Request) -> None:
         """Submit a request of this turn. UsageError while a verb inside it has the connection."""
         if self.inner is not None:
-            raise UsageError(f"{self.inner.name} is open inside {self.name}: leave it first")
+            if not self.inner.is_abandoned:
+                raise UsageError(f"{self.inner.name} is open inside {self.name}: leave it first")
+            self.held.append(request)
+            return
         if request.parts is not None and self.link.session.transaction_status is not TransactionStatus.IDLE:
             raise UsageError("a transaction is open here already: run the setup and the query in it")
         self.link.submit_inside(self.window, request)
@@ -70,15 +77,26 @@ class Turn:
         """Whether nothing of this turn is unanswered."""
         return not self.link.session.inflight and not self.window.inside and not self.link.session.group
 
+    def _owner_behind(self) -> object:
+        return None
+
     def abandon(self, leaving: Coroutine[object, object, None]) -> None:
         """The owner has gone without a word: others go on waiting, and he may queue behind them, until it is clean."""
         if self._window is not None and self.link.session.window is self._window and self.link.transport.is_open():
-            self._window.owner = None
+            self._window.owner = self._owner_behind()
+            self.is_abandoned = True
             task = self.link.loop.create_task(leaving)
             self.link.tasks.add(task)
             task.add_done_callback(self.link.tasks.discard)
         else:
             leaving.close()
+
+    async def leave_behind(self, reply: asyncio.Future[Rows]) -> None:
+        """Leave; but whose deadline has passed does not wait for the cleaning."""
+        if not reply.cancelled() and reply.done() and isinstance(reply.exception(), RequestTimeout):
+            self.abandon(self.leave())
+        else:
+            await self.leave()
 
     async def leave(self) -> None:
         """Give the turn back, clean. Being cancelled meanwhile does not stop that."""

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..error import Outcome, PgError, ProtocolError, UsageError
 from . import endings, messages, octets, requests, statements
-from .notification_queue import Notification
 from .types import ACTIONS, LONG_LIMIT, LONG_MESSAGES, SHORT_LIMIT, Action, FieldDescription, State
 
 if TYPE_CHECKING:
@@ -46,9 +45,6 @@ def check_status(status: int) -> None:
 
 def take(session: Session, action: int, tag: int, body: bytes) -> None:
     """Handle a message that is decoded whole, by its description."""
-    if action == Action.NOTIFICATION:
-        session.notifications.put(_notification(body))
-        return
     message: Any = messages.decode_backend(tag, body)
     if action == Action.NOTICE:
         notice = PgError(message.fields)
@@ -62,15 +58,6 @@ def take(session: Session, action: int, tag: int, body: bytes) -> None:
         session.last_words = session.last_words or PgError(message.fields)
     elif action != Action.SKIP:
         _answer(session, action, session.head, message)
-
-
-def _notification(body: bytes) -> Notification:
-    """NotificationResponse, the one message here that may come by the hundred thousand: a tenth of the time."""
-    texts = body[4:].split(b"\0")
-    if len(body) < 4 or len(texts) != 3 or texts[2]:
-        raise ProtocolError("NotificationResponse is not a process id and two strings")
-    channel, payload = [text.decode("utf-8", "surrogateescape") for text in texts[:2]]
-    return Notification(int.from_bytes(body[:4], "big", signed=True), channel, payload)
 
 
 def _answer(session: Session, action: int, request: requests.Request, message: Any) -> None:

@@ -122,6 +122,12 @@ def text(sql: str, what: str) -> str:
     return sql
 
 
+def query(sql: str) -> bytes:
+    """A simple Query of what `text` has passed."""
+    body = sql.encode() + b"\0"
+    return b"Q" + (len(body) + 4).to_bytes(4, "big") + body
+
+
 def bind_head(name: str, param_formats: bytes, count: int) -> bytes:
     """What stands in a Bind between its length and its values."""
     return _PORTAL + name.encode() + b"\0" + param_formats + count.to_bytes(2, "big")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Literal, NamedTuple, TypeAlias
 
+from ..error import ProtocolError
+from . import octets
 from .requests import Sink
 
 Drop: TypeAlias = Literal["oldest", "newest"]
@@ -43,6 +45,16 @@ class NotificationQueue:
     def __len__(self) -> int:
         return self._queued
 
+    def arrived(self, body: bytes) -> None:
+        """Take a NotificationResponse: the one message of its kind that may come by the hundred thousand."""
+        n = len(body)
+        i = body.find(b"\0", 4)
+        if n < 6 or i < 0 or body.find(b"\0", i + 1) != n - 1:
+            raise ProtocolError("NotificationResponse is not a process id and two strings")
+        channel = body[4:i].decode("utf-8", "surrogateescape")
+        payload = body[i + 1 : n - 1].decode("utf-8", "surrogateescape")
+        self.put(Notification(octets.get_i32(body, 0), channel, payload))
+
     def put(self, notification: Notification) -> None:
         """One has come."""
         self.received += 1
@@ -58,20 +70,20 @@ class NotificationQueue:
     def _leave_gap(self, notification: Notification) -> None:
         """Put a gap where one is lost, or widen the one that is there."""
         if self.drop == "newest":
-            self._items.append(NotificationGap(self._take_gap(-1) + 1))
+            last = self._items.pop()
+            if isinstance(last, NotificationGap):
+                self._items.append(NotificationGap(last.dropped + 1))
+            else:
+                self._items.append(last)
+                self._items.append(NotificationGap(1))
         else:
-            dropped = self._take_gap(0) + 1
-            self._items.popleft()
+            first = self._items.popleft()
+            dropped = 1
+            if isinstance(first, NotificationGap):
+                dropped += first.dropped
+                self._items.popleft()
             self._items.appendleft(NotificationGap(dropped))
             self._items.append(notification)
-
-    def _take_gap(self, end: int) -> int:
-        """Remove the gap at this end, if there is one; returns how many it stood for."""
-        item = self._items[end]
-        if not isinstance(item, NotificationGap):
-            return 0
-        del self._items[end]
-        return item.dropped
 
     def take(self) -> Notification | NotificationGap | None:
         """The next one, or the gap before it; None where nothing waits."""

@@ -155,7 +155,7 @@ def simple_query(sink: Sink | None, sql: str, deadline: float) -> Request:
     """One simple Query; its answer is a list of Rows, one for each statement."""
     request = Request(sink, frontend.text(sql, "sql"), deadline)
     request.results = []
-    request.data = messages.encode(messages.Query(sql))
+    request.data = frontend.query(request.sql)
     request.script = SIMPLE
     return request
 

@@ -1,5 +1,5 @@
 cimport cython
-from . cimport backend, frontend, octets, requests, statements
+from . cimport backend, frontend, notification_queue, octets, requests, statements
 
 cdef class Session:
     cdef public dict parameters
@@ -28,7 +28,7 @@ cdef class Session:
     cdef public bytes next_states
     cdef public int state
     cdef public int status
-    cdef public object notifications
+    cdef public notification_queue.NotificationQueue notifications
     cdef public object on_notice
     cdef public object last_words
     cdef public str retired

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from ..error import PgError, PgWireError, ProtocolError, UsageError
-from . import answers, backend, endings, frontend, messages, octets, requests, statements
-from .notification_queue import NotificationQueue
+from . import answers, backend, endings, frontend, messages, notification_queue, octets, requests, statements
 from .types import ACTIONS, NEXT_STATES, State, TransactionStatus
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class Session:
         self.next_states = NEXT_STATES
         self.state = self.head.script[0]
         self.status = 73
-        self.notifications = NotificationQueue()
+        self.notifications = notification_queue.NotificationQueue()
         self.on_notice: Callable[[PgError], None] | None = None
         self.last_words: PgError | None = None
         self.retired = ""
@@ -273,6 +272,8 @@ class Session:
                     i = stop
                     continue
                 self.acknowledged()
+            elif action == octets.NOTIFICATION:
+                self.notifications.arrived(octets.get_bytes(p, i + 5, stop - i - 5))
             else:
                 answers.take(self, action, p[i], octets.get_bytes(p, i + 5, stop - i - 5))
             self.advance(self.next_states[cell])
