@@ -18,19 +18,27 @@ from rig.postgres import Postgres
 from . import report
 from .plan import FULL, LINES, ONE_TASK, QUICK, Sample, Scale, plan
 from .report import Taken
-from .server import OUTPUT, ROOT, SETTINGS, environment, fill, pinned
+from .server import SETTINGS, environment, fill, pinned
+from .work import DEPTH, OUTPUT, ROOT
 
 DEADLINE = 120.0  # seconds for one sample; the slowest takes about four
 EXPLANATION = """\
 Each sample is a process of its own, all samples of a round in a new order; medians over {rounds} rounds.
 Columns "asyncpg" and "limit": 2.00x needs half of what asyncpg needs on the same loop, or what the line's limit needs.
-The limits are pgbench, pgbench pipelined, and the bare drain. Less is better, but for 1000/s.
+The limits are pgbench, pgbench pipelined, the bare drain, and psql. Less is better, but for 1000/s.
 Several tasks: pg_wired has 1 connection, the others 10. asyncpg's pool has its option `reset` set to do nothing, as
 nothing is reset on a shared connection; as it comes, it sends one more query after each. A bare queue of connections is
 faster than a pool and looks after nothing. pgbench has 1 connection, sends 50 requests, waits for all of their answers,
 and says Sync after each, as pg_wired does; "one Sync": after all 50, which the server then runs as one transaction.
 Rows: values are bytes with pg_wired, Python objects with the others. The drain reads the answer and throws it away; its
-MB are those on the wire."""
+MB are those on the wire.
+Transactions: pg_wired sends all of one in one write, on 1 connection, or on 2 that the tasks take in turns (there is no
+pool yet); asyncpg's pool of 10 sends BEGIN and SET LOCAL together, the select, and COMMIT, the fewest round trips that
+it can do with; "transaction()" is what its documentation shows. pgbench sends {depth} of them at a time.
+Pipelines: {depth} queries and one Sync, one pipeline after the other. asyncpg has none: it asks one by one.
+COPY: data in memory, from and to; psql's is a whole process, with its start and its login, from and to a file.
+Notifications: another process's. The server holds them back while the listener is in a transaction; measured from its
+COMMIT to the last of them."""
 
 
 def take(sample: Sample, variables: dict[str, str]) -> dict[str, float]:
@@ -64,10 +72,10 @@ def show(facts: dict[str, str], taken: Sequence[Taken], scale: Scale) -> None:
     """Print it all."""
     for name, fact in facts.items():
         print(f"{name + ':':<11}{fact}")
-    print("\n" + EXPLANATION.format(rounds=scale.rounds))
+    print("\n" + EXPLANATION.format(rounds=scale.rounds, depth=DEPTH))
     for line in LINES:
         if any(each.sample.line == line.name for each in taken):
-            title = line.title.format(rows=scale.rows)
+            title = line.title.format(**scale._asdict())
             print(f"\n{title}" + (f"; {facts['one task']}" if line.name == ONE_TASK else ""))
             print("\n".join(report.table(line, taken)))
 

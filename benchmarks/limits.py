@@ -1,4 +1,4 @@
-"""One sample of what no driver can beat: pgbench, and a socket whose bytes nobody looks at. Prints a line of JSON."""
+"""One sample of what no driver can beat: pgbench, psql, a socket whose bytes nobody looks at. Prints a line of JSON."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ import argparse
 import json
 import os
 import re
+import resource
 import select
 import socket
 import subprocess
 import tempfile
 import time
 
-from .work import POINTS, SCAN, SELECT, Metrics
+from .work import COPIED, DEPTH, POINTS, SCAN, SELECT, SETUP, TEXT, Metrics
 
-DEPTH = 50  # requests in flight on pgbench's one connection
 BUFFER_SIZE = 256 * 1024  # as large as pg_wired's own
 QUERY = SELECT.format(":id") + ";\n"
+TRANSACTION = f"BEGIN;\n{SETUP};\n{QUERY}COMMIT;\n"
+
+
+def _pipelined(request: str) -> str:
+    return "\\startpipeline\n" + request + ("\\syncpipeline\n" + request) * (DEPTH - 1) + "\\endpipeline\n"
+
 
 # Scripts of pgbench, with the number of requests in one run of each. `pipelined` has a Sync for each request, as a
 # driver needs it whose requests are independent: each is a transaction, and answered at once. With `one-sync` all of
 # them are one transaction, answered in as few packets as the server likes.
 SCRIPTS = {
     "single": (QUERY, 1),
-    "pipelined": ("\\startpipeline\n" + QUERY + ("\\syncpipeline\n" + QUERY) * (DEPTH - 1) + "\\endpipeline\n", DEPTH),
+    "pipelined": (_pipelined(QUERY), DEPTH),
+    "transactions": (_pipelined(TRANSACTION), DEPTH),
     "one-sync": ("\\startpipeline\n" + QUERY * DEPTH + "\\endpipeline\n", DEPTH),
 }
 
@@ -70,12 +77,34 @@ def drain() -> Metrics:
         return {"wall_s": end - wall, "cpu_s": time.process_time() - cpu, "held_mb": size / 1e6}
 
 
+# What psql is told, to copy the rows as its own user would.
+COPIES = {
+    "copy-out": (r"\copy (" + SCAN + ") to '/dev/null'",),
+    "copy-in": (f"TRUNCATE {COPIED}", rf"\copy {COPIED} from '{TEXT}'"),
+}
+
+
+def psql(*commands: str) -> Metrics:
+    """The last command, in a process of its own that starts and logs in; the others go before it."""
+    for command in commands:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        wall = time.perf_counter()
+        subprocess.run(["psql", "-Xqc", command], check=True)
+        wall = time.perf_counter() - wall
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {"wall_s": wall, "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.limits", description=__doc__)
-    parser.add_argument("work", choices=[*SCRIPTS, "drain"])
+    parser.add_argument("work", choices=[*SCRIPTS, *COPIES, "drain"])
     parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="how long pgbench asks")
     options = parser.parse_args()
-    print(json.dumps(drain() if options.work == "drain" else pgbench(options.work, options.seconds)))
+    if options.work in SCRIPTS:
+        metrics = pgbench(options.work, options.seconds)
+    else:
+        metrics = psql(*COPIES[options.work]) if options.work in COPIES else drain()
+    print(json.dumps(metrics))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ class Scale(NamedTuple):
     rounds: int
     seconds: float  # that each sample of point selects lasts, after its warm-up
     rows: int
+    notifications: int
     imports: int
     repeats: int  # within one sample of the protocol floor
 
 
-FULL = Scale(rounds=5, seconds=0.6, rows=1_000_000, imports=3, repeats=15)
-QUICK = Scale(rounds=2, seconds=0.15, rows=100_000, imports=1, repeats=3)
+FULL = Scale(rounds=5, seconds=0.6, rows=1_000_000, notifications=100_000, imports=3, repeats=15)
+QUICK = Scale(rounds=1, seconds=0.15, rows=100_000, notifications=20_000, imports=1, repeats=3)
 
 
 class Metric(NamedTuple):
@@ -41,6 +42,8 @@ class Line(NamedTuple):
 WALL = Metric("wall_us", "wall µs", 1)
 CPU = Metric("cpu_us", "CPU µs", 1)
 RATE = Metric("rate", "1000/s", 1, compared=False)
+WHOLE = Metric("wall_s", "wall s", 3)
+WHOLE_CPU = Metric("cpu_s", "CPU s", 3)
 REFERENCE = "asyncpg"
 
 ONE_TASK = "1-task"
@@ -53,9 +56,16 @@ LINES = (
         for name, n in TASKS.items()
     ),
     Line(
+        "transactions",
+        "BEGIN, SET LOCAL, point select, COMMIT, 64 tasks; per transaction",
+        (WALL, CPU, RATE),
+        "pgbench pipelined",
+    ),
+    Line("pipelines", "Pipelines of 50 point selects, one task; per select", (WALL, CPU, RATE), "pgbench one Sync"),
+    Line(
         "rows",
         "A table of {rows:,} rows x 4 columns: wall until each was touched, CPU until they are there",
-        (Metric("wall_s", "wall s", 3), Metric("cpu_s", "CPU s", 3)),
+        (WHOLE, WHOLE_CPU),
         "bare drain",
     ),
     Line(
@@ -64,6 +74,15 @@ LINES = (
         (Metric("held_mb", "MB held", 1), Metric("peak_mb", "peak MB", 1)),
         "bare drain",
     ),
+    Line(
+        "streamed",
+        "The same rows one after the other, none kept",
+        (WHOLE, WHOLE_CPU, Metric("peak_mb", "peak MB", 1)),
+        "bare drain",
+    ),
+    Line("copy-out", "COPY of the same table out, text", (WHOLE, WHOLE_CPU), "psql"),
+    Line("copy-in", "COPY of the same table in, text, into an empty one", (WHOLE, WHOLE_CPU), "psql"),
+    Line("notifications", "Notifications, {notifications:,} of one transaction; for each", (WALL, CPU, RATE)),
     Line(
         "import",
         "Import, a process from start to end; more: than `import asyncio, ssl`",
@@ -93,9 +112,32 @@ TOGETHER = {
     "psycopg queue": "with_psycopg.queue",
 }
 FETCHING = {"pg_wired": "with_pg_wired.fetch", "asyncpg": "with_asyncpg.fetch", "psycopg": "with_psycopg.fetch"}
+TRANSACTING = {
+    "pg_wired": "with_pg_wired.transactions",
+    "pg_wired x 2": "with_pg_wired.transactions_on_two",
+    "asyncpg": "with_asyncpg.transactions",
+    "asyncpg transaction()": "with_asyncpg.documented_transactions",
+}
+PIPELINING = {
+    "pg_wired": "with_pg_wired.pipelines",
+    "asyncpg": "with_asyncpg.one",
+    "psycopg": "with_psycopg.pipelines",
+}
+STREAMING = {
+    "pg_wired": "with_pg_wired.stream",
+    "pg_wired batches": "with_pg_wired.stream_batches",
+    "asyncpg": "with_asyncpg.stream",
+    "psycopg": "with_psycopg.stream",
+}
+COPYING = {
+    f"copy-{way}": {"pg_wired": f"with_pg_wired.copy_{way}", "asyncpg": f"with_asyncpg.copy_{way}"}
+    for way in ("out", "in")
+}
+NOTIFIED = {"pg_wired": "with_pg_wired.receive", "asyncpg": "with_asyncpg.receive"}
 # The limits of point selects: pgbench's script of limits.py.
 ALONE_AT_MOST = {"pgbench": "single"}
 TOGETHER_AT_MOST = {"pgbench pipelined": "pipelined", "pgbench one Sync": "one-sync"}
+TRANSACTING_AT_MOST = {"pgbench pipelined": "transactions"}
 
 
 class Sample(NamedTuple):
@@ -117,8 +159,17 @@ def plan(scale: Scale) -> list[Sample]:
     samples = [*_selects(ONE_TASK, ALONE, 1, seconds), *_limits(ONE_TASK, ALONE_AT_MOST, seconds)]
     for name, n in TASKS.items():
         samples += [*_selects(name, TOGETHER, n, seconds), *_limits(name, TOGETHER_AT_MOST, seconds)]
+    samples += _selects("transactions", TRANSACTING, 64, seconds)
+    samples += _limits("transactions", TRANSACTING_AT_MOST, seconds)
+    samples += [*_selects("pipelines", PIPELINING, 1, seconds), *_limits("pipelines", TOGETHER_AT_MOST, seconds)]
     samples += _on_both_loops("rows", FETCHING, f"--rows={scale.rows}")
-    samples.append(Sample("rows", ANY_LOOP, "bare drain", ("benchmarks.limits", "drain")))
+    samples += _on_both_loops("streamed", STREAMING, f"--moved={scale.rows}")
+    drain = ("benchmarks.limits", "drain")
+    samples += [Sample(line, ANY_LOOP, "bare drain", drain) for line in ("rows", "streamed")]
+    for line, clients in COPYING.items():
+        samples += _on_both_loops(line, clients, f"--moved={scale.rows}")
+        samples.append(Sample(line, ANY_LOOP, "psql", ("benchmarks.limits", line)))
+    samples += _on_both_loops("notifications", NOTIFIED, f"--notifications={scale.notifications}")
     for package in ("pg_wired", "asyncpg", "psycopg"):
         samples += [Sample("import", ANY_LOOP, package, ("benchmarks.imports", package))] * scale.imports
     memory = ("benchmarks.memory", "--json", f"--repeats={scale.repeats}")

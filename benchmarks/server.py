@@ -13,10 +13,8 @@ import psycopg
 import pg_wired
 from rig.postgres import Postgres
 
-from .work import POINTS
+from .work import COPIED, OUTPUT, POINTS, ROOT, SCAN, TEXT
 
-ROOT = Path(__file__).parents[1]
-OUTPUT = ROOT / "build/bench"
 # The tables stay in its memory, one process answers one query, and nothing starts by itself in the middle.
 SETTINGS: dict[str, Any] = {"shared_buffers": "512MB", "max_parallel_workers_per_gather": 0, "autovacuum": False}
 
@@ -27,17 +25,21 @@ CREATE UNLOGGED TABLE events AS
     SELECT id::int4, id * 1000003::int8 AS amount, md5(id::text) AS name,
         timestamptz '2026-01-01 00:00+00' + id * interval '1.000001 s' AS moment
     FROM generate_series(1, {rows}) AS id;
+CREATE UNLOGGED TABLE {copied} (LIKE events);
 """
 # Nothing of these is left for the server to do while somebody is measured.
 SETTLE = ("VACUUM (FREEZE, ANALYZE) points", "VACUUM (FREEZE, ANALYZE) events", "CHECKPOINT")
 
 
 def fill(server: Postgres, rows: int) -> None:
-    """Make both tables, `events` with so many rows."""
+    """Make the tables, `events` with so many rows, and those rows in a file."""
     with psycopg.connect(server.dsn, autocommit=True) as conn:
-        conn.execute(TABLES.format(points=POINTS, rows=rows).encode())
+        conn.execute(TABLES.format(points=POINTS, rows=rows, copied=COPIED).encode())
         for statement in SETTLE:
             conn.execute(statement.encode())
+        OUTPUT.mkdir(parents=True, exist_ok=True)
+        with TEXT.open("wb") as file, conn.cursor().copy(f"COPY ({SCAN}) TO STDOUT".encode()) as data:
+            file.writelines(data)
 
 
 def environment(server: Postgres) -> dict[str, str]:

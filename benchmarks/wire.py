@@ -10,15 +10,16 @@ import asyncio
 import gc
 import importlib
 import json
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .work import VALUE_LENGTH, Clock, Metrics, Task
+from .work import CHANNEL, VALUE_LENGTH, Clock, Metrics, Task
 
-Opened: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]  # of a Task or a Fetch
+Opened: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]  # of a Task, Fetch, Move or Receive
 
 WARM_UP = 0.25  # of a sample's time: statements get prepared, caches fill; not measured
 
@@ -65,6 +66,29 @@ async def scan(opened: Opened, rows: int) -> Metrics:
     return {"wall_s": wall, "cpu_s": cpu, "peak_mb": _memory("VmHWM"), "held_mb": held}
 
 
+async def move(opened: Opened, rows: int) -> Metrics:
+    """All rows of a table, one way or the other."""
+    async with opened() as moved:
+        gc.collect()
+        wall, cpu = time.perf_counter(), time.process_time()
+        count = await moved()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        assert count == rows, count
+    return {"wall_s": wall, "cpu_s": cpu, "peak_mb": _memory("VmHWM")}
+
+
+async def notifications(opened: Opened, count: int) -> Metrics:
+    """So many that another process has sent; from the COMMIT that lets the server deliver them to the last."""
+    send = f"SELECT count(pg_notify('{CHANNEL}', i::text)) FROM generate_series(1, {count}) AS i"
+    async with opened() as receive:
+        subprocess.run(["psql", "-Xqc", send], stdout=subprocess.DEVNULL, check=True)
+        gc.collect()
+        wall, cpu = time.perf_counter(), time.process_time()
+        await receive(count)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {"wall_us": wall / count * 1e6, "cpu_us": cpu / count * 1e6, "rate": count / wall / 1000}
+
+
 def _memory(field: str) -> float:
     """Of this process, in MB. Not getrusage(2): its peak survives exec(), so that it is at least our parent's."""
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
@@ -78,12 +102,15 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=1, metavar="N")
     parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="how long they ask")
     parser.add_argument("--rows", type=int, metavar="N", help="fetch a table of so many rows instead")
+    parser.add_argument("--moved", type=int, metavar="N", help="stream or copy one instead")
+    parser.add_argument("--notifications", type=int, metavar="N", help="receive so many notifications instead")
     options = parser.parse_args()
     module, _, name = options.client.rpartition(".")
     opened = getattr(importlib.import_module(f"benchmarks.{module}"), name)
-    work = scan(opened, options.rows) if options.rows else select(opened, options.tasks, options.seconds)
+    counted = {scan: options.rows, move: options.moved, notifications: options.notifications}
+    works = [work(opened, count) for work, count in counted.items() if count]
     with asyncio.Runner(loop_factory=loop_factory(options.loop)) as runner:
-        print(json.dumps(runner.run(work)))
+        print(json.dumps(runner.run(works[0] if works else select(opened, options.tasks, options.seconds))))
 
 
 if __name__ == "__main__":

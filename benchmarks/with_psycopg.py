@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice
 from typing import Any
 
 from psycopg import AsyncConnection, AsyncCursor
 
-from .work import CONNECTIONS, SCAN, SELECT, Clock, Fetch, Task
+from .work import CONNECTIONS, DEPTH, SCAN, SELECT, Clock, Fetch, Move, Task
 
 QUERY = SELECT.format("%s").encode()
+CHUNK = 1000  # rows that libpq gives at a time; one by one takes more than twice as long
 
 
 async def _ask(cursor: AsyncCursor[Any], key: int) -> str:
@@ -68,3 +70,35 @@ async def fetch() -> AsyncIterator[Fetch]:
             return await cursor.fetchall()
 
         yield take
+
+
+@asynccontextmanager
+async def pipelines() -> AsyncIterator[Task]:
+    """A cursor for each request, as each has a result of its own."""
+    async with await AsyncConnection.connect(autocommit=True) as conn:
+
+        async def task(clock: Clock) -> str:
+            value, keys = "", iter(clock)
+            while some := list(islice(keys, DEPTH)):
+                cursors = [conn.cursor(binary=True) for _ in some]
+                async with conn.pipeline():
+                    for cursor, key in zip(cursors, some, strict=True):
+                        await cursor.execute(QUERY, (key,), prepare=True)
+                value = [row[0] for cursor in cursors if (row := await cursor.fetchone())][-1]
+            return value
+
+        yield task
+
+
+@asynccontextmanager
+async def stream() -> AsyncIterator[Move]:
+    """Rows as they come, in libpq's chunks."""
+    async with await AsyncConnection.connect(autocommit=True) as conn:
+
+        async def move() -> int:
+            count = 0
+            async for _id, _amount, _name, _moment in conn.cursor(binary=True).stream(SCAN.encode(), size=CHUNK):
+                count += 1
+            return count
+
+        yield move

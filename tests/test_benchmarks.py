@@ -15,7 +15,7 @@ from benchmarks.__main__ import main, take
 from benchmarks.plan import CPU, LINES, RATE, WALL, Line, Sample, Scale, plan
 from benchmarks.report import Taken
 
-TINY = Scale(rounds=1, seconds=0.02, rows=1000, imports=1, repeats=1)
+TINY = Scale(rounds=1, seconds=0.02, rows=1000, notifications=100, imports=1, repeats=1)
 # Every command once: the second loop and the higher number of tasks add none.
 ONCE = r"^(?!512).*/(asyncio|-)/|1-task/uvloop/pg_wired"
 
@@ -33,7 +33,7 @@ def test_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if line.name != "512-tasks":
             mine = [sample for sample in samples if sample["name"].startswith(f"{line.name}/")]
             assert {metric.key for metric in line.metrics} <= set().union(*mine), line.name
-            assert line.title.format(rows=TINY.rows) in printed
+            assert line.title.format(**TINY._asdict()) in printed
     differences = {"more_ms", "held_mb"}  # of two measurements, so that they may be anything
     measured = [value for sample in samples for key, value in sample.items() if key not in {"name", *differences}]
     assert all(math.isfinite(value) and value >= 0 for value in measured), samples

@@ -20,6 +20,7 @@ from .exclusive import ExclusiveConn
 from .link import Link
 from .notifications import NotificationReceiver
 from .protocol.notification_queue import Drop
+from .protocol.rows import Rows
 from .protocol.types import TransactionStatus
 from .queries import Queries
 from .turn import Turn
@@ -72,13 +73,23 @@ class AsyncConn(Queries):
 
     async def listen(self, channel: str, *, timeout: float | None = None) -> None:
         """LISTEN; the name is quoted by us. Notifications go to the receiver."""
-        await self.simple_query(f"LISTEN {quote_channel(channel)}", timeout=timeout)
-        self.channels.add(quote_channel(channel))
+        await self._set_listening("LISTEN", channel, timeout, self.channels.add)
 
     async def unlisten(self, channel: str, *, timeout: float | None = None) -> None:
         """UNLISTEN."""
-        await self.simple_query(f"UNLISTEN {quote_channel(channel)}", timeout=timeout)
-        self.channels.discard(quote_channel(channel))
+        await self._set_listening("UNLISTEN", channel, timeout, self.channels.discard)
+
+    async def _set_listening(self, verb: str, channel: str, timeout: float | None, note: Callable[[str], None]) -> None:
+        """Once sent it is seen through, also if the caller is cancelled: the server and we have to agree."""
+        name = quote_channel(channel)
+        reply = self.simple_query(f"{verb} {name}", timeout=timeout)
+
+        def keep(reply: asyncio.Future[list[Rows]]) -> None:
+            if not reply.cancelled() and reply.exception() is None:
+                note(name)
+
+        reply.add_done_callback(keep)
+        await asyncio.shield(reply)
 
     def take_notification_receiver(self, capacity: int = 4096, drop: Drop = "oldest") -> NotificationReceiver:
         """The one receiver of this connection's notifications; of more than `capacity` the `drop` ones are lost."""

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from typing import Generic, TypeVar
 
 from .connection import WireConn
-from .error import PgWireError, PipelineAborted, TransactionError
+from .error import PgWireError, PipelineAborted, TransactionError, UsageError
 from .link import Link
 from .protocol import answers, requests
 from .protocol.rows import Rows
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class ItemSink(Generic[T]):
-    """An item's future; that it was aborted need not be seen, for the item that failed says why."""
+    """An item's future. That it was aborted, or left behind, need not be seen: another item or the block says why."""
 
     def __init__(self, reply: asyncio.Future[T]) -> None:
         self._reply = reply
@@ -31,7 +31,7 @@ class ItemSink(Generic[T]):
 
     def set_exception(self, exception: PgWireError) -> None:
         self._reply.set_exception(exception)
-        if isinstance(exception, PipelineAborted):
+        if isinstance(exception, (PipelineAborted, UsageError)):
             self._reply.exception()
 
 
