@@ -77,6 +77,7 @@ class ExclusiveConn(Queries):
 
     async def __aenter__(self) -> ExclusiveConn:
         await self._window.enter(self._acquire_timeout)
+        self._window.window.parameters = dict(self._link.session.parameters)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -86,7 +87,8 @@ class ExclusiveConn(Queries):
 
     @property
     def _needs_reset(self) -> bool:
-        return self._is_state_mutated or not self._window.window.tags <= HARMLESS
+        window, session = self._window.window, self._link.session
+        return self._is_state_mutated or not window.tags <= HARMLESS or session.parameters != window.parameters
 
     async def _clean(self) -> None:
         if self.transaction_status is not TransactionStatus.IDLE:

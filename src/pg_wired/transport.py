@@ -64,7 +64,7 @@ class Transport:
         self._view = memoryview(self._buffer)
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._slice = b""
-        self._is_paused = False
+        self._is_paused = self._reads_soon = False
         self._is_writing = False
         self._is_flushing = False
         self._write_error: OSError | None = None
@@ -115,7 +115,7 @@ class Transport:
         if self._fd >= 0:
             self.loop.add_reader(self._fd, self._readable)
             if self._is_tls:  # what has been decrypted already, the file descriptor does not show
-                self.loop.call_soon(self._read_on)
+                self._read_soon()
 
     def read_now(self) -> None:
         """Take what has come without waiting for the loop to say so."""
@@ -132,7 +132,17 @@ class Transport:
                 return
             if self._receiver.is_complete and not (self._is_tls and self._pending()):
                 return
-        self.loop.call_soon(self._read_on)  # others have their turn in between
+        self._read_soon()  # others have their turn in between
+
+    def _read_soon(self) -> None:
+        """Read on in the next turn of the loop: once, however often it is asked for."""
+        if not self._reads_soon:
+            self._reads_soon = True
+            self.loop.call_soon(self._read_more)
+
+    def _read_more(self) -> None:
+        self._reads_soon = False
+        self._read_on()
 
     def _pending(self) -> int:
         assert isinstance(self._sock, ssl.SSLSocket)

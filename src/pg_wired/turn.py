@@ -52,7 +52,8 @@ class Turn:
         except BaseException:
             if opened.done() and not opened.cancelled() and opened.exception() is None:
                 link.session.leave(window)
-                link.transport.flush()
+            link.session.pump()  # it was in the way of others
+            link.transport.flush()
             raise
         window.owner = asyncio.current_task()
 

@@ -81,6 +81,7 @@ class Watch:
         if self._deadline <= now:
             self._transport.read_now()  # an answer that is there already beats its deadline
             self._deadline = endings.expire(self._session, now) or _NEVER
+            self._transport.flush()
         is_several = len(self._session.inflight) > 1
         request = endings.sole(self._session)
         sole = request.sink if request is not None else None

@@ -161,6 +161,7 @@ def expire(session: Session, now: float) -> float:
             # What is encoded will be sent: as good as handed over.
             request.fail(RequestTimeout("the request's deadline has passed", request.fate(session.encoded)))
     session.pending = deque([r for r in session.pending if r.sink is None or not r.sink.done()])
+    session.pump()  # a window that gave up was in the way of others
     return following
 
 

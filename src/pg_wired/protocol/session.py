@@ -122,11 +122,12 @@ class Session:
             if not queue:
                 return
             request = queue[0]
+            if request.sink is not None and request.sink.done() and request.script is not SYNC_SCRIPT:
+                queue.popleft()  # but a Sync stays where it is: it parts two groups
+                continue
             if request.is_window and self.inflight:
                 return
             queue.popleft()
-            if request.sink is not None and request.sink.done() and request.script is not SYNC_SCRIPT:
-                continue  # but a Sync stays where it is: it parts two groups
             if request.is_window:
                 window = cast("Window", request)
                 self.window = window

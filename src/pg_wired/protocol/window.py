@@ -17,6 +17,7 @@ class Window(Request):
         super().__init__(sink, name, deadline)
         self.is_window = True
         self.has_state = has_state
+        self.parameters: dict[str, str] = {}  # the server's settings when it was opened
         self.owner: object = None  # the task inside
         self.tags: set[str] = set()  # the command tags seen inside, without their numbers
         self.inside: deque[Request] = deque()
