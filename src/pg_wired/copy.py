@@ -284,18 +284,21 @@ class LooseReader(Generic[T]):
 
     def __init__(self, copy: CopyOut[T]) -> None:
         self._copy = copy
-        self._is_open = False
+        self._is_open = self._is_over = False
 
     def __aiter__(self) -> LooseReader[T]:
         return self
 
     async def __anext__(self) -> T:
+        if self._is_over:
+            raise StopAsyncIteration
         try:
             if not self._is_open:
                 self._is_open = True
                 await self._copy.__aenter__()
             return await anext(self._copy)
         except BaseException:
+            self._is_over = True
             await self._copy.aclose()
             raise
 
