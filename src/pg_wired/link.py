@@ -39,7 +39,7 @@ class Link:
             return
         if session.window is not None:
             self._check_window(session.window)
-        if len(session.inflight) == 1:
+        if len(session.inflight) == 1 or session.head.unit is not None:
             self.watch.cancel_abandoned()  # before this request makes it one of two
         session.submit(request)
         self._send(request)
@@ -50,7 +50,7 @@ class Link:
         if request.deadline < 0:
             request.fail(RequestTimeout("the timeout is 0", Outcome.NOT_SENT))
             return
-        if len(self.session.inflight) == 1:
+        if len(self.session.inflight) == 1 or self.session.head.unit is not None:
             self.watch.cancel_abandoned()
         self.session.submit_inside(window, request)
         self._send(request)

@@ -5,7 +5,9 @@ from . cimport octets
 cpdef int append_row(bytearray out, object row) except -1
 
 cdef class RowDecoder:
-    cdef public bytes rest
+    cdef public list pieces
+    cdef public Py_ssize_t size
+    cdef public Py_ssize_t need
     cdef public bint has_header
     cdef public bint has_trailer
 

@@ -48,22 +48,29 @@ class RowDecoder:
     """Rows from the stream of a binary COPY, however it is cut."""
 
     def __init__(self) -> None:
-        self.rest = b""
+        self.pieces: list[bytes] = []
+        self.size = 0  # of all pieces
+        self.need = 0  # bytes before it is worth looking again: a long value may come in many pieces
         self.has_header = False
         self.has_trailer = False
 
     def feed(self, data: bytes) -> list[Row]:
         """The rows that are complete. Raises ProtocolError where the format is not kept."""
         rows: list[Row] = []
-        if self.rest:
-            data = self.rest + data
+        self.pieces.append(data)
+        self.size += len(data)
+        if self.size < self.need:
+            return rows
+        data = b"".join(self.pieces)
+        self.need = 0
         i = 0
         if not self.has_header:
             i = self.header(data)
         if self.has_header:
             i = self.rows(data, i, len(data), rows)
-        self.rest = data[i : len(data)]
-        if self.has_trailer and self.rest:
+        self.pieces = [data[i : len(data)]]
+        self.size = len(data) - i
+        if self.has_trailer and self.size:
             raise ProtocolError("binary COPY goes on behind its trailer")
         return rows
 
@@ -104,6 +111,7 @@ class RowDecoder:
                 if n < -1:
                     raise ProtocolError(f"binary COPY has a value of {n} bytes")
                 if n > end - at:
+                    self.need = at - i + n
                     return i
                 octets.set_cell(row, column, p, at, n)
                 if n > 0:

@@ -433,6 +433,8 @@ class Session:
         self.group = []
         self.pending.clear()
         self.inflight.clear()
+        if self.window is not None:
+            self.window.inside.clear()
         self.out = bytearray()
         self.notifications.wake()
         for request in waiting:
