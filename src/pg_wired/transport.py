@@ -19,8 +19,8 @@ from .error import PgWireError, UsageError
 SLICE = 16 * 1024
 
 
-# Reads of a receive buffer each, before the loop's other callbacks have their turn.
-READS = 4
+# Bytes read before the loop's other callbacks have their turn: a receive buffer full.
+TURN = 256 * 1024
 
 
 class _Forks:
@@ -127,11 +127,12 @@ class Transport:
 
         What the TLS layer has decrypted already, the file descriptor does not show.
         """
-        for _ in range(READS):
-            if self._is_paused or not self._read():
+        total = 0
+        while total < TURN:
+            n = 0 if self._is_paused else self._read()
+            if n == 0 or (self._receiver.is_complete and not (self._is_tls and self._pending())):
                 return
-            if self._receiver.is_complete and not (self._is_tls and self._pending()):
-                return
+            total += n
         self._read_soon()  # others have their turn in between
 
     def _read_soon(self) -> None:
@@ -155,10 +156,10 @@ class Transport:
         if self._fd >= 0:
             self._end(self._write_error)
 
-    def _read(self) -> bool:
-        """One read, and whether it brought something. A second one, just to see EAGAIN, would gain nothing."""
+    def _read(self) -> int:
+        """One read, and how much it brought. A second one, just to see EAGAIN, would gain nothing."""
         if self._fd < 0:
-            return False
+            return 0
         receiver = self._receiver
         if receiver.buffer is not self._buffer:
             self._buffer = receiver.buffer
@@ -167,16 +168,16 @@ class Transport:
         try:
             n = self._sock.recv_into(self._view[tail:] if tail else self._view)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
-            return False
+            return 0
         except ssl.SSLWantWriteError:
             self._want_write()
-            return False
+            return 0
         except OSError as error:
             self._end(self._write_error or error)
-            return False
+            return 0
         if n == 0:
             self._end(self._write_error)
-            return False
+            return 0
         try:
             receiver.received(n)
         except BaseException as error:  # the stream is in the middle of nowhere now, whatever it was
@@ -186,7 +187,7 @@ class Transport:
             self._close()
         elif receiver.out:
             self.flush()
-        return self._fd >= 0
+        return n if self._fd >= 0 else 0
 
     # ---- writing
 
