@@ -85,8 +85,9 @@ demo: .venv/server.group $(READY)
 test: .venv/test.group $(READY)
 	@[ $(BUILD) = compiled ] || echo "make: PG_WIRED_PURE=1, so nothing is compiled"
 	@PYTHONPATH="$(CURDIR)/src" PG_WIRED_EXPECT=interpreted .venv/bin/python $(pytest)
+	@[ "$(ARGS)" ] || PYTHONPATH="$(CURDIR)/src" .venv/bin/python -m tests.check_coverage
 	@$(MAKE) --no-print-directory smoke
-	@[ $(BUILD) != compiled ] || PG_WIRED_EXPECT=compiled $(run) $(pytest)
+	@[ $(BUILD) != compiled ] || PG_WIRED_EXPECT=compiled PG_WIRED_OTHER_BUILD="$(CURDIR)/src" $(run) $(pytest)
 
 # Only where it is asked for: looking for Pythons takes a moment.
 ifneq ($(filter smoke,$(MAKECMDGOALS)),)

@@ -59,7 +59,16 @@ FLOORS = [
     "async_conn",
     "__init__",
 ]
-PURE = {"error", "error_position", "frozen", "saslprep", "scram", "options", "conninfo", *(name for name in FLOORS if name.startswith("protocol."))}
+PURE = {
+    "error",
+    "error_position",
+    "frozen",
+    "saslprep",
+    "scram",
+    "options",
+    "conninfo",
+    *(name for name in FLOORS if name.startswith("protocol.")),
+}
 IMPURE = {"asyncio", "logging", "random", "secrets", "socket", "ssl", "threading", "time"}
 MAX_FILE, MAX_FUNCTION = 450, 45  # lines
 

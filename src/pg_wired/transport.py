@@ -19,8 +19,8 @@ from .error import PgWireError, UsageError
 SLICE = 16 * 1024
 
 
-# Bytes read before the loop's other callbacks have their turn: a receive buffer full.
-TURN = 256 * 1024
+# Bytes behind which the loop's other callbacks have their turn; one read may bring more.
+TURN = 64 * 1024
 
 
 class _Forks:
@@ -128,12 +128,12 @@ class Transport:
         What the TLS layer has decrypted already, the file descriptor does not show.
         """
         total = 0
-        while total < TURN:
+        while total < TURN and not self._reads_soon:
             n = 0 if self._is_paused else self._read()
             if n == 0 or (self._receiver.is_complete and not (self._is_tls and self._pending())):
                 return
             total += n
-        self._read_soon()  # others have their turn in between
+        self._read_soon()
 
     def _read_soon(self) -> None:
         """Read on in the next turn of the loop: once, however often it is asked for."""

@@ -1,0 +1,232 @@
+"""The words that the session's tests share: a client without a socket, its sinks, and a server's usual answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pg_wired.error import Outcome, PgError
+from pg_wired.protocol import endings, requests, transaction
+from pg_wired.protocol import messages as m
+from pg_wired.protocol.rows import Rows
+from pg_wired.protocol.session import Session
+from pg_wired.protocol.types import Row, Value
+from pg_wired.protocol.window import Window
+from rig.talk import describe
+
+READY = m.ReadyForQuery("I")
+PREPARED = [m.ParseComplete(), m.ParameterDescription(()), m.NoData()]
+STALE = m.ErrorResponse((("S", "ERROR"), ("C", "0A000"), ("M", "stale plan"), ("R", "RevalidateCachedQuery")))
+
+
+class Sink:
+    """A caller: it takes one answer, and a second one is an error. `cancelled` once it does not wait any more."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def done(self) -> bool:
+        return self.cancelled or self.is_answered
+
+    @property
+    def is_answered(self) -> bool:
+        return self.result is not None or self.error is not None
+
+    def set_result(self, result: Any) -> None:
+        assert not self.done(), "a second answer"
+        self.result = result
+
+    def set_exception(self, exception: BaseException) -> None:
+        assert not self.done(), "a second answer"
+        self.error = exception
+
+    def shown(self) -> Any:
+        """All that its caller can see, to be compared."""
+        return shown(self.result if self.error is None else self.error)
+
+
+def shown(answer: Any) -> Any:
+    """An answer as plain values."""
+    if isinstance(answer, Rows):
+        return answer.fields, list(answer), answer.command_tag
+    if isinstance(answer, list):
+        return [shown(part) for part in answer]
+    if isinstance(answer, PgError):
+        notes = getattr(answer, "__notes__", [])
+        return type(answer).__name__, answer.fields, answer.outcome, answer.sql, shown(answer.partial), notes
+    if isinstance(answer, Window):
+        return answer.sql
+    if isinstance(answer, BaseException):
+        return type(answer).__name__, str(answer), getattr(answer, "outcome", None), shown(answer.__cause__)
+    return answer
+
+
+def outcomes(*sinks: Sink) -> list[Outcome | None]:
+    """What each failure says; None where there is none."""
+    return [getattr(sink.error, "outcome", None) for sink in sinks]
+
+
+class Taker:
+    """What takes the parts of an answer as they come."""
+
+    def __init__(self) -> None:
+        self.headers: list[Any] = []
+        self.parts: list[Any] = []
+
+    def header(self, header: Any) -> None:
+        self.headers.append(header)
+
+    def take(self, part: Any, n: int) -> None:
+        self.parts.append(part)
+
+
+def pg_error(sink: Sink) -> PgError:
+    """The server's error that it got."""
+    assert isinstance(sink.error, PgError), sink.shown()
+    return sink.error
+
+
+class Client:
+    """A session, and what its owner does: submit, send, receive. Every request's sink is in `sinks`, in order."""
+
+    def __init__(self, *, cache: int = 256, max_in_flight: int = 256, parameters: dict[str, str] | None = None) -> None:
+        self.session = Session(parameters if parameters is not None else {}, cache, max_in_flight)
+        self.sinks: list[Sink] = []
+        self.inside: Window | None = None  # where what it submits goes
+
+    def _submit(self, request: requests.Request) -> Sink:
+        sink: Any = request.sink
+        if self.inside is not None:
+            self.session.submit_inside(self.inside, request)
+        else:
+            self.session.submit(request)
+        self.sinks.append(sink)
+        return sink  # type: ignore[no-any-return]
+
+    def query(
+        self,
+        sql: str,
+        *params: Value,
+        oids: Sequence[int] = (),
+        param_formats: int | Sequence[int] = 0,
+        result_formats: int | Sequence[int] = 0,
+        deadline: float = 0.0,
+    ) -> Sink:
+        return self._submit(requests.query(Sink(), sql, params, oids, param_formats, result_formats, deadline))
+
+    def simple(self, sql: str, deadline: float = 0.0) -> Sink:
+        return self._submit(requests.simple_query(Sink(), sql, deadline))
+
+    def describe(self, sql: str, oids: Sequence[int] = ()) -> Sink:
+        return self._submit(requests.describe(Sink(), sql, oids, 0.0))
+
+    def encoded(self, *items: m.FrontendMessage, drain: bool = False) -> Sink:
+        return self._submit(requests.encoded(Sink(), m.encode(*items), drain, 0.0))
+
+    def copy(self, sql: str, states: bytes, taker: Taker) -> Sink:
+        return self._submit(requests.copy(Sink(), sql, taker, states, 0.0))
+
+    def item(self, sql: str, *params: Value) -> Sink:
+        """A query as an item of a sync group, which `sync` ends."""
+        request = requests.query(Sink(), sql, params, (), 0, 0, 0.0)
+        request.is_item = True
+        return self._submit(request)
+
+    def sync(self) -> Sink:
+        return self._submit(requests.sync(Sink()))
+
+    def transaction(self, setup: str, sql: str, *params: Value) -> Sink:
+        query = requests.query(Sink(), sql, params, (), 0, 0, 0.0)
+        return self._submit(transaction.Transaction(setup, query).whole)
+
+    def window(self, name: str = "a window", *, has_state: bool = False, deadline: float = 0.0) -> Window:
+        """Ask for a window; its sink is the last of `sinks`, and has it once it is open."""
+        window = Window(Sink(), name, deadline, has_state)
+        self._submit(window)
+        return window
+
+    def expire(self, now: float) -> float:
+        return endings.expire(self.session, now)
+
+    @property
+    def sole(self) -> requests.Sink | None:
+        request = endings.sole(self.session)
+        return request.sink if request is not None else None
+
+    def disown(self) -> None:
+        """As the owner does when nobody waits for the sole request any more, and a cancel connection is opened."""
+        request = endings.sole(self.session)
+        assert request is not None
+        endings.disown(self.session, request)
+        self.session.holds += 1
+
+    def take(self, n: int | None = None) -> bytes:
+        """What the socket takes: the first `n` bytes, or all."""
+        session = self.session
+        data = bytes(session.out[:n])
+        del session.out[:n]
+        session.handed += len(data)
+        return data
+
+    def sent(self) -> list[m.FrontendMessage]:
+        """All that was to be sent, as messages."""
+        return split(self.take())
+
+    def tags(self) -> str:
+        """The tags of all that was to be sent: "PDBES" for a query's first use."""
+        return "".join(chr(message.tag or 0) for message in self.sent())
+
+    def feed(self, *items: m.BackendMessage | bytes) -> None:
+        self.session.feed(b"".join(item if isinstance(item, bytes) else m.encode(item) for item in items))
+
+
+def split(data: bytes) -> list[m.FrontendMessage]:
+    """The messages that a client has sent."""
+    messages, i = [], 0
+    while i < len(data):
+        stop = i + 1 + int.from_bytes(data[i + 1 : i + 5], "big")
+        messages.append(m.decode_frontend(data[i], data[i + 5 : stop]))
+        i = stop
+    return messages
+
+
+# ---- what a server answers
+
+
+def result(*rows: Row, tag: str | None = None) -> list[m.BackendMessage]:
+    """DataRow for each, and CommandComplete."""
+    return [*map(m.DataRow, rows), m.CommandComplete(f"SELECT {len(rows)}" if tag is None else tag)]
+
+
+def first(
+    *rows: Row, names: Sequence[str] = ("a",), tag: str | None = None, oids: tuple[int, ...] = ()
+) -> list[m.BackendMessage]:
+    """The answer to a query's first use: Parse, Describe, Bind, Execute, Sync."""
+    return [
+        m.ParseComplete(),
+        m.ParameterDescription(oids),
+        describe(names, ()),
+        m.BindComplete(),
+        *result(*rows, tag=tag),
+        READY,
+    ]
+
+
+def later(*rows: Row, tag: str | None = None) -> list[m.BackendMessage]:
+    """The answer to a known query: Bind, Execute, Sync."""
+    return [m.BindComplete(), *result(*rows, tag=tag), READY]
+
+
+def described(*rows: Row, names: Sequence[str] = ("a",), tag: str | None = None) -> list[m.BackendMessage]:
+    """The answer to a query whose columns are asked for each time: Bind, Describe, Execute, Sync."""
+    return [m.BindComplete(), describe(names, ()), *result(*rows, tag=tag), READY]
+
+
+def known(client: Client, sql: str, *params: Value, names: Sequence[str] = ("a",)) -> None:
+    """Have the client's cache know `sql`."""
+    client.query(sql, *params)
+    client.take()
+    client.feed(*first(names=names))
+    client.sinks.pop()

@@ -1,0 +1,198 @@
+"""The hot encoder writes what the slow one writes, and refuses what no server could take, before a byte is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pg_wired.error import ConfigError, Outcome
+from pg_wired.protocol import frontend, messages
+from pg_wired.protocol.types import LONG_LIMIT, FormatCode
+
+VALUES = st.none() | st.binary(max_size=20)
+CODES = st.lists(st.sampled_from([0, 1]), max_size=4)
+# 65,535 of these are just too many bytes for a message; as references to one object they cost nothing.
+HUGE = bytes(LONG_LIMIT // 65_535)
+
+
+@given(params=st.lists(VALUES).map(tuple), param=CODES, result=CODES, name=st.sampled_from(["", "pgw_1", "ü"]))
+def test_bind_is_the_bind_of_the_messages(
+    params: tuple[bytes | None, ...], param: list[int], result: list[int], name: str
+) -> None:
+    head = frontend.bind_head(name, frontend.formats(param, "param_formats"), len(params))
+    out = bytearray(b"before")
+    frontend.bind(out, head, params, frontend.formats(result, "result_formats"), b"behind")
+    message = messages.Bind("", name, tuple(param), params, tuple(result))
+    assert out == b"before" + messages.encode(message) + b"behind"
+
+
+def test_the_constants_are_messages() -> None:
+    execute = messages.encode(messages.Execute())
+    described = messages.encode(messages.Describe("P")) + execute
+    assert (execute, described) == (frontend.EXECUTE, frontend.DESCRIBE_EXECUTE)
+    assert messages.encode(messages.Sync()) == frontend.SYNC
+    assert (frontend.formats((), "x"), frontend.formats([1], "x")) == (frontend.ALL_TEXT, frontend.ALL_BINARY)
+
+
+@given(st.lists(VALUES))
+def test_values_are_taken_as_they_are(params: list[bytes | None]) -> None:
+    for kind in (tuple, list, iter):
+        assert frontend.values(kind(params)) == tuple(params)  # type: ignore[arg-type]
+
+
+def test_values_are_a_snapshot() -> None:
+    octets, text = bytearray(b"abc"), "\0ü€😀"
+    taken = frontend.values([octets, memoryview(octets)[::2], text, "", None, b""])
+    octets[:] = b"xyz"
+    assert taken == (b"abc", b"ac", text.encode(), b"", None, b"")
+    assert {type(value) for value in taken} == {bytes, type(None)}
+
+
+class Odd(bytes):
+    """A subclass: only its bytes may go on."""
+
+
+def test_a_subclass_of_bytes_becomes_bytes() -> None:
+    assert [type(value) for value in frontend.values((Odd(b"x"),))] == [bytes]
+
+
+@pytest.mark.parametrize("value", [1, 1.5, True, (), [b"x"], {}, object(), Exception])
+def test_a_value_of_another_type_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^parameter \$2 is {type(value).__name__}: pass bytes, "):
+        frontend.values((b"x", value))
+
+
+@pytest.mark.parametrize("params", ["text", b"bytes", bytearray(), memoryview(b"")])
+def test_one_value_is_no_sequence_of_values(params: Any) -> None:
+    with pytest.raises(TypeError, match=rf"not {type(params).__name__}: pass \(value,\)"):
+        frontend.values(params)
+
+
+@pytest.mark.parametrize("params", [None, 7])
+def test_no_sequence_at_all(params: Any) -> None:
+    with pytest.raises(TypeError):
+        frontend.values(params)
+
+
+@pytest.mark.parametrize(
+    ("params", "error"),
+    [
+        ((b"",) * 65_536, r"^65536 parameters: PostgreSQL takes at most 65535"),
+        (("",) * 65_536, r"^65536 parameters"),
+        ((None, "\ud800"), r"^parameter \$2 cannot be sent as UTF-8: surrogates not allowed"),
+        ((HUGE,) * 65_535, rf"^parameters of {65_535 * len(HUGE)} bytes: a message may have at most 1073741822"),
+    ],
+    ids=["too many", "too many, not bytes", "surrogate", "too large"],
+)
+def test_values_that_cannot_be_sent(params: Any, error: str) -> None:
+    with pytest.raises(ConfigError, match=error) as caught:
+        frontend.values(params)
+    assert caught.value.outcome is Outcome.NOT_SENT
+
+
+def test_values_beside_text_are_summed_too() -> None:
+    with pytest.raises(ConfigError, match=r"^parameters of "):
+        frontend.values((*(HUGE,) * 65_534, "x" * len(HUGE)))
+
+
+@pytest.mark.parametrize(
+    ("codes", "data"),
+    [
+        (0, b"\0\0"),
+        (FormatCode.TEXT, b"\0\0"),
+        (1, b"\0\1\0\1"),
+        (FormatCode.BINARY, b"\0\1\0\1"),
+        ((), b"\0\0"),
+        ([1], b"\0\1\0\1"),
+        ((0, FormatCode.BINARY, 0), b"\0\3\0\0\0\1\0\0"),
+        ([0] * 65_535, b"\xff\xff" + bytes(131_070)),
+    ],
+)
+def test_formats(codes: Any, data: bytes) -> None:
+    assert frontend.formats(codes, "param_formats") == data
+
+
+@pytest.mark.parametrize("codes", [2, -1, True, [0, 2], [True], ["1"], "01", [1.0], [None]])
+def test_wrong_formats(codes: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^result_formats has .*: pass FormatCode\.TEXT or FormatCode\.BINARY"):
+        frontend.formats(codes, "result_formats")
+
+
+def test_too_many_formats() -> None:
+    with pytest.raises(ConfigError, match=r"^param_formats has 65536 codes"):
+        frontend.formats([0] * 65_536, "param_formats")
+
+
+@pytest.mark.parametrize(("count", "values"), [(0, 0), (0, 9), (1, 0), (1, 9), (3, 3)])
+def test_a_number_of_formats_that_fits(count: int, values: int) -> None:
+    frontend.check_count(frontend.formats([1] * count, "x"), values, "x")
+
+
+@pytest.mark.parametrize(("count", "values"), [(2, 0), (2, 1), (2, 3), (300, 299)])
+def test_a_number_of_formats_that_does_not(count: int, values: int) -> None:
+    with pytest.raises(ConfigError, match=f"^x has {count} codes for {values} values: pass one for all, or one for"):
+        frontend.check_count(frontend.formats([1] * count, "x"), values, "x")
+
+
+def test_oids() -> None:
+    assert frontend.oids(iter([0, 23, 2**32 - 1])) == (0, 23, 2**32 - 1)
+    assert frontend.oids([25] * 65_535) == (25,) * 65_535
+    with pytest.raises(ConfigError, match=r"^65536 parameter OIDs: PostgreSQL takes at most 65535"):
+        frontend.oids([25] * 65_536)
+
+
+@pytest.mark.parametrize("oid", [-1, 2**32, True, "23", 23.0, None])
+def test_wrong_oids(oid: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^param_oids has {oid!r}: an OID is an int from 0 to 4294967295"):
+        frontend.oids([23, oid])
+
+
+@pytest.mark.parametrize("sql", ["", "select 1", "select 'ü'"])
+def test_text(sql: str) -> None:
+    assert frontend.text(sql, "sql") == sql
+
+
+@pytest.mark.parametrize(
+    ("sql", "error"),
+    [
+        ("select\0 1", "^sql has a NUL character at 6: PostgreSQL ends a string there"),
+        ("ü \udfff", "^sql cannot be sent as UTF-8: surrogates not allowed at 2"),
+    ],
+)
+def test_text_that_cannot_be_sent(sql: str, error: str) -> None:
+    with pytest.raises(ConfigError, match=error) as caught:
+        frontend.text(sql, "sql")
+    assert caught.value.outcome is Outcome.NOT_SENT
+
+
+def test_text_longer_than_a_message() -> None:
+    with pytest.raises(ConfigError, match=r"^sql has 1073741822 bytes: a message may have at most"):
+        frontend.text("x" * LONG_LIMIT, "sql")
+
+
+@pytest.mark.parametrize("sql", ["", "select 1", "select 'ü'"])
+def test_query_is_the_query_of_the_messages(sql: str) -> None:
+    assert frontend.query(sql) == messages.encode(messages.Query(sql))
+
+
+@pytest.mark.parametrize("sql", [b"select 1", None, 1])
+def test_text_of_another_type(sql: Any) -> None:
+    with pytest.raises(TypeError, match=f"^sql is {type(sql).__name__}: pass a str"):
+        frontend.text(sql, "sql")
+
+
+class Words(str):
+    """SQL constants are often members of such a class."""
+
+    def __str__(self) -> str:
+        return "drop table students"
+
+    __format__ = None  # type: ignore[assignment]
+
+
+def test_a_subclass_of_str_becomes_the_str_it_is() -> None:
+    taken = frontend.text(Words("select 1"), "sql")
+    assert (type(taken), taken) == (str, "select 1")

@@ -1,0 +1,155 @@
+"""Notifications: received = delivered + dropped + queued, at every moment, and gaps stand where some were lost."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pg_wired.error import ProtocolError
+from pg_wired.protocol import messages as m
+from pg_wired.protocol.notification_queue import Drop, Notification, NotificationGap, NotificationQueue
+from tests.protocol.conversation import Sink
+
+
+def numbered(number: int) -> Notification:
+    return Notification(1, "c", str(number))
+
+
+def queue(capacity: int, drop: Drop = "oldest") -> NotificationQueue:
+    made = NotificationQueue()
+    made.capacity, made.drop = capacity, drop
+    return made
+
+
+def drain(q: NotificationQueue) -> list[object]:
+    items: list[object] = []
+    while (item := q.take()) is not None:
+        items.append(int(item.payload) if isinstance(item, Notification) else f"-{item.dropped}")
+    return items
+
+
+@pytest.mark.parametrize(
+    ("pid", "channel", "payload"), [(1, "c", "p"), (-1, "", ""), (2**31 - 1, "\udcff", "\u20ac" * 2000)]
+)
+def test_a_message_arrives(pid: int, channel: str, payload: str) -> None:
+    q = queue(1)
+    q.arrived(m.encode(m.NotificationResponse(pid, channel, payload))[5:])
+    assert q.take() == Notification(pid, channel, payload)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\0\0\0", b"\0\0\0\1", b"\0\0\0\1c\0", b"\0\0\0\1c\0p", b"\0\0\0\1c\0p\0\0", b"\0" * 5]
+)
+def test_what_is_no_notification(body: bytes) -> None:
+    q = queue(1)
+    with pytest.raises(ProtocolError, match="not a process id and two strings"):
+        q.arrived(body)
+    assert (q.received, len(q)) == (0, 0)
+
+
+@given(st.binary(max_size=20))
+def test_any_bytes_are_a_notification_or_a_protocol_error(body: bytes) -> None:
+    q = queue(1)
+    try:
+        expected: object = m.decode_backend(ord("A"), body)
+    except ProtocolError:
+        with pytest.raises(ProtocolError):
+            q.arrived(body)
+        return
+    q.arrived(body)
+    assert isinstance(expected, m.NotificationResponse)
+    assert q.take() == (expected.pid, expected.channel, expected.payload)
+
+
+def test_in_order() -> None:
+    q = queue(3)
+    for number in range(3):
+        q.put(numbered(number))
+    assert (len(q), drain(q), len(q), q.take()) == (3, [0, 1, 2], 0, None)
+    assert (q.received, q.delivered, q.dropped) == (3, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "drop", "items"),
+    [
+        (2, "oldest", ["-3", 3, 4]),
+        (2, "newest", [0, 1, "-3"]),
+        (1, "oldest", ["-4", 4]),
+        (1, "newest", [0, "-4"]),
+        (0, "oldest", []),  # nobody receives: nothing is kept
+        (0, "newest", []),
+    ],
+)
+def test_what_does_not_fit_leaves_a_gap(capacity: int, drop: Drop, items: list[object]) -> None:
+    q = queue(capacity, drop)
+    for number in range(5):
+        q.put(numbered(number))
+    assert (len(q), q.dropped, drain(q)) == (capacity, 5 - capacity, items)
+
+
+def test_gaps_stand_where_they_belong() -> None:
+    q = queue(2, "newest")
+    for number in range(4):
+        q.put(numbered(number))
+    assert q.take() == numbered(0)
+    for number in range(4, 7):
+        q.put(numbered(number))
+    assert drain(q) == [1, "-2", 4, "-2"]
+
+
+def test_whoever_waits_is_told_once() -> None:
+    q = queue(2)
+    q.wake()
+    sink = q.waiter = Sink()
+    sink.cancelled = True
+    q.put(numbered(0))
+    assert not sink.is_answered
+    waiter = q.waiter = Told()
+    q.put(numbered(1))
+    q.put(numbered(2))
+    assert waiter.count == 1
+
+
+class Told(Sink):
+    """Counts its one answer, which is None."""
+
+    count = 0
+
+    def done(self) -> bool:
+        return bool(self.count)
+
+    def set_result(self, result: object) -> None:
+        assert not self.done() and result is None
+        self.count += 1
+
+
+@given(
+    capacity=st.integers(0, 3),
+    drop=st.sampled_from(get_args(Drop)),
+    takes=st.lists(st.booleans(), max_size=30),
+)
+def test_every_one_is_accounted_for(capacity: int, drop: Drop, takes: list[bool]) -> None:
+    """Each item continues where the last one ended: a gap of n stands for exactly the n that are missing."""
+    q = queue(capacity, drop)
+    items: list[Notification | NotificationGap] = []
+    for number, is_take in enumerate(takes):
+        if is_take:
+            items += filter(None, [q.take()])
+        else:
+            q.put(numbered(number))
+        assert q.received == q.delivered + q.dropped + len(q) and len(q) <= capacity
+    while (item := q.take()) is not None:
+        items.append(item)
+    put = [str(number) for number, is_take in enumerate(takes) if not is_take]
+    if capacity:
+        at = 0
+        for item in items:
+            if isinstance(item, NotificationGap):
+                at += item.dropped
+            else:
+                assert item.payload == put[at]
+                at += 1
+        assert at == len(put) == q.received

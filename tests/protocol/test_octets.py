@@ -1,0 +1,85 @@
+"""The machine verbs do what their names say, and the header's numbers are the Python ones."""
+
+from __future__ import annotations
+
+import re
+from enum import IntEnum
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pg_wired.protocol import octets, types
+
+PXD = Path(__file__).parents[2] / "src/pg_wired/protocol/octets.pxd"
+I32 = st.integers(-(2**31), 2**31 - 1)
+
+
+def constants() -> dict[str, int]:
+    """Every line `NAME = number` inside an `enum` of the header."""
+    found = re.findall(r"^    ([A-Z_0-9]+) = (\S+)$", PXD.read_text(), re.M)
+    return {name: int(number, 0) for name, number in found}
+
+
+def test_the_header_has_the_same_numbers() -> None:
+    ours = {name: value for name, value in vars(octets).items() if name.isupper()}
+    assert constants() == ours
+
+
+@pytest.mark.parametrize("kind", [types.Action, types.Next])
+def test_all_actions_and_steps_are_there(kind: type[IntEnum]) -> None:
+    expected = {member.name: int(member) for member in kind if member != types.Action.DESYNC}
+    assert {name: getattr(octets, name) for name in expected} == expected
+    assert int(types.Action.DESYNC) == 0
+
+
+def test_states_limits_and_marks() -> None:
+    for name in ("IDLE", "PARSE", "BIND", "QUERY", "EXECUTE", "SYNC"):
+        assert getattr(octets, name) == types.State[name]
+    assert (octets.SHORT_LIMIT, octets.LONG_LIMIT) == (types.SHORT_LIMIT, types.LONG_LIMIT)
+    assert octets.NO_ROWS < octets.ANY_COUNT < 0
+    assert octets.NEVER > 2**60
+
+
+@given(st.integers(0, 65535), st.integers(0, 3))
+def test_get_u16(n: int, i: int) -> None:
+    assert octets.get_u16(bytes(i) + n.to_bytes(2, "big"), i) == n
+
+
+@given(I32, st.integers(0, 3))
+def test_put_and_get_i32(n: int, i: int) -> None:
+    q = bytearray(b"\xaa" * 10)
+    assert octets.put_i32(q, i, n) == i + 4
+    assert octets.get_i32(q, i) == n
+    assert q == b"\xaa" * i + n.to_bytes(4, "big", signed=True) + b"\xaa" * (6 - i)
+
+
+@given(st.binary(max_size=9), st.integers(0, 3))
+def test_put_and_get_bytes(data: bytes, i: int) -> None:
+    q = bytearray(12)
+    assert octets.put_bytes(q, i, data) == i + len(data)
+    taken = octets.get_bytes(q, i, len(data))
+    assert (type(taken), taken, len(q)) == (bytes, data, 12)
+
+
+@given(st.binary(max_size=9), st.integers(0, 3), st.integers(0, 3))
+def test_put_part(data: bytes, i: int, j: int) -> None:
+    q = bytearray(12)
+    assert octets.put_part(q, i, bytes(j) + data + b"behind", j, len(data)) == i + len(data)
+    assert q == bytes(i) + data + bytes(12 - i - len(data))
+
+
+def test_grow() -> None:
+    out = bytearray(b"ab")
+    assert octets.grow(out, 3) is out
+    assert out == b"ab\0\0\0"
+
+
+def test_rows() -> None:
+    row = octets.new_row(4)
+    p = bytearray(b"xyz")
+    for column, (i, n) in enumerate([(0, 2), (3, 0), (0, -1), (2, 1)]):
+        octets.set_cell(row, column, p, i, n)
+    assert octets.seal(row) == (b"xy", b"", None, b"z")
+    assert octets.seal(octets.new_row(0)) == ()

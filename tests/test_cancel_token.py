@@ -1,0 +1,155 @@
+"""CancelToken: what cancels whatever the session runs at that moment, from elsewhere, and only while it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from pg_wired import AsyncConn, CancelToken, IoError, PgError, RequestTimeout
+from pg_wired.protocol import messages as m
+from rig.checks import answers, ends_clean, outcome_of, until_sql
+from rig.fake_pg import FakePG, Peer
+from rig.postgres import Server, free_port
+
+pytestmark = pytest.mark.both_loops
+
+
+@pytest.fixture
+async def conn(postgres: Server) -> AsyncIterator[AsyncConn]:
+    async with await AsyncConn.connect(postgres.dsn) as conn:
+        yield conn
+
+
+def at(token: CancelToken, port: int) -> CancelToken:
+    """The same for another port."""
+    address = token.address._replace(sockaddr=("127.0.0.1", port))
+    return CancelToken(address, token.pid, token.secret_key, lambda: True)
+
+
+@ends_clean()
+async def test_it_stops_what_runs(conn: AsyncConn) -> None:
+    before, running, behind = (
+        conn.exec_query("select 'before'"),
+        conn.exec_query("select pg_sleep(30)"),
+        conn.exec_query("select 'behind'"),
+    )
+    await before
+    token = conn.cancel_token()
+    await token.cancel()
+    stopped = await outcome_of(running)
+    assert isinstance(stopped, PgError) and stopped.code == "57014"
+    assert list(await behind) == [(b"behind",)]
+    await answers(conn)
+
+
+@ends_clean()
+async def test_idle_twice_and_with_a_wrong_key(conn: AsyncConn) -> None:
+    token = conn.cancel_token()
+    wrong = CancelToken(token.address, token.pid, b"no-k", lambda: True)
+    await token.cancel()
+    await asyncio.gather(token.cancel(), token.cancel(), wrong.cancel())
+    await answers(conn)
+    running = conn.exec_query("select pg_sleep(0.2), 1")
+    await wrong.cancel()
+    assert list(await running) == [(b"", b"1")]
+
+
+@ends_clean()
+async def test_many_at_once(conn: AsyncConn) -> None:
+    running = conn.exec_query("select pg_sleep(30)")
+    await asyncio.gather(*[conn.cancel_token().cancel() for _ in range(20)])
+    assert isinstance(await outcome_of(running), PgError)
+    await until_quiet(conn)
+    await answers(conn)
+
+
+async def until_quiet(conn: AsyncConn) -> None:
+    """Cancels that came late may have hit a query or two: until none does."""
+    while isinstance(await outcome_of(conn.exec_query("select 1")), PgError):
+        pass
+
+
+@ends_clean()
+async def test_it_is_inert_once_the_session_has_ended(conn: AsyncConn, postgres: Server) -> None:
+    """Its process id may be another session's by then."""
+    other = await AsyncConn.connect(postgres.dsn)
+    token = other.cancel_token()
+    impostor = CancelToken(token.address, token.pid, token.secret_key, lambda: not other._transport.is_closed)
+    assert token == impostor
+    await other.close()
+    begin = time.monotonic()
+    await token.cancel()
+    assert time.monotonic() - begin < 0.05
+    killed = await AsyncConn.connect(postgres.dsn)
+    token = killed.cancel_token()
+    await conn.exec_query(f"select pg_terminate_backend({killed.backend_pid})")
+    await until_sql(conn, f"select count(*) = 0 from pg_stat_activity where pid = {killed.backend_pid}")
+    await token.cancel()
+    await killed.close()
+
+
+@ends_clean()
+async def test_it_is_frozen_and_keeps_its_secret(conn: AsyncConn) -> None:
+    token = conn.cancel_token()
+    assert token == conn.cancel_token() and hash(token) == hash(conn.cancel_token())
+    for shown in (repr(token), str(token), f"{token}"):
+        assert str(token.pid) in shown
+        assert repr(token.secret_key) not in shown and token.secret_key.hex() not in shown
+    with pytest.raises(AttributeError):
+        token.pid = 1  # type: ignore[misc]
+
+
+@ends_clean()
+async def test_nobody_listens(conn: AsyncConn) -> None:
+    with pytest.raises(IoError, match="cancel request could not be sent"):
+        await at(conn.cancel_token(), free_port()).cancel()
+    await answers(conn)
+
+
+@ends_clean()
+async def test_a_server_that_does_not_take_it() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.expect(m.Terminate)
+        peer.close()
+
+    async with FakePG(script, hold_cancels=True) as fake, await AsyncConn.connect(fake.dsn) as conn:
+        begin = time.monotonic()
+        with pytest.raises(RequestTimeout):
+            await conn.cancel_token().cancel(timeout=0.1)
+        assert 0.099 <= time.monotonic() - begin < 0.35
+        cancelling = asyncio.ensure_future(conn.cancel_token().cancel())
+        await fake.cancels.get()
+        cancelling.cancel()
+        assert isinstance(await outcome_of(cancelling), asyncio.CancelledError)
+
+
+@ends_clean()
+async def test_the_whole_key_is_sent() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.startup(pid=-7, key=b"\xff\0\n\x80")
+        await peer.expect(m.Terminate)
+        peer.close()
+
+    async with FakePG(script) as fake, await AsyncConn.connect(fake.dsn) as conn:
+        await conn.cancel_token().cancel()
+        assert await fake.cancels.get() == m.CancelRequest(-7, b"\xff\0\n\x80")
+
+
+@ends_clean()
+async def test_a_server_that_resets_the_cancel_connection(conn: AsyncConn) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        loop = asyncio.get_running_loop()
+        cancelling = asyncio.ensure_future(at(conn.cancel_token(), listener.getsockname()[1]).cancel())
+        sock, _ = await loop.sock_accept(listener)
+        with sock:
+            sock.setblocking(False)
+            await loop.sock_recv(sock, 100)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await cancelling

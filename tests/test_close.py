@@ -1,0 +1,246 @@
+"""The end by our own will: close() in every state finishes what was submitted, abort() tells everyone by position."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pg_wired import AsyncConn, ConnectionClosed, Outcome, PgWireError, RequestTimeout, ResponseCollector, Rows
+from pg_wired.protocol import messages as m
+from rig.checks import ends_clean, outcome_of, until, until_sql
+from rig.fake_pg import FakePG, Peer
+from rig.postgres import Server
+
+pytestmark = pytest.mark.both_loops
+
+ROW = [(b"1",)]
+
+
+async def closed(conn: AsyncConn) -> None:
+    """After the end every request is refused at once, and the rest has no effect."""
+    assert not conn.is_alive and conn.is_broken and conn.in_flight == 0
+    group = m.encode(m.Sync())
+    asks: list[Callable[[], Any]] = [
+        lambda: conn.exec_query("select 1"),
+        lambda: conn.simple_query("select 1"),
+        lambda: conn.describe("select 1"),
+        lambda: conn.submit(group),
+        lambda: conn.submit_batch([(group, ResponseCollector.ROWS)]),
+    ]
+    for ask in asks:
+        with pytest.raises(ConnectionClosed) as caught:
+            await ask()
+        assert caught.value.outcome is Outcome.NOT_SENT
+    await conn.cancel_token().cancel()
+    await conn.close()
+    conn.abort()
+    assert "closed" in repr(conn)
+
+
+@ends_clean()
+async def test_idle() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.expect(m.Terminate)
+        peer.sock.shutdown(socket.SHUT_WR)
+        await peer.eof()  # a FIN, not a RST
+
+    async with FakePG(script) as fake:
+        conn = await AsyncConn.connect(fake.dsn)
+        await conn.close()
+        await closed(conn)
+
+
+@ends_clean()
+async def test_the_server_sees_an_orderly_end(postgres: Server) -> None:
+    async with await AsyncConn.connect(postgres.dsn) as admin:
+        conn = await AsyncConn.connect(postgres.dsn)
+        await conn.exec_query("select 1")
+        await conn.close()
+        await closed(conn)
+        await until_sql(admin, f"select count(*) = 0 from pg_stat_activity where pid = {conn.backend_pid}")
+
+
+@ends_clean()
+async def test_what_was_submitted_is_finished(postgres: Server) -> None:
+    conn = await AsyncConn.connect(postgres.dsn, max_in_flight=7)
+    replies = [conn.exec_query("select $1::int4, pg_sleep(0.0001)", (str(n),)) for n in range(100)]
+    closing = asyncio.ensure_future(conn.close())
+    await asyncio.sleep(0)
+    with pytest.raises(ConnectionClosed, match="close") as caught:
+        conn.exec_query("select 'too late'")
+    assert caught.value.outcome is Outcome.NOT_SENT
+    assert [list(rows) for rows in await asyncio.gather(*replies)] == [[(b"%d" % n, b"")] for n in range(100)]
+    await closing
+    await closed(conn)
+
+
+@ends_clean()
+async def test_many_close_at_once(postgres: Server) -> None:
+    conn = await AsyncConn.connect(postgres.dsn)
+    reply = conn.exec_query("select pg_sleep(0.05), 1")
+    await asyncio.gather(*[conn.close() for _ in range(10)])
+    assert list(await reply) == [(b"", b"1")]
+    await closed(conn)
+
+
+@ends_clean()
+async def test_one_terminate() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.answer_rows(ROW)
+        await peer.expect(m.Terminate)
+        peer.sock.shutdown(socket.SHUT_WR)
+        await peer.eof()
+
+    async with FakePG(script) as fake:
+        conn = await AsyncConn.connect(fake.dsn)
+        reply = conn.exec_query("select 1")
+        await asyncio.gather(reply, *[conn.close() for _ in range(5)])
+
+
+@ends_clean()
+async def test_a_server_that_does_not_answer() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.group()
+
+    async with FakePG(script) as fake:
+        conn = await AsyncConn.connect(fake.dsn, max_in_flight=1)
+        replies = [conn.exec_query("select 1") for _ in range(3)]
+        begin = time.monotonic()
+        with pytest.raises(RequestTimeout, match="3 requests"):
+            await conn.close(timeout=0.1)
+        assert 0.099 <= time.monotonic() - begin < 0.35  # uvloop counts in milliseconds
+        outcomes = [(await outcome_of(reply)).outcome for reply in replies]
+        assert outcomes == [Outcome.UNKNOWN, Outcome.NOT_SENT, Outcome.NOT_SENT]
+        await closed(conn)
+
+
+@ends_clean()
+async def test_a_server_that_does_not_close() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.expect(m.Terminate)
+
+    async def accept_and_wait(peer: Peer) -> None:
+        await script(peer)
+        await gone.wait()
+
+    gone = asyncio.Event()
+    async with FakePG(accept_and_wait) as fake:
+        conn = await AsyncConn.connect(fake.dsn)
+        await conn.close(timeout=0.05)  # nothing was unanswered: no error
+        gone.set()
+        await closed(conn)
+
+
+@ends_clean()
+async def test_a_cancelled_close_closes_at_once(postgres: Server) -> None:
+    conn = await AsyncConn.connect(postgres.dsn)
+    reply = conn.exec_query("select pg_sleep(5)")
+    closing = asyncio.ensure_future(conn.close())
+    await asyncio.sleep(0.01)
+    closing.cancel()
+    assert isinstance(await outcome_of(closing), asyncio.CancelledError)
+    error = await outcome_of(reply)
+    assert isinstance(error, ConnectionClosed) and error.outcome is Outcome.UNKNOWN
+    await closed(conn)
+
+
+@ends_clean()
+async def test_abort_tells_everyone_by_position() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.answer_rows(ROW)
+        await peer.group()
+        await peer.group()
+        heard.set()
+
+    heard = asyncio.Event()
+    async with FakePG(script) as fake:
+        conn = await AsyncConn.connect(fake.dsn, max_in_flight=2)
+        replies = [conn.exec_query("select 1") for _ in range(5)]
+        assert list(await replies[0]) == ROW
+        await heard.wait()
+        same_turn = conn.exec_query("select 1")
+        conn.abort()
+        results = await asyncio.gather(*replies[1:], same_turn, return_exceptions=True)
+        assert all(isinstance(result, ConnectionClosed) for result in results)
+        outcomes = [result.outcome for result in results if isinstance(result, PgWireError)]
+        assert outcomes == [Outcome.UNKNOWN] * 2 + [Outcome.NOT_SENT] * 3
+        assert all("abort" in str(result) for result in results)
+        await closed(conn)
+
+
+@ends_clean()
+async def test_abort_in_the_turn_of_the_request_has_sent_the_first_only(postgres: Server) -> None:
+    conn = await AsyncConn.connect(postgres.dsn)
+    replies = [conn.exec_query("select 1") for _ in range(3)]
+    conn.abort()
+    outcomes = [(await outcome_of(reply)).outcome for reply in replies]
+    assert outcomes == [Outcome.UNKNOWN, Outcome.NOT_SENT, Outcome.NOT_SENT]
+    await closed(conn)
+
+
+@ends_clean()
+async def test_a_window_of_answers_before_the_end(postgres: Server) -> None:
+    async with await AsyncConn.connect(postgres.dsn) as conn:
+        replies = [conn.exec_query("select $1::int4", (str(n),)) for n in range(1000)]
+    assert all(isinstance(reply.result(), Rows) for reply in replies)
+    await closed(conn)
+
+
+@ends_clean()
+async def test_closing_while_a_cancel_request_is_under_way() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.group()
+        await peer.cancel_request()
+        await peer.send(m.ParseComplete(), m.ErrorResponse((("S", "ERROR"), ("C", "57014"))), m.ReadyForQuery("I"))
+        await peer.expect(m.Terminate)
+        peer.close()
+
+    async with FakePG(script, hold_cancels=True) as fake:
+        conn = await AsyncConn.connect(fake.dsn)
+        reply = conn.exec_query("select pg_sleep(30)")
+        await asyncio.sleep(0.05)
+        reply.cancel()
+        await until(lambda: "ReadyForQuery" in fake.transcript().split("Sync")[-1], "the answer")
+        await conn.close(timeout=2)
+        # nothing of the connection is left behind, not even what waits for the server to take a cancel request
+        assert asyncio.all_tasks() - fake._tasks == {asyncio.current_task()}
+        await closed(conn)
+
+
+@ends_clean()
+async def test_a_dropped_connection_warns_and_closes(postgres: Server) -> None:
+    async with await AsyncConn.connect(postgres.dsn) as admin:
+        conn = await AsyncConn.connect(postgres.dsn)
+        await conn.exec_query("select 1")
+        await asyncio.sleep(0.05)  # the watch has looked, and rests
+        pid = conn.backend_pid
+        with pytest.warns(ResourceWarning, match=f"unclosed <AsyncConn .* pid={pid}"):
+            del conn
+            gc.collect()
+        await until_sql(admin, f"select count(*) = 0 from pg_stat_activity where pid = {pid}")
+
+
+@ends_clean()
+async def test_a_dropped_connection_still_answers_whoever_waits(postgres: Server) -> None:
+    conn = await AsyncConn.connect(postgres.dsn)
+    replies = [conn.exec_query("select pg_sleep(0.1), $1::int4", (str(n),)) for n in range(2)]
+    with pytest.warns(ResourceWarning, match="unclosed <AsyncConn"):
+        del conn
+        gc.collect()
+        for n, reply in enumerate(replies):
+            result = await outcome_of(reply)
+            assert isinstance(result, ConnectionClosed) or list(result) == [(b"", b"%d" % n)]
+        await asyncio.sleep(0.05)
+        gc.collect()

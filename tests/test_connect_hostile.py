@@ -1,0 +1,219 @@
+"""Servers that are none, that stop at any byte or say nothing: connecting ends with a typed error, in time."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+import tempfile
+import time
+from typing import Any
+
+import pytest
+
+from pg_wired import (
+    AuthenticationError,
+    ConnectionClosed,
+    IoError,
+    Outcome,
+    PgError,
+    PgWireError,
+    ProtocolError,
+    RequestTimeout,
+    WireConn,
+)
+from pg_wired.protocol import messages as m
+from rig.checks import ends_clean, outcome_of
+from rig.fake_pg import KEY, PID, FakePG, Peer, error
+from rig.scram_server import ScramServer
+
+pytestmark = pytest.mark.both_loops
+
+LATE = 0.25  # seconds that a deadline may be late (I9)
+WELCOME = m.encode(
+    m.AuthenticationOk(),
+    m.ParameterStatus("client_encoding", "UTF8"),
+    m.NoticeResponse(error("01000", "careful", "WARNING").fields),
+    m.BackendKeyData(PID, KEY),
+    m.ReadyForQuery("I"),
+)
+
+
+async def answer(peer: Peer, data: bytes, reset: bool = False) -> None:
+    """These bytes to the StartupMessage, and the end."""
+    await peer.expect(m.StartupMessage)
+    await peer.write(data)
+    if reset:
+        peer.reset()
+    else:
+        peer.close()
+
+
+async def connect_to(data: bytes, **options: Any) -> Any:
+    """What becomes of a connect that is answered with these bytes."""
+    async with FakePG(functools.partial(answer, data=data)) as fake:
+        return await outcome_of(WireConn.connect(fake.dsn, **options))
+
+
+NO_LOGIN: dict[str, tuple[bytes, type[PgWireError]]] = {
+    "http": (b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", ProtocolError),
+    "ssh": (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", ProtocolError),
+    "tls alert": (b"\x15\x03\x01\x00\x02\x02\x46", ProtocolError),
+    "one byte": (b"N", ConnectionClosed),
+    "length too short": (b"R\0\0\0\x07\0\0\0", ProtocolError),
+    "length too long": (b"R\x7f\xff\xff\xff\0\0\0\0", ProtocolError),
+    "long message before the login": (b"D\0\xff\xff\xff" + bytes(100), ProtocolError),
+    "ready at once": (m.encode(m.ReadyForQuery("I")), ProtocolError),
+    "ready in a transaction": (m.encode(m.AuthenticationOk(), m.ReadyForQuery("T")), ProtocolError),
+    "key of five bytes": (m.encode(m.AuthenticationOk(), m.BackendKeyData(PID, b"12345")), ProtocolError),
+    "row": (m.encode(m.AuthenticationOk(), m.DataRow(())), ProtocolError),
+    "gss": (m.encode(m.AuthenticationGSS()), AuthenticationError),
+    "unknown mechanism": (m.encode(m.AuthenticationSASL(("SCRAM-SHA-512",))), AuthenticationError),
+    "refusal": (m.encode(error("53300", "too many clients", "FATAL")), PgError),
+    "late refusal": (m.encode(m.AuthenticationOk(), error("57P03", "starting up", "FATAL")), PgError),
+    "unknown tag": (WELCOME[:-6] + b"X\0\0\0\x04", ProtocolError),
+}
+
+
+@pytest.mark.parametrize(("data", "kind"), NO_LOGIN.values(), ids=NO_LOGIN)
+@ends_clean()
+async def test_answers_that_are_no_login(data: bytes, kind: type[PgWireError]) -> None:
+    refused = await connect_to(data, password="hush")
+    assert type(refused) is kind, refused
+    assert refused.outcome is Outcome.NOT_SENT
+
+
+@ends_clean(20)
+async def test_the_end_at_every_byte() -> None:
+    cut = 0
+
+    async def script(peer: Peer) -> None:
+        await answer(peer, WELCOME[:cut], reset=cut % 2 == 1)
+
+    async with FakePG(script) as fake:
+        for cut in range(len(WELCOME)):
+            refused = await outcome_of(WireConn.connect(fake.dsn))
+            assert isinstance(refused, ConnectionClosed | IoError), (cut, refused)
+            assert refused.outcome is Outcome.NOT_SENT, cut
+        cut = len(WELCOME)
+        wire = await WireConn.connect(fake.dsn)
+        assert (wire.pid, wire.parameters) == (PID, {"client_encoding": "UTF8"})
+        await wire.close()
+
+
+@pytest.mark.parametrize("steps", range(4))
+@ends_clean()
+async def test_the_end_at_every_step_of_scram(steps: int) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.expect(m.StartupMessage)
+        server = ScramServer(b"hush", b"sixteen bytes...", 4096, b"server")
+        if steps > 0:
+            await peer.send(m.AuthenticationSASL(("SCRAM-SHA-256",)))
+            [initial] = await peer.expect(m.SASLInitialResponse)
+        if steps > 1:
+            await peer.send(m.AuthenticationSASLContinue(server.first(initial.response)))
+            [response] = await peer.expect(m.SASLResponse)
+        if steps > 2:
+            await peer.send(m.AuthenticationSASLFinal(server.final(response.data)))
+        peer.close()
+
+    async with FakePG(script) as fake:
+        refused = await outcome_of(WireConn.connect(fake.dsn, password="hush"))
+    assert type(refused) is ConnectionClosed and refused.outcome is Outcome.NOT_SENT
+
+
+async def in_time(dsn: str, limit: float) -> None:
+    begin = time.monotonic()
+    with pytest.raises(RequestTimeout, match="connect_timeout") as caught:
+        await WireConn.connect(dsn, connect_timeout=limit)
+    assert limit - 0.001 <= time.monotonic() - begin < limit + LATE  # uvloop counts in milliseconds
+    assert caught.value.outcome is Outcome.NOT_SENT and isinstance(caught.value, TimeoutError)
+
+
+@ends_clean()
+async def test_silence() -> None:
+    async def mute(peer: Peer) -> None:
+        await peer.expect(m.StartupMessage)
+
+    async with FakePG(mute) as fake:
+        await in_time(fake.dsn, 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # the kernel takes the connection, nobody else does
+        await in_time("host={} port={} user=tester sslmode=disable".format(*deaf.getsockname()), 0.1)
+
+
+@ends_clean()
+async def test_one_byte_at_a_time_does_not_put_the_deadline_off() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.expect(m.StartupMessage)
+        try:
+            for octet in WELCOME:
+                await peer.write(bytes([octet]))
+                await asyncio.sleep(0.01)
+        except ConnectionError:  # the client has given up
+            pass
+
+    async with FakePG(script) as fake:
+        await in_time(fake.dsn, 0.2)
+
+
+@ends_clean()
+async def test_a_slow_login_succeeds() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.expect(m.StartupMessage)
+        for octet in WELCOME:
+            await peer.write(bytes([octet]))
+            await asyncio.sleep(0)
+
+    async with FakePG(script) as fake, await WireConn.connect(fake.dsn) as wire:
+        assert wire.pid == PID
+
+
+@ends_clean()
+async def test_endless_talk_is_bounded() -> None:
+    """Neither more parameters nor more notices than any server has; and no memory for what nobody reads."""
+    for flood in (
+        b"".join(m.encode(m.ParameterStatus(f"p{number}", "x" * 1000)) for number in range(2000)),
+        m.encode(m.NoticeResponse(error("01000", "x" * 1000, "WARNING").fields)) * 2000,
+    ):
+        refused = await connect_to(m.encode(m.AuthenticationOk()) + flood)
+        assert type(refused) is ProtocolError and "1000" in str(refused)
+
+
+@ends_clean()
+async def test_a_server_without_a_key() -> None:
+    async def script(peer: Peer) -> None:
+        await answer(peer, m.encode(m.AuthenticationOk(), m.ReadyForQuery("I")))
+
+    async with FakePG(script) as fake, await WireConn.connect(fake.dsn) as wire:
+        assert wire.pid is None
+        with pytest.raises(PgWireError, match="BackendKeyData"):
+            wire.cancel_token()
+
+
+@ends_clean()
+async def test_a_unix_socket_whose_backlog_is_full() -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as full:
+        full.bind(f"{folder}/.s.PGSQL.5432")
+        full.listen(0)
+        attempts = [
+            asyncio.ensure_future(WireConn.connect(host=folder, user="tester", connect_timeout=0.2)) for _ in range(5)
+        ]
+        for refused in await asyncio.gather(*attempts, return_exceptions=True):
+            assert isinstance(refused, RequestTimeout | IoError) and refused.outcome is Outcome.NOT_SENT, refused
+
+
+@ends_clean()
+async def test_secrets_do_not_show() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.expect(m.StartupMessage)
+        await peer.send(m.AuthenticationCleartextPassword())
+        await peer.expect(m.PasswordMessage)
+        peer.close()
+
+    async with FakePG(script) as fake:
+        refused = await outcome_of(WireConn.connect(fake.dsn, password="hush-hush"))
+    assert isinstance(refused, ConnectionClosed)
+    seen: BaseException | None = refused
+    while seen is not None:
+        assert "hush-hush" not in f"{seen!r} {seen}"
+        seen = seen.__cause__ or seen.__context__

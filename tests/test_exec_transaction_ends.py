@@ -1,0 +1,280 @@
+"""exec_transaction that is cancelled, late, or cut off: never an open transaction, and never half an effect."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from pg_wired import AsyncConn, ConnectionClosed, Outcome, PgError, RequestTimeout, TransactionError, TransactionStatus
+from pg_wired.protocol import messages as m
+from rig.checks import Cancelled, answers, ends_clean, outcome_of, repeatable, until
+from rig.fake_pg import FakePG, Peer, error
+from rig.postgres import Server
+from tests.outcomes import column, until_asleep
+
+pytestmark = pytest.mark.both_loops
+
+REJECTED, UNKNOWN, NOT_SENT = Outcome.REJECTED, Outcome.UNKNOWN, Outcome.NOT_SENT
+INSERT = "insert into done values ($1)"
+TABLES = """
+    drop table if exists done, setups;
+    create table done(a int primary key deferrable initially deferred);
+    create table setups(a int);
+"""
+
+
+@pytest.fixture
+async def conn(postgres: Server) -> AsyncIterator[AsyncConn]:
+    async with await AsyncConn.connect(postgres.dsn) as conn:
+        await conn.simple_query(TABLES)
+        yield conn
+
+
+@pytest.fixture
+async def admin(postgres: Server) -> AsyncIterator[AsyncConn]:
+    async with await AsyncConn.connect(postgres.dsn) as conn:
+        yield conn
+
+
+async def done(conn: AsyncConn) -> list[int]:
+    """What is committed, as the server tells another connection."""
+    return await column(conn, "select a from done order by a")
+
+
+async def usable(conn: AsyncConn) -> None:
+    """No transaction is open, here or for the server, and the next one gets its own answer."""
+    await answers(conn)
+    assert conn.transaction_status is TransactionStatus.IDLE
+
+
+# ---- cancelling and deadlines
+
+
+@ends_clean(30)
+async def test_cancelled_at_random_moments_it_is_never_half(conn: AsyncConn, admin: AsyncConn) -> None:
+    rng = repeatable()
+
+    async def one(number: int) -> None:
+        setup = f"insert into setups values ({number})"
+        reply = asyncio.ensure_future(conn.exec_transaction(setup, INSERT, (str(number),)))
+        if number % 2:
+            asyncio.get_running_loop().call_later(rng.random() ** 2 * 0.01, reply.cancel)
+        await asyncio.sleep(0)
+        result = await outcome_of(reply)
+        if isinstance(result, asyncio.CancelledError):
+            return
+        assert result.command_tag == "INSERT 0 1"
+        sure.append(number)
+
+    sure: list[int] = []
+    for begin in range(0, 400, 40):
+        await asyncio.gather(*[one(number) for number in range(begin, begin + 40)])
+    await usable(conn)
+    written = await done(admin)
+    assert written == await column(admin, "select a from setups order by a")
+    assert set(sure) <= set(written) and len(sure) >= 200
+
+
+@ends_clean(30)
+async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn) -> None:
+    async def work() -> None:
+        await conn.exec_transaction(f"insert into setups values ({at})", INSERT, (str(at),))
+
+    at = 0
+    was_cancelled = True
+    while was_cancelled:
+        at += 1
+        cancelled = Cancelled(work(), at)
+        await outcome_of(cancelled.run())
+        was_cancelled = cancelled.was_cancelled
+        await usable(conn)
+        assert await done(admin) == await column(admin, "select a from setups order by a")
+    assert at > 1 and at in await done(admin)
+
+
+@ends_clean()
+async def test_what_waits_for_its_turn_and_is_cancelled_never_runs(postgres: Server, conn: AsyncConn) -> None:
+    async with await AsyncConn.connect(postgres.dsn, max_in_flight=1) as shared:
+        slow = shared.exec_query("select pg_sleep(0.1)")
+        first, second = (shared.exec_transaction("", INSERT, (n,)) for n in "12")
+        first.cancel()
+        await asyncio.gather(slow, second)
+        assert await done(conn) == [2]
+
+
+@pytest.mark.parametrize("part", ["setup", "query"])
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+@ends_clean()
+async def test_alone_and_abandoned_it_is_stopped_on_the_server(
+    conn: AsyncConn, admin: AsyncConn, part: str, how: str
+) -> None:
+    sleep = "insert into setups values (1); select pg_sleep(60)" if part == "setup" else "select pg_sleep(60)"
+    reply = conn.exec_transaction(*((sleep, "select 1") if part == "setup" else ("", sleep)), timeout=0.3)
+    await until_asleep(admin, conn.backend_pid)
+    if how == "cancel":
+        reply.cancel()
+    result = await outcome_of(reply)
+    assert isinstance(result, asyncio.CancelledError if how == "cancel" else RequestTimeout)
+    begin = time.monotonic()
+    await usable(conn)
+    assert time.monotonic() - begin < 2
+    assert await column(admin, "select a from setups") == []
+
+
+@ends_clean()
+async def test_deadlines(conn: AsyncConn, admin: AsyncConn) -> None:
+    with pytest.raises(RequestTimeout) as caught:
+        await conn.exec_transaction("", INSERT, ("1",), timeout=0)
+    assert caught.value.outcome is NOT_SENT
+    slow = conn.exec_query("select pg_sleep(0.3)")
+    with pytest.raises(RequestTimeout) as caught:
+        await conn.exec_transaction("", INSERT, ("2",), timeout=0.05)
+    assert caught.value.outcome is UNKNOWN  # it was sent already, and runs
+    await slow
+    await usable(conn)
+    assert await done(admin) == [2]
+    await conn.exec_transaction("", INSERT, ("3",), timeout=10)
+
+
+@ends_clean()
+async def test_a_deadline_in_the_queue_is_certain(postgres: Server, conn: AsyncConn) -> None:
+    async with await AsyncConn.connect(postgres.dsn, max_in_flight=1) as shared:
+        slow = shared.exec_query("select pg_sleep(0.3)")
+        with pytest.raises(RequestTimeout) as caught:
+            await shared.exec_transaction("", INSERT, ("1",), timeout=0.05)
+        assert caught.value.outcome is NOT_SENT
+        await slow
+        assert await done(conn) == []
+
+
+# ---- the connection ends
+
+
+@ends_clean()
+async def test_killed_in_the_middle(postgres: Server, conn: AsyncConn, admin: AsyncConn) -> None:
+    async with await AsyncConn.connect(postgres.dsn) as shared:
+        first = shared.exec_transaction("", INSERT, ("1",))
+        killed = shared.exec_transaction("insert into setups values (1)", "select pg_sleep(60)")
+        behind = shared.exec_transaction("", INSERT, ("2",))
+        await first
+        await until_asleep(admin, shared.backend_pid)
+        await admin.exec_query("select pg_terminate_backend($1)", (str(shared.backend_pid),))
+        for reply in (killed, behind):
+            failure = await outcome_of(reply)
+            assert isinstance(failure, ConnectionClosed) and failure.outcome is UNKNOWN
+            assert isinstance(failure.__cause__, PgError) and failure.__cause__.code == "57P01"
+    assert (await done(admin), await column(admin, "select a from setups")) == ([1], [])
+
+
+def begun(tag: str = "BEGIN") -> list[m.BackendMessage]:
+    return [m.CommandComplete(tag), m.CommandComplete("SAVEPOINT"), m.ReadyForQuery("T")]
+
+
+def released() -> list[m.BackendMessage]:
+    return [m.ParseComplete(), m.BindComplete(), m.CommandComplete("RELEASE")]
+
+
+ANSWERED = [m.ParseComplete(), m.ParameterDescription(()), m.NoData(), m.BindComplete(), m.CommandComplete("DONE")]
+SET = [m.CommandComplete("SET"), m.ReadyForQuery("T")]
+
+
+async def meet(script: Any, check: Any) -> None:
+    async with FakePG(script) as fake, await AsyncConn.connect(fake.dsn) as conn:
+        await check(conn)
+
+
+@ends_clean()
+async def test_a_server_that_rolls_back_at_commit() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        for _ in range(4):
+            await peer.group()
+        await peer.send(*begun(), *SET, *released(), *ANSWERED, m.ReadyForQuery("T"))
+        await peer.send(m.CommandComplete("ROLLBACK"), m.ReadyForQuery("I"))
+
+    async def check(conn: AsyncConn) -> None:
+        failure = await outcome_of(conn.exec_transaction("set x", "select 1"))
+        assert isinstance(failure, TransactionError) and failure.outcome is REJECTED and "COMMIT" in str(failure)
+
+    await meet(script, check)
+
+
+@pytest.mark.parametrize("answered", range(5))
+@ends_clean()
+async def test_lost_behind_each_of_its_parts(answered: int) -> None:
+    parts = [begun(), SET, released(), [*ANSWERED, m.ReadyForQuery("T")]]
+
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        for _ in range(4):
+            await peer.group()
+        await peer.send(*(message for part in parts[:answered] for message in part))
+        peer.close()
+
+    async def check(conn: AsyncConn) -> None:
+        failure = await outcome_of(conn.exec_transaction("set x", "select 1"))
+        assert isinstance(failure, ConnectionClosed) and failure.outcome is UNKNOWN
+        assert not conn.is_alive
+
+    await meet(script, check)
+
+
+@ends_clean()
+async def test_the_error_of_the_first_part_is_the_one_that_is_told() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        for _ in range(4):
+            await peer.group()
+        await peer.send(error("53300", "too many"), m.ReadyForQuery("I"), *SET[:1], m.ReadyForQuery("I"))
+        await peer.send(error("25P01", "no transaction"), m.ReadyForQuery("I"))
+        await peer.send(m.CommandComplete("COMMIT"), m.ReadyForQuery("I"))
+
+    async def check(conn: AsyncConn) -> None:
+        failure = await outcome_of(conn.exec_transaction("set x", "select 1"))
+        assert isinstance(failure, PgError) and failure.code == "53300"
+        # the setup ran by itself, and was committed by itself
+        assert failure.outcome is UNKNOWN
+
+    await meet(script, check)
+
+
+# ---- inside other things
+
+
+@ends_clean()
+async def test_behind_somebody_elses_open_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
+    offender = conn.exec_query("begin")
+    inside = conn.exec_transaction("", INSERT, ("1",))
+    behind = conn.exec_query("select 1")
+    failure = await outcome_of(offender)
+    assert isinstance(failure, TransactionError)
+    result = await outcome_of(inside)
+    assert isinstance(result, TransactionError) and result.outcome is UNKNOWN
+    await outcome_of(behind)
+    await usable(conn)
+
+
+@ends_clean()
+async def test_close_waits_for_it(postgres: Server, admin: AsyncConn, conn: AsyncConn) -> None:
+    shared = await AsyncConn.connect(postgres.dsn)
+    reply = shared.exec_transaction("select pg_sleep(0.1)", INSERT, ("1",))
+    await shared.close()
+    assert (await reply).command_tag == "INSERT 0 1" and await done(admin) == [1]
+
+
+@ends_clean()
+async def test_abort_leaves_nothing_of_it(postgres: Server, admin: AsyncConn, conn: AsyncConn) -> None:
+    shared = await AsyncConn.connect(postgres.dsn)
+    pid = shared.backend_pid
+    reply = shared.exec_transaction("insert into setups values (1)", "select pg_sleep(60)")
+    await until_asleep(admin, pid)
+    shared.abort()
+    failure = await outcome_of(reply)
+    assert isinstance(failure, ConnectionClosed) and failure.outcome is UNKNOWN
+    await until(lambda: shared._transport.is_closed, "the end")
+    await admin.exec_query("select pg_terminate_backend($1)", (str(pid),))
+    assert await column(admin, "select a from setups") == []

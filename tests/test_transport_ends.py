@@ -1,0 +1,194 @@
+"""How a transport ends, over plain and TLS sockets, and whose it is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import trustme
+
+from pg_wired import PgWireError, UsageError
+from rig.checks import ends_clean, outcome_of, until
+from rig.pair import KINDS, Pair, connected
+
+pytestmark = pytest.mark.both_loops
+
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(params=KINDS)
+async def pair(request: pytest.FixtureRequest, authority: trustme.CA) -> AsyncIterator[Pair]:
+    pair = connected(request.param, authority)
+    yield pair
+    pair.close()
+
+
+async def ended(pair: Pair) -> BaseException | None:
+    await until(lambda: pair.transport.is_closed, "the end")
+    assert pair.transport.closed.done() and len(pair.receiver.ends) <= 1
+    cause = pair.receiver.ends.pop() if pair.receiver.ends else None
+    pair.write(b"too late")
+    await pair.transport.drain()
+    pair.transport.pause()
+    pair.transport.resume()
+    pair.transport.abort()
+    return cause
+
+
+def shut(pair: Pair) -> None:
+    """A FIN, whatever TLS would say before."""
+    pair.raw.shutdown(socket.SHUT_RDWR)
+
+
+@ends_clean()
+async def test_an_orderly_end(pair: Pair) -> None:
+    await pair.say(b"last")
+    goodbye = getattr(pair.theirs, "unwrap", None)  # TLS has an end of its own
+    saying = asyncio.to_thread(outcome, goodbye) if goodbye else asyncio.to_thread(shut, pair)
+    _, cause = await asyncio.gather(saying, ended(pair))
+    assert cause is None and pair.receiver.data == b"last"
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except OSError as error:
+        return error
+
+
+@ends_clean()
+async def test_an_end_without_tls_s_own(pair: Pair) -> None:
+    await pair.say(b"last")
+    shut(pair)
+    cause = await ended(pair)
+    assert pair.receiver.data == b"last"
+    assert isinstance(cause, ssl.SSLError) if pair.is_tls else cause is None
+
+
+@ends_clean()
+async def test_what_is_no_record(pair: Pair) -> None:
+    await asyncio.to_thread(pair.raw.sendall, b"not a record at all")
+    if pair.is_tls:
+        assert isinstance(await ended(pair), ssl.SSLError)
+    else:
+        assert await pair.got(19) == b"not a record at all"
+
+
+@ends_clean()
+async def test_the_end_while_writing(pair: Pair) -> None:
+    pair.write(bytes(20 * MEGABYTE))
+    draining = asyncio.ensure_future(pair.transport.drain())
+    await pair.hear(1000)
+    shut(pair)
+    await draining
+    cause = await ended(pair)
+    assert cause is None or isinstance(cause, OSError)
+    assert 0 < pair.receiver.handed < 20 * MEGABYTE
+
+
+@ends_clean()
+async def test_abort(pair: Pair) -> None:
+    pair.write(bytes(20 * MEGABYTE))
+    draining = asyncio.ensure_future(pair.transport.drain())
+    await asyncio.sleep(0)
+    pair.transport.abort()
+    await draining
+    assert pair.receiver.ends == [None]
+    assert await ended(pair) is None
+
+
+@ends_clean()
+async def test_a_receiver_that_has_failed(pair: Pair) -> None:
+    def fail() -> None:
+        pair.receiver.failure = PgWireError("no sense")
+
+    pair.receiver.on_data = fail
+    await pair.say(b"garbage")
+    await until(lambda: pair.transport.is_closed, "the end")
+    assert pair.receiver.ends == []
+
+
+@ends_clean()
+async def test_a_receiver_that_raises(pair: Pair) -> None:
+    """Whatever it was, the stream is in the middle of nowhere; and the error is not swallowed."""
+
+    def fail() -> None:
+        raise MemoryError("no room")
+
+    heard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+    pair.receiver.on_data = fail
+    await pair.say(b"x")
+    assert isinstance(await ended(pair), MemoryError)
+    assert [type(context.get("exception")) for context in heard] == [MemoryError]
+
+
+@ends_clean()
+async def test_a_reset_tells_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+        ours.setblocking(False)
+        pair = Pair(ours, theirs)
+        pair.raw.close()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        assert isinstance(await ended(pair), ConnectionResetError)
+        pair.close()
+
+
+# ---- whose it is
+
+
+@ends_clean()
+async def test_another_thread_and_another_loop(pair: Pair) -> None:
+    pair.transport.check_owner()
+    with pytest.raises(UsageError, match="no event loop"):
+        await asyncio.to_thread(pair.transport.check_owner)
+
+    async def elsewhere() -> None:
+        pair.transport.check_owner()
+
+    def in_a_loop_of_its_own() -> Any:
+        return asyncio.run(outcome_of(elsewhere()))
+
+    assert "another event loop" in str(await asyncio.to_thread(in_a_loop_of_its_own))
+
+
+@contextmanager
+def many_descriptors() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(2000, limits[0]), limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@ends_clean()
+async def test_a_high_file_descriptor() -> None:
+    """select() ends at 1,023."""
+    with many_descriptors():
+        ours, theirs = socket.socketpair()
+        high = socket.socket(fileno=os.dup2(ours.fileno(), 1999))
+        ours.close()
+        high.setblocking(False)
+        pair = Pair(high, theirs)
+        pair.write(b"ping")
+        assert await pair.hear(4) == b"ping"
+        await pair.say(b"pong")
+        assert await pair.got(4) == b"pong"
+        pair.close()
