@@ -19,11 +19,13 @@ The scenarios of PostgreSQL's own libpq_pipeline, and where each is expressed:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from pg_wired import AsyncConn, Outcome, PgError, UsageError, WireConn
+from pg_wired import AsyncConn, Outcome, PgError, Rows, UsageError, WireConn
+from pg_wired.pipeline import PipelineItem
 from pg_wired.protocol import messages as m
 from rig.checks import answers, ends_clean, outcome_of
 from rig.postgres import Server
@@ -76,15 +78,17 @@ async def test_simple_pipeline(conn: AsyncConn) -> None:
 
 @ends_clean()
 async def test_multi_pipelines(conn: AsyncConn) -> None:
-    order: list[str] = []
+    order: list[object] = []
     async with conn.pipeline() as pipeline:
-        items = []
+        items: list[PipelineItem[Rows]] = []
+        replies: list[asyncio.Future[Rows]] = []
         for number in "123":
             items.append(pipeline.query("select $1", (number,), INT4))
-            items[-1].reply.add_done_callback(lambda _, number=number: order.append(number))
-            pipeline.sync().add_done_callback(lambda _, number=number: order.append("sync " + number))
+            replies += [items[-1].reply, pipeline.sync()]
+        for reply in replies:
+            reply.add_done_callback(order.append)
     assert [list(await item) for item in items] == [[(b"1",)], [(b"2",)], [(b"3",)]]
-    assert order == ["1", "sync 1", "2", "sync 2", "3", "sync 3"]
+    assert order == replies
 
 
 @ends_clean()
@@ -213,8 +217,9 @@ async def test_prepared(conn: AsyncConn) -> None:
         assert described_as.param_oids == INT4
         assert [field.type_oid for field in described_as.fields] == [23, 25, 1700, 1186]
         assert (await pipeline.describe("begin")).fields == ()
-        mixed = [pipeline.query("select 1"), pipeline.describe("select $1::int8"), pipeline.query("select 2")]
-        assert [len(await item) for item in mixed] == [1, 2, 1]  # type: ignore[arg-type]
+        first, between = pipeline.query("select 1"), pipeline.describe("select $1::int8")
+        assert [list(await pipeline.query("select 2")), list(await first)] == [[(b"2",)], [(b"1",)]]
+        assert (await between).param_oids == (20,)
         bad, beside = pipeline.describe("selec"), pipeline.describe("select 1")
         assert await ends(bad, beside) == [("42601", REJECTED), ABORTED]
 
@@ -249,7 +254,7 @@ async def test_singlerow(wire: WireConn) -> None:
 
 @ends_clean()
 async def test_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
-    """A transaction that spans groups: an error fails it, its own ROLLBACK is skipped, the one of a later group ends it."""
+    """One that spans groups: an error fails it, its own ROLLBACK is skipped, that of a later group ends it."""
     async with conn.pipeline() as pipeline:
         group = [pipeline.query(sql) for sql in ("begin", "select 0/0", "rollback", "insert into piped values (1)")]
         pipeline.sync()

@@ -18,7 +18,7 @@ from pg_wired import (
 )
 from pg_wired.protocol import messages as m
 from rig.checks import Cancelled, answers, ends_clean, outcome_of, repeatable
-from rig.fake_pg import FakePG, Peer
+from rig.fake_pg import FakePG, Peer, error
 from rig.postgres import Server
 from rig.talk import describe
 from tests.endless import ENDLESS, LATE, was_stopped
@@ -95,6 +95,27 @@ async def test_cancelled_at_any_time_with_others_waiting(conn: AsyncConn) -> Non
         assert await asyncio.gather(*later) == [[], [1], [1, 2]]
         await asyncio.gather(reading, return_exceptions=True)
     await answers(conn)
+
+
+@ends_clean()
+async def test_a_cancel_request_that_came_too_early_is_repeated() -> None:
+    """Before its query has begun the server has nothing to cancel, and forgets about it."""
+
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.group()
+        await peer.send(m.ParseComplete(), m.ParameterDescription(()), describe(["a"], ()), m.BindComplete())
+        await peer.cancel_request()
+        await peer.cancel_request()
+        await peer.send(error("57014"), m.ReadyForQuery("I"))
+        while isinstance((await peer.group())[-1], m.Sync):
+            await peer.send(m.ReadyForQuery("I"))
+        peer.close()
+
+    async with FakePG(script) as fake, await AsyncConn.connect(fake.dsn) as conn:
+        async with conn.stream("select"):
+            pass
+        assert conn.is_alive
 
 
 @ends_clean()

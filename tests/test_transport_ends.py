@@ -100,6 +100,14 @@ async def test_the_end_while_writing(pair: Pair) -> None:
 
 
 @ends_clean()
+async def test_writing_fails_and_nothing_is_left_to_read(pair: Pair) -> None:
+    pair.raw.shutdown(socket.SHUT_RD)
+    pair.write(b"into the void")
+    assert not pair.transport.is_closed  # first it looks for last words
+    assert isinstance(await ended(pair), ssl.SSLError if pair.is_tls else BrokenPipeError)
+
+
+@ends_clean()
 async def test_abort(pair: Pair) -> None:
     pair.write(bytes(20 * MEGABYTE))
     draining = asyncio.ensure_future(pair.transport.drain())

@@ -11,7 +11,7 @@ from .protocol import requests
 from .protocol.rows import Rows
 from .protocol.types import TransactionStatus
 from .protocol.window import Window
-from .watch import GRACE
+from .watch import GRACE, INTERVAL, LONGEST_PAUSE
 
 
 class Turn:
@@ -144,4 +144,10 @@ class Turn:
         await self.link.cancel_running()
         self.link.transport.resume()  # not before: the rest would come at full speed
         self.submit(requests.sync(done))
+        pause = INTERVAL
+        await asyncio.wait([done], timeout=pause)
+        while not done.done():  # a CancelRequest that came before the query had begun was lost
+            await self.link.cancel_running()
+            pause = min(2 * pause, LONGEST_PAUSE)
+            await asyncio.wait([done], timeout=pause)
         await done

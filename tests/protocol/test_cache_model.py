@@ -1,7 +1,7 @@
 """The statement cache against a model server, in every order that events can take: it is never wrong.
 
-Every request gets its own answer or its own error, runs at most once, and nobody ever hears of a statement that the server
-did not have, had already, or had in another shape. When all is quiet, cache and server agree.
+Every request gets its own answer or its own error, runs at most once, and nobody ever hears of a statement that the
+server did not have, had already, or had in another shape. When all is quiet, cache and server agree.
 """
 
 from __future__ import annotations

@@ -1,152 +1,197 @@
-"""Binary COPY: rows to bytes and back, however they are cut, and what is not kept to is refused."""
+"""Binary COPY: rows out and back, in pieces of any size; whatever is not the format is a ProtocolError."""
 
 from __future__ import annotations
 
+import struct
 import time
+import tracemalloc
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pg_wired.error import ConfigError, Outcome, ProtocolError
-from pg_wired.protocol.copy_binary import HEADER, MAX_COLUMNS, SIGNATURE, TRAILER, RowDecoder, append_row
+from pg_wired.protocol import copy_binary
+from pg_wired.protocol.copy_binary import HEADER, MAX_COLUMNS, SIGNATURE, TRAILER, RowDecoder
 from pg_wired.protocol.types import Row
 
-ROWS = st.lists(st.lists(st.none() | st.binary(max_size=9), max_size=4).map(tuple), max_size=6)
-# PostgreSQL's reference page of COPY, by hand: one row of (NULL, 'ab', '').
-GOLDEN = b"PGCOPY\n\xff\r\n\0" + bytes(8) + b"\0\3\xff\xff\xff\xff\0\0\0\2ab\0\0\0\0" + b"\xff\xff"
+VALUES = st.none() | st.binary(max_size=20)
+ROWS = st.lists(st.lists(VALUES, max_size=4).map(tuple), max_size=8)
+CUTS = st.lists(st.integers(0, 400))
 
 
-def encode(rows: list[Row]) -> bytes:
+def encoded(rows: list[Row]) -> bytes:
     out = bytearray(HEADER)
     for row in rows:
-        append_row(out, row)
-    return bytes(out + TRAILER)
+        copy_binary.append_row(out, row)
+    return bytes(out) + TRAILER
 
 
-def decode(*parts: bytes) -> list[Row]:
+def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
+    """`data` cut at these places."""
+    places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    return [data[begin:end] for begin, end in pairwise(places)]
+
+
+def decoded(parts: list[bytes]) -> list[Row]:
     decoder = RowDecoder()
     rows = [row for part in parts for row in decoder.feed(part)]
     decoder.end()
     return rows
 
 
-def test_golden_bytes() -> None:
-    assert encode([(None, b"ab", b"")]) == GOLDEN
-    assert decode(GOLDEN) == [(None, b"ab", b"")]
+def outcome(parts: list[bytes]) -> list[Row] | str:
+    """What a decoder says to all of it: rows, or that it is not the format."""
+    try:
+        return decoded(parts)
+    except ProtocolError as error:
+        return str(error)
 
 
-@given(rows=ROWS, cuts=st.lists(st.integers(0, 200), max_size=6))
-def test_any_rows_in_any_pieces(rows: list[Row], cuts: list[int]) -> None:
-    data = encode(rows)
-    places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    taken = decode(*[data[begin:end] for begin, end in pairwise(places)])
-    assert taken == rows and all(type(row) is tuple for row in taken)
+# ---- rows
 
 
-def test_byte_by_byte() -> None:
-    rows: list[Row] = [(), (b"x" * 300, None), (b"",)]
-    assert decode(*[bytes([byte]) for byte in encode(rows)]) == rows
+@given(ROWS, CUTS)
+def test_there_and_back_however_it_is_cut(rows: list[Row], cuts: list[int]) -> None:
+    assert decoded(pieces(encoded(rows), cuts)) == rows
 
 
-def test_a_long_value_in_small_pieces() -> None:
-    """The time grows with its length, not with the square of it."""
-    data = encode([(bytes(16 * 1024 * 1024),)])
-    begin = time.process_time()
-    [row] = decode(*[data[i : i + 1000] for i in range(0, len(data), 1000)])
-    assert row == (bytes(16 * 1024 * 1024),)
-    assert time.process_time() - begin < 3
+def test_as_the_reference_page_says() -> None:
+    """Signature, flags, extension; then for each row an Int16 and for each value an Int32 and its bytes."""
+    out = bytearray()
+    copy_binary.append_row(out, [b"ab", None, b""])
+    assert out == b"\0\3" + b"\0\0\0\2ab" + b"\xff\xff\xff\xff" + b"\0\0\0\0"
+    assert b"PGCOPY\n\xff\r\n\0" + bytes(8) == HEADER and struct.pack("!h", -1) == TRAILER
 
 
-def test_rows_are_given_as_soon_as_they_are_complete() -> None:
-    decoder = RowDecoder()
-    assert decoder.feed(GOLDEN[:-2] + b"\0\1\0\0") == [(None, b"ab", b"")]
-    assert decoder.feed(b"\0\1") == []
-    assert decoder.feed(b"x") == [(b"x",)]
-    with pytest.raises(ProtocolError, match="ended without its trailer"):
-        decoder.end()
-    decoder.feed(TRAILER)
+def test_every_cut_of_one_copy() -> None:
+    rows: list[Row] = [(b"abc", None, b""), (), (b"x" * 300,)]
+    data = encoded(rows)
+    for cut in range(len(data) + 1):
+        assert decoded([data[:cut], data[cut:]]) == rows, cut
+    assert decoded([data[i : i + 1] for i in range(len(data))]) == rows
+
+
+def test_rows_come_as_soon_as_they_are_whole() -> None:
+    rows: list[Row] = [(b"abc", None), (b"",), ()]
+    data, decoder, seen = encoded(rows), RowDecoder(), []
+    ends = [len(encoded(rows[: n + 1])) - len(TRAILER) for n in range(3)]
+    for i in range(len(data)):
+        seen += decoder.feed(data[i : i + 1])
+        assert seen == rows[: sum(end <= i + 1 for end in ends)], i
     decoder.end()
 
 
-@pytest.mark.parametrize("row", [[b"a"], (b"a",), iter([b"a"]), {b"a": 1}])
-def test_a_row_is_anything_that_can_be_iterated(row: Any) -> None:
-    out = bytearray()
-    append_row(out, row)
-    assert out == b"\0\1\0\0\0\1a"
-
-
-@pytest.mark.parametrize(
-    ("row", "kind", "text"),
-    [
-        ("ab", TypeError, "a row is a sequence of bytes and None, not str"),
-        (b"ab", TypeError, "not bytes"),
-        (bytearray(b"ab"), TypeError, "not bytearray"),
-        (7, TypeError, "int"),
-        (("a",), TypeError, "a value of str: pass bytes, or None"),
-        ((b"x", bytearray(b"a")), TypeError, "a value of bytearray"),
-        ((None,) * (MAX_COLUMNS + 1), ConfigError, "a row of 32768 columns: COPY takes at most 32767"),
-    ],
-    ids=["str", "bytes", "bytearray", "int", "str inside", "bytearray inside", "too wide"],
-)
-def test_what_is_no_row_is_refused_before_a_byte_is_written(row: Any, kind: type[Exception], text: str) -> None:
+def test_the_most_columns() -> None:
+    row: Row = (b"x", None) * (MAX_COLUMNS // 2) + (b"",)
+    assert decoded([encoded([row])]) == [row]
     out = bytearray(b"before")
-    with pytest.raises(kind, match=text) as caught:
-        append_row(out, row)
+    with pytest.raises(ConfigError, match="32768") as caught:
+        copy_binary.append_row(out, (*row, None))
+    assert caught.value.outcome is Outcome.NOT_SENT and out == b"before"
+
+
+@pytest.mark.parametrize("row", ["ab", b"ab", bytearray(b"ab"), None, 1, ["ab"], [b"a", 1], [b"a", bytearray(b"b")]])
+def test_what_is_no_row_is_refused_before_a_byte_is_written(row: Any) -> None:
+    out = bytearray(b"before")
+    with pytest.raises(TypeError):
+        copy_binary.append_row(out, row)
     assert out == b"before"
-    assert getattr(caught.value, "outcome", Outcome.NOT_SENT) is Outcome.NOT_SENT
 
 
-def test_the_widest_row() -> None:
-    row = (None,) * MAX_COLUMNS
-    assert decode(encode([row])) == [row]
+def test_a_row_may_be_any_sequence() -> None:
+    out = bytearray(HEADER)
+    for row in ([b"a", None], (b"a", None), (value for value in (b"a", None))):
+        copy_binary.append_row(out, row)
+    assert decoded([bytes(out) + TRAILER]) == [(b"a", None)] * 3
 
 
-def test_a_header_extension_is_passed_over() -> None:
-    data = SIGNATURE + bytes(4) + b"\0\0\0\5" + b"extra" + GOLDEN[len(HEADER) :]
-    assert decode(data) == decode(*[bytes([byte]) for byte in data]) == [(None, b"ab", b"")]
-    assert decode(SIGNATURE + b"\0\0\xff\xff" + bytes(4) + TRAILER) == []  # flags that are not critical
+# ---- what is not the format
 
 
-@pytest.mark.parametrize(
-    ("data", "text"),
-    [
-        (b"PGCOPY\r\n", "does not begin with its signature"),
-        (b"1\t2\n", "does not begin with its signature"),
-        (SIGNATURE + b"\0\1\0\0" + bytes(4), "a critical flag that is not known"),
-        (SIGNATURE + b"\x80\0\0\0" + bytes(4), "a critical flag"),
-        (SIGNATURE + bytes(4) + b"\xff\xff\xff\xff", "a header extension of -1 bytes"),
-        (HEADER + b"\xff\xfe", "a row of -2 columns"),
-        (HEADER + b"\x80\0", "a row of -32768 columns"),
-        (HEADER + b"\0\1\xff\xff\xff\xfe", "a value of -2 bytes"),
-        (HEADER + b"\0\1\x80\0\0\0", "a value of -2147483648 bytes"),
-        (HEADER + TRAILER + b"\0", "goes on behind its trailer"),
-        (HEADER + TRAILER + TRAILER, "goes on behind its trailer"),
-    ],
-)
-def test_what_does_not_fit_is_refused(data: bytes, text: str) -> None:
-    with pytest.raises(ProtocolError, match=text):
-        decode(data)
-    with pytest.raises(ProtocolError, match=text):
-        decode(*[bytes([byte]) for byte in data])
+@given(st.binary(max_size=60), CUTS)
+@example(b"", [])
+def test_any_bytes_are_rows_or_a_protocol_error(garbage: bytes, cuts: list[int]) -> None:
+    for begin in (b"", SIGNATURE, HEADER, HEADER + b"\0\1\0\0\0\2ab"):
+        data = begin + garbage
+        whole = outcome([data])
+        assert outcome(pieces(data, cuts)) == whole
 
 
-@pytest.mark.parametrize("end", range(len(GOLDEN)))
-def test_over_too_early(end: int) -> None:
-    with pytest.raises(ProtocolError, match="ended without its trailer"):
-        decode(GOLDEN[:end])
+@given(ROWS.filter(bool), st.data())
+def test_one_wrong_byte_makes_other_rows_or_an_error(rows: list[Row], data: st.DataObject) -> None:
+    whole = bytearray(encoded(rows))
+    places = [place for place in range(len(whole)) if place not in (13, 14)]  # the flags that say nothing
+    whole[data.draw(st.sampled_from(places))] ^= data.draw(st.integers(1, 255))
+    assert outcome([bytes(whole)]) != rows
 
 
-@given(st.binary(max_size=60))
-def test_any_bytes_are_rows_or_a_protocol_error(data: bytes) -> None:
+@given(ROWS, st.integers(min_value=1))
+def test_a_copy_that_was_cut_off_is_never_a_success(rows: list[Row], cut: int) -> None:
+    data = encoded(rows)
+    with pytest.raises(ProtocolError, match="without its trailer"):
+        decoded([data[: len(data) - 1 - cut % len(data)]])
+
+
+HEAD = SIGNATURE + bytes(4)
+WRONG = {
+    "signature": (b"PGCOPY\n\xff\n", "signature"),
+    "text": (b"1\tone\n", "signature"),
+    "critical flag": (SIGNATURE + b"\0\1\0\0" + bytes(4), "critical flag"),
+    "oids, which are a critical flag": (SIGNATURE + b"\0\1\0\0" + bytes(4) + TRAILER, "critical flag"),
+    "negative extension": (HEAD + b"\xff\xff\xff\xff", "extension of -1 bytes"),
+    "negative count": (HEADER + b"\xff\xfe", "-2 columns"),
+    "smallest count": (HEADER + b"\x80\x00", "-32768 columns"),
+    "negative length": (HEADER + b"\0\1\xff\xff\xff\xfe", "value of -2 bytes"),
+    "smallest length": (HEADER + b"\0\1\x80\0\0\0", "value of -2147483648 bytes"),
+    "bytes behind the trailer": (HEADER + TRAILER + b"\0", "behind its trailer"),
+    "a row behind the trailer": (HEADER + TRAILER + b"\0\0", "behind its trailer"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_said(data: bytes, message: str) -> None:
+    with pytest.raises(ProtocolError, match=message):
+        decoded([data])
+    with pytest.raises(ProtocolError, match=message):
+        decoded([data[i : i + 1] for i in range(len(data))])
+
+
+def test_bytes_that_come_behind_the_trailer_later() -> None:
     decoder = RowDecoder()
+    assert decoder.feed(HEADER + TRAILER) == []
+    assert decoder.feed(b"") == []
+    with pytest.raises(ProtocolError, match="behind its trailer"):
+        decoder.feed(b"\0")
+
+
+@given(st.binary(max_size=40), CUTS)
+def test_an_extension_is_skipped_and_harmless_flags_too(extension: bytes, cuts: list[int]) -> None:
+    """Reference page: bits 0-15 are no critical ones, and an extension that is not known is to be skipped."""
+    head = SIGNATURE + b"\0\0\xff\xff" + struct.pack("!i", len(extension)) + extension
+    rows: list[Row] = [(b"a",), (None,)]
+    assert decoded(pieces(head + encoded(rows)[len(HEADER) :], cuts)) == rows
+
+
+@pytest.mark.parametrize("claim", [HEADER + b"\0\1\x7f\xff\xff\xff", HEADER + b"\x7f\xff", HEAD + b"\x7f\xff\xff\xff"])
+def test_nothing_is_made_room_for_before_it_comes(claim: bytes) -> None:
+    tracemalloc.start()
     try:
-        rows = decoder.feed(HEADER + data)
-    except ProtocolError:
-        return
-    out = bytearray()
-    for row in rows:
-        append_row(out, row)
-    assert bytes(out) + TRAILER * decoder.has_trailer + b"".join(decoder.pieces) == data
+        assert RowDecoder().feed(claim + b"x") == []
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_value_in_many_pieces_is_not_copied_for_each() -> None:
+    """Cost grows with the bytes: a value of 32 MiB in pieces of 16 KiB takes no time."""
+    size, piece = 32 * 1024 * 1024, bytes(16384)
+    decoder = RowDecoder()
+    begin = time.process_time()
+    rows = decoder.feed(HEADER + b"\0\1" + struct.pack("!i", size))
+    for _ in range(size // len(piece)):
+        rows += decoder.feed(piece)
+    assert [len(value or b"") for (value,) in rows] == [size]
+    assert time.process_time() - begin < 1

@@ -216,6 +216,15 @@ def test_requests_of_a_window_wait_their_turn_too() -> None:
     assert (one.result, three.result) == ([[]], [[]])
 
 
+def test_an_open_window_keeps_others_out() -> None:
+    client = Client()
+    window = client.window()
+    outside = client.simple("outside")
+    assert client.sent() == [] and not outside.is_answered
+    client.session.leave(window)
+    assert client.sent() == [m.Query("outside")]
+
+
 def test_a_window_that_nobody_waits_for_any_more_is_passed_over() -> None:
     client = Client()
     client.simple("before")
