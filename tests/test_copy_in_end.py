@@ -138,6 +138,33 @@ async def test_no_copy_done_behind_an_error() -> None:
 
 
 @ends_clean()
+async def test_an_answer_that_comes_before_the_data_has_left() -> None:
+    """The rest of the data is in the way of whatever comes next, but must not stop it for good."""
+
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.expect(m.Query(SQL))
+        await peer.send(m.CopyInResponse(0, (0,)))
+        await has_much.wait()
+        await peer.send(error("22P02"), READY)
+        await is_answered.wait()
+        while not isinstance(await peer.recv(), m.Query):
+            pass
+        await peer.send(m.CommandComplete("SELECT 0"), READY)
+
+    has_much, is_answered = asyncio.Event(), asyncio.Event()
+    async with FakePG(script) as fake, await AsyncConn.connect(fake.dsn) as conn:
+        copying = asyncio.create_task(conn.copy_in(SQL, Source()))
+        await until(lambda: len(conn._session.out) > HIGH_WATER, "the client to wait")
+        has_much.set()
+        assert isinstance(await outcome_of(copying), PgError)
+        following = conn.simple_query("select 1")
+        is_answered.set()
+        async with asyncio.timeout(2):
+            await following
+
+
+@ends_clean()
 async def test_a_deferred_constraint_is_no_success(conn: AsyncConn) -> None:
     await conn.simple_query("alter table copied add constraint one unique (i) deferrable initially deferred")
     with pytest.raises(PgError) as caught:

@@ -8,6 +8,7 @@ from tests.protocol.conversation import (
     PREPARED,
     READY,
     Client,
+    described,
     first,
     known,
     later,
@@ -98,3 +99,11 @@ def test_a_repair_closes_its_name_first_even_if_the_entry_has_gone() -> None:
     assert client.tags() == "CPDBES"  # by then another client of the same backend may have prepared it
     client.feed(m.CloseComplete(), *first((b"1",)))
     assert sinks[1].result == [(b"1",)]
+
+
+def test_a_thousand_first_uses_are_parsed_once() -> None:
+    client = Client(max_in_flight=1000)
+    sinks = [client.query("select 1", b"%d" % n) for n in range(1000)]
+    assert client.tags() == "PDBES" + "BDES" * 999
+    client.feed(*first((b"0",)), *[message for n in range(1, 1000) for message in described((b"%d" % n,))])
+    assert [sink.result[0] for sink in sinks] == [(b"%d" % n,) for n in range(1000)]

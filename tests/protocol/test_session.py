@@ -216,15 +216,6 @@ def test_requests_of_a_window_wait_their_turn_too() -> None:
     assert (one.result, three.result) == ([[]], [[]])
 
 
-def test_an_open_window_keeps_others_out() -> None:
-    client = Client()
-    window = client.window()
-    outside = client.simple("outside")
-    assert client.sent() == [] and not outside.is_answered
-    client.session.leave(window)
-    assert client.sent() == [m.Query("outside")]
-
-
 def test_a_window_that_nobody_waits_for_any_more_is_passed_over() -> None:
     client = Client()
     client.simple("before")
@@ -261,17 +252,6 @@ def test_a_window_may_end_on_a_retired_connection() -> None:
     assert sink.result == [[]] and client.sent() == [m.Query("inside")]
     client.session.leave(window)
     assert client.sent() == [m.Terminate()]
-
-
-def test_a_window_may_leave_a_transaction_open_inside_only_if_it_has_state() -> None:
-    for has_state in (True, False):
-        client = Client()
-        client.inside = client.window(has_state=has_state)
-        sink = client.simple("begin")
-        client.take()
-        client.feed(m.CommandComplete("BEGIN"), m.ReadyForQuery("T"))
-        assert client.sent() == ([] if has_state else [m.Query("ROLLBACK")])
-        assert sink.is_answered is has_state
 
 
 def test_a_connection_lost_inside_a_window() -> None:

@@ -1,4 +1,4 @@
-"""A window notes what happened inside; how it has its turn: test_session."""
+"""A window: what it notes of its time, and what it keeps in and out; how it has its turn: test_session."""
 
 from __future__ import annotations
 
@@ -66,3 +66,23 @@ def test_what_happens_outside_is_none_of_its_business() -> None:
     window = client.window()
     client.feed(m.CommandComplete("INSERT 0 1"), READY)
     assert client.session.window is window and window.tags == set()
+
+
+def test_a_window_may_leave_a_transaction_open_inside_only_if_it_has_state() -> None:
+    for has_state in (True, False):
+        client = Client()
+        client.inside = client.window(has_state=has_state)
+        sink = client.simple("begin")
+        client.take()
+        client.feed(m.CommandComplete("BEGIN"), m.ReadyForQuery("T"))
+        assert client.sent() == ([] if has_state else [m.Query("ROLLBACK")])
+        assert sink.is_answered is has_state
+
+
+def test_an_open_window_keeps_others_out() -> None:
+    client = Client()
+    window = client.window()
+    outside = client.simple("outside")
+    assert client.sent() == [] and not outside.is_answered
+    client.session.leave(window)
+    assert client.sent() == [m.Query("outside")]

@@ -265,19 +265,6 @@ def test_a_parse_of_another_group_is_not_relied_on() -> None:
     assert not client.session.statements.entries
 
 
-def test_what_is_evicted_inside_a_group_is_closed_at_the_head_of_the_next() -> None:
-    client = Client(cache=1)
-    opened = window(client)
-    for sqls in (["a", "b", "a"], ["a", "c"], ["b"]):
-        for sql in sqls:
-            item(client, opened, sql)
-        sync(client, opened)
-        assert "C" not in client.tags().lstrip("C")
-        client.session.inflight.clear()  # the answers are of no interest
-        client.session.next_head()
-    assert len(client.session.statements.entries) == 1
-
-
 def test_a_stale_statement_in_a_group_is_dropped_and_not_repeated() -> None:
     client = Client()
     known(client, "query")

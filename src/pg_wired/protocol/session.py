@@ -112,7 +112,7 @@ class Session:
         return (
             self.holds == 0
             and (len(self.inflight) < self.max_in_flight or self.is_in_group)
-            and len(self.out) < octets.HIGH_WATER
+            and (len(self.out) < octets.HIGH_WATER or not self.inflight)  # else no answer would ask again
         )
 
     def pump(self) -> None:
