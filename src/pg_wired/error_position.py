@@ -7,6 +7,8 @@ from unicodedata import combining, east_asian_width
 # libpq's fe-protocol3.c, reportErrorPosition: screen columns that a line may take, and those kept behind the error.
 DISPLAY_SIZE = 60
 MIN_RIGHT_CUT = 10
+# Characters looked at on either side: a statement may be one line of megabytes.
+REACH = 10 * DISPLAY_SIZE
 
 
 def point_at(sql: str | None, position: int | None) -> list[str]:
@@ -16,28 +18,33 @@ def point_at(sql: str | None, position: int | None) -> list[str]:
     before = sql[: position - 1].replace("\r\n", "\n").replace("\r", "\n")
     at = len(before) - before.rfind("\n") - 1
     line = sql[position - 1 - at :].splitlines()[0] if sql[position - 1 - at :] else ""
-    start, end = _window([_width(char) for char in line], at)
+    start, end = _window(line, at)
     label = f"LINE {before.count(chr(10)) + 1}: " + ("..." if start else "")
     indent = len(label) + sum(_width(char) for char in line[start:at])
     shown = line[start:end].replace("\t", " ")
     return [label + shown + ("..." if end < len(line) else ""), " " * indent + "^"]
 
 
-def _window(widths: list[int], at: int) -> tuple[int, int]:
-    """From where to where a line of characters so wide is shown, that the one at `at` is among them."""
+def _window(line: str, at: int) -> tuple[int, int]:
+    """From where to where the line is shown, that the character at `at` is among it."""
+    base = max(0, at - REACH)
+    widths = [_width(char) for char in line[base : at + REACH]]
+    left, total = sum(widths[: at - base]), sum(widths)
     start, end = 0, len(widths)
-    if sum(widths) <= DISPLAY_SIZE:
+    if len(widths) == len(line) and total <= DISPLAY_SIZE:
         return start, end
-    left = sum(widths[:at])
-    if left + MIN_RIGHT_CUT <= DISPLAY_SIZE:  # cutting on the right is enough
-        while sum(widths[:end]) > DISPLAY_SIZE:
+    if base == 0 and left + MIN_RIGHT_CUT <= DISPLAY_SIZE:  # cutting on the right is enough
+        while total > DISPLAY_SIZE:
             end -= 1
+            total -= widths[end]
         return start, end
-    while left + MIN_RIGHT_CUT < sum(widths[:end]):
+    while left + MIN_RIGHT_CUT < total:
         end -= 1
-    while sum(widths[start:end]) > DISPLAY_SIZE:
+        total -= widths[end]
+    while total > DISPLAY_SIZE:
+        total -= widths[start]
         start += 1
-    return start, end
+    return base + start, base + end
 
 
 def _width(char: str) -> int:
