@@ -59,7 +59,6 @@ async def test_it_lives_in_a_transaction(postgres: Server) -> None:
                 await portal.fetch(1)
             assert caught.value.code == "34000"
         await mine.simple_query("rollback")
-        await answers(conn)
 
 
 @ends_clean()
