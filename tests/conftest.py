@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import uvloop
 
@@ -17,6 +18,10 @@ from rig.postgres import FOR_TESTS, SOURCES, LaunchError, Server, binaries, find
 
 if importlib.util.find_spec("pg_wired") is None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+
+# Timings decide no test, and a failing one prints how to repeat it.
+hypothesis.settings.register_profile("tests", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("tests")
 
 # What libpq reads from the environment is for the tests to set.
 for name in [name for name in os.environ if name.startswith("PG") and not name.startswith("PG_WIRED_")]:
