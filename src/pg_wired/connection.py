@@ -48,13 +48,13 @@ class WireConn:
         self._is_closing = False
 
     @classmethod
-    async def connect(cls, dsn: str = "", **options: Any) -> WireConn:
-        """Connect and log in; `dsn` and `options` as `ConnConfig.parse` takes them.
+    async def connect(cls, dsn: str | ConnConfig = "", **options: Any) -> WireConn:
+        """Connect and log in; `dsn` and `options` as `ConnConfig.parse` takes them, or a ConnConfig ready made.
 
         Raises ConfigError, IoError, RequestTimeout after `connect_timeout`, AuthenticationError, PgError for the
         server's refusal, ProtocolError.
         """
-        config = ConnConfig.parse(dsn, **options)
+        config = ConnConfig.of(dsn, **options)
         try:
             async with asyncio.timeout(config.connect_timeout):
                 wire = cls(config, *await dial(config))

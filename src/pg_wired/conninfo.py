@@ -55,6 +55,15 @@ class ConnConfig(Frozen):
                 settled[name] = _settle(name, option, source, value)
         return cls(**settled)
 
+    @classmethod
+    def of(cls, dsn: str | ConnConfig, **options: Any) -> ConnConfig:
+        """`dsn` itself where it is a ConnConfig, else what `parse` makes of it. ConfigError for options beside one."""
+        if not isinstance(dsn, ConnConfig):
+            return cls.parse(dsn, **options)
+        if options:
+            raise ConfigError(f"{', '.join(options)}: a ConnConfig takes no options beside it; parse them into it")
+        return dsn
+
     @property
     def database(self) -> str:
         """`dbname` under its other name."""
