@@ -136,7 +136,7 @@ async def test_deadlines(conn: AsyncConn, admin: AsyncConn) -> None:
     assert caught.value.outcome is UNKNOWN  # it was sent already, and runs
     await slow
     await usable(conn)
-    assert await done(admin) == [2]
+    assert await done(admin) in ([], [2])  # once it is the only one, the server is asked to stop it
     await conn.exec_transaction("", INSERT, ("3",), timeout=10)
 
 
