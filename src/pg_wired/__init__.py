@@ -22,6 +22,7 @@ from .error import (
 from .exclusive import ExclusiveConn
 from .notifications import NotificationReceiver
 from .pipeline import PgPipeline
+from .protocol.columnar import Column
 from .protocol.notification_queue import Notification, NotificationGap
 from .protocol.rows import Rows
 from .protocol.types import (
@@ -41,6 +42,7 @@ __all__ = [
     "AsyncConn",
     "AuthenticationError",
     "CancelToken",
+    "Column",
     "ConfigError",
     "ConnConfig",
     "ConnectionClosed",

@@ -165,6 +165,22 @@ def expire(session: Session, now: float) -> float:
     return following
 
 
+def lose(session: Session, cause: BaseException | None) -> None:
+    """Tell everybody who waits; nothing is left to be sent or answered."""
+    session.failure = error = failure(session, cause)
+    waiting = session.waiting()
+    session.foreign = None
+    session.group = []
+    session.pending.clear()
+    session.inflight.clear()
+    if session.window is not None:
+        session.window.inside.clear()
+    session.out = bytearray()
+    session.notifications.wake()
+    for request in waiting:
+        request.fail(error.with_outcome(request.fate(session.handed)))
+
+
 def failure(session: Session, cause: BaseException | None) -> PgWireError:
     """The error that all who wait get: the server's last words explain more than how the socket failed."""
     error: PgWireError

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..error import Outcome, PgError, PgWireError, UsageError
-from . import frontend, messages, octets, script, statements
+from . import frontend, messages, octets, rows, script, statements
 from .rows import Rows
 from .types import FieldDescription, Oid, Row, State, StatementDescription, Value
 
 ALL_TEXT = frontend.ALL_TEXT
+EMPTY: list[Row] = []  # shared, so nothing is ever put into it
 SYNC = messages.encode(messages.Sync())
 SYNC_SCRIPT = bytes([State.SYNC])
 COPY_IN = bytes([State.COPY_IN_QUERY, State.SYNC])
@@ -75,7 +76,8 @@ class Request:
         self.columns = octets.NO_ROWS
         self.param_oids: tuple[Oid, ...] = ()
         self.fields: tuple[FieldDescription, ...] = ()
-        self.rows: list[Row] = []
+        self.made: list[Row] = EMPTY  # made at once, where all of a result came in one piece; else ...
+        self.body: rows.RowBody | None = None
         self.result: Rows | None = None
         self.results: list[Rows] | None = None
         self.tag = ""
@@ -89,8 +91,9 @@ class Request:
 
     def end_result(self, tag: str) -> None:
         """One statement has ended: make its Rows."""
-        self.result = Rows(self.fields, self.rows, tag)
-        self.rows = []
+        self.result = Rows(self.fields, self.made, tag, self.body)
+        self.made = EMPTY
+        self.body = None
         if self.script[0] == octets.QUERY:
             self.fields = ()
             self.columns = octets.NO_ROWS
@@ -103,7 +106,7 @@ class Request:
             return self.results
         if self.is_description:
             return StatementDescription(self.param_oids, self.fields)
-        return self.result if self.result is not None else Rows((), [], "")
+        return self.result if self.result is not None else Rows((), EMPTY, "")
 
     def fail(self, error: PgWireError) -> None:
         """Tell the caller, if it still waits."""
