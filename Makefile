@@ -39,7 +39,8 @@ help:
 install = { [ "$(UV)" ] && "$(UV)" pip install -q --python $(1)/bin/python --group $(2); } || \
 	{ $(1)/bin/python -m pip install -q --upgrade "pip>=25.1" && $(1)/bin/python -m pip install -q --group $(2); }
 run = PYTHONPATH="$(CURDIR)/$(PACKAGE)" .venv/bin/python
-pytest = -m pytest $(ARGS)
+# All of it is shared out to the cores, file by file; a chosen part runs in one process.
+pytest = -m pytest $(or $(ARGS),-n auto --dist loadfile)
 old = make: pg-wired needs Python 3.11 or newer, say make PYTHON=python3.x, this is %d.%d
 check = -B -c 'import sys; v = sys.version_info; v < (3, 11) and sys.exit("$(old)" % v[:2]); import setup; \
 	sys.exit(setup.missing())'

@@ -26,7 +26,7 @@ from .talk import error as error
 Script: TypeAlias = Callable[["Peer"], Coroutine[Any, Any, None]]
 T = TypeVar("T")
 
-DEADLINE = 5.0  # seconds for each wait; on loopback an answer takes well under one millisecond
+DEADLINE = 20.0  # seconds for each wait, however busy the machine; an answer on loopback takes under a millisecond
 READ = 65536  # bytes
 PID = 1001
 KEY = b"\0\1\2\3"

@@ -12,7 +12,7 @@ import pytest
 
 from pg_wired import AsyncConn, CancelToken, IoError, PgError, RequestTimeout
 from pg_wired.protocol import messages as m
-from rig.checks import answers, ends_clean, outcome_of, until_sql
+from rig.checks import LATE, SOON, answers, ends_clean, outcome_of, until_sql
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server, free_port
 
@@ -84,7 +84,7 @@ async def test_it_is_inert_once_the_session_has_ended(conn: AsyncConn, postgres:
     await other.close()
     begin = time.monotonic()
     await token.cancel()
-    assert time.monotonic() - begin < 0.05
+    assert time.monotonic() - begin < SOON
     killed = await AsyncConn.connect(postgres.dsn)
     token = killed.cancel_token()
     await conn.exec_query(f"select pg_terminate_backend({killed.backend_pid})")
@@ -122,7 +122,7 @@ async def test_a_server_that_does_not_take_it() -> None:
         begin = time.monotonic()
         with pytest.raises(RequestTimeout):
             await conn.cancel_token().cancel(timeout=0.1)
-        assert 0.099 <= time.monotonic() - begin < 0.35
+        assert 0.099 <= time.monotonic() - begin < 0.1 + LATE
         cancelling = asyncio.ensure_future(conn.cancel_token().cancel())
         await fake.cancels.get()
         cancelling.cancel()

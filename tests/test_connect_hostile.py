@@ -23,13 +23,12 @@ from pg_wired import (
     WireConn,
 )
 from pg_wired.protocol import messages as m
-from rig.checks import ends_clean, outcome_of
+from rig.checks import LATE, ends_clean, outcome_of
 from rig.fake_pg import KEY, PID, FakePG, Peer, error
 from rig.scram_server import ScramServer
 
 pytestmark = pytest.mark.both_loops
 
-LATE = 0.25  # seconds that a deadline may be late (I9)
 WELCOME = m.encode(
     m.AuthenticationOk(),
     m.ParameterStatus("client_encoding", "UTF8"),
