@@ -20,7 +20,7 @@ READY = $(PACKAGE:build/compiled=build/compiled/.ready)
 # Folders are among them: a file that went away must be noticed too.
 SOURCES = setup.py pyproject.toml $(shell find src/pg_wired -not -path '*__pycache__*')
 
-.PHONY: help demo test smoke lint bench wheel clean
+.PHONY: help demo test smoke lint bench count wheel clean
 .NOTPARALLEL:
 .SECONDARY:
 .SECONDEXPANSION:
@@ -30,6 +30,7 @@ help:
 	@echo "make test    every test: interpreted, compiled, and a few on the machine's other Pythons (ARGS=... for pytest)"
 	@echo "make lint    format, style and types"
 	@echo "make bench   side by side with the other drivers"
+	@echo "make count   instructions of five pieces of work, against those accepted (ARGS=--accept); needs valgrind"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove what the others have built, but not .venv"
 	@echo "PYTHON=python3.12 chooses the interpreter; PG_WIRED_PURE=1 does without a C compiler"
@@ -109,6 +110,9 @@ lint: .venv/lint.group .venv/test.group
 
 bench: .venv/bench.group $(READY)
 	@$(run) -m benchmarks $(ARGS)
+
+count: .venv/build.group $(READY)
+	@$(run) -m benchmarks.count $(ARGS)
 
 wheel: dist/.$(BUILD)
 	@ls dist/*.whl

@@ -1,0 +1,161 @@
+"""Five pieces of work fed from memory, each the same to the instruction whenever it is done; `count` counts them.
+
+A process does each once, so that all is warm, gets all of them ready again, and does the named one, or none. What it
+needs more with the name than without is that work alone. It ends without cleaning up, which would count too.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable
+from typing import TypeAlias, cast
+
+from pg_wired import Rows
+from pg_wired.protocol import copy_binary, messages, requests
+from pg_wired.protocol.statements import Statement, StatementCache
+from pg_wired.protocol.types import Row
+
+from .feed import ANSWER, BOUND, END, ROW, SIZES, SQL, TEXT, ask, prepared, sent
+
+Work: TypeAlias = Callable[[], object]
+
+REQUESTS = 5000  # so many that what happens once, as a new arena of memory, does not show
+PIPELINED = 1000
+ROWS = 10_000
+STATEMENTS = 100  # that take turns, so that each hit moves the least recently used to the end
+PARAMS = (b"7", "text", None)
+COPY_BEGIN = messages.encode(messages.CopyOutResponse(1, (1,) * len(SIZES)))
+COPY_END = messages.encode(messages.CopyDone(), messages.CommandComplete("COPY 1"), messages.ReadyForQuery("I"))
+
+
+class Sink:
+    """Keeps an answer. A future would count too, and is not ours."""
+
+    result: object = None
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: object, /) -> None:
+        self.result = result
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        raise exception
+
+
+class Taker:
+    """Decodes the rows of a binary COPY as they come, as `copy_out_rows` does."""
+
+    def __init__(self) -> None:
+        self._decoder = copy_binary.RowDecoder()
+        self.rows: list[Row] = []
+
+    def header(self, header: messages.CopyOutResponse, /) -> None: ...
+
+    def take(self, part: bytes, _n: int, /) -> None:
+        self.rows += self._decoder.feed(part)
+
+
+def encode() -> Work:
+    """Make and encode a query with three parameters: bytes, str, and NULL."""
+    session, sinks = prepared(Sink(), 2 * REQUESTS, TEXT), [Sink() for _ in range(REQUESTS)]
+    return lambda: ask(session, sinks, PARAMS)
+
+
+def rows() -> Work:
+    """Decode rows of four columns."""
+    session, sink = prepared(Sink(), 1, *SIZES), Sink()
+    data = BOUND + messages.encode(ROW) * ROWS + END
+    ask(session, [sink])
+    sent(session)
+
+    def work() -> None:
+        session.feed(data)
+        assert len(cast(Rows, sink.result)) == ROWS
+
+    return work
+
+
+def answers() -> Work:
+    """Complete requests of one row each, a thousand pipelined at a time."""
+    sessions = [prepared(Sink(), PIPELINED, TEXT) for _ in range(REQUESTS // PIPELINED)]
+    for session in sessions:
+        ask(session, [Sink() for _ in range(PIPELINED)])
+        sent(session)
+    data = ANSWER * PIPELINED
+
+    def work() -> None:
+        for session in sessions:
+            session.feed(data)
+            assert not session.inflight
+
+    return work
+
+
+def cache_hit() -> Work:
+    """Find a statement in the cache, and fit it to its use."""
+    cache, sqls = StatementCache(STATEMENTS), [f"{SQL} AND {number} > 0" for number in range(STATEMENTS)]
+    known = [_known(cache, sql) for sql in sqls]
+
+    def work() -> None:
+        for _ in range(REQUESTS // STATEMENTS):
+            for sql, statement in zip(sqls, known, strict=True):
+                found = cache.find(sql, ())
+                found.shape(requests.ALL_TEXT, requests.ALL_TEXT, 1)
+                assert found is statement
+
+    return work
+
+
+def _known(cache: StatementCache, sql: str) -> Statement:
+    statement = cache.find(sql, ())
+    statement.shape(requests.ALL_TEXT, requests.ALL_TEXT, 1)
+    return statement
+
+
+def copy_frame() -> Work:
+    """Frame rows in the binary format of COPY, take them in a CopyData each, and decode them again."""
+    session, taker, sink = prepared(Sink(), 1), Taker(), Sink()
+    session.submit(requests.copy(sink, "COPY", taker, requests.COPY_OUT, 0.0))
+    sent(session)
+
+    def work() -> None:
+        row = bytearray()
+        for _ in range(ROWS):
+            row.clear()
+            copy_binary.append_row(row, ROW.values)
+        framed = messages.encode(messages.CopyData(bytes(row)))
+        first = messages.encode(messages.CopyData(copy_binary.HEADER))
+        session.feed(COPY_BEGIN + first + framed * ROWS)
+        session.feed(messages.encode(messages.CopyData(copy_binary.TRAILER)) + COPY_END)
+        assert len(taker.rows) == ROWS and sink.result
+
+    return work
+
+
+# What each is, and how often it does what its description says.
+SCENARIOS: dict[str, tuple[Callable[[], Work], int]] = {
+    "encode": (encode, REQUESTS),
+    "rows": (rows, ROWS),
+    "answers": (answers, REQUESTS),
+    "cache-hit": (cache_hit, REQUESTS),
+    "copy-frame": (copy_frame, ROWS),
+}
+
+
+def main(name: str) -> None:
+    """Warm up, then do what is named; nothing where it is empty."""
+    gc.disable()
+    gc.freeze()
+    for make, _ in SCENARIOS.values():
+        make()()
+    works = {each: make() for each, (make, _) in SCENARIOS.items()}
+    if name:
+        works[name]()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "")
