@@ -90,15 +90,16 @@ class Request:
         self.has_committed = False
 
     def end_result(self, tag: str) -> None:
-        """One statement has ended: make its Rows."""
-        self.result = Rows(self.fields, self.made, tag, self.body)
+        """One statement has ended: make its Rows, if somebody waits for them."""
+        if self.sink is not None:
+            self.result = Rows(self.fields, self.made, tag, self.body)
+            if self.results is not None:
+                self.results.append(self.result)
         self.made = EMPTY
         self.body = None
         if self.script[0] == octets.QUERY:
             self.fields = ()
             self.columns = octets.NO_ROWS
-        if self.results is not None:
-            self.results.append(self.result)
 
     def answer(self) -> Any:
         """What its caller gets when all went well."""

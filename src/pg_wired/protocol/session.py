@@ -336,7 +336,7 @@ class Session:
         request.tag = tag
         if self.window is not None:
             self.window.saw(tag, self.head.columns == octets.NO_ROWS)
-        if tag[:1] in "CDP":  # COMMIT, DISCARD ALL, DEALLOCATE ALL, PREPARE TRANSACTION
+        if p[i] == 67 or p[i] == 68 or p[i] == 80:  # COMMIT, DISCARD ALL, DEALLOCATE ALL, PREPARE TRANSACTION
             answers.special_tag(self, request, tag)
         request.end_result(tag)
 
