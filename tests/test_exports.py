@@ -16,9 +16,9 @@ import pg_wired
 NAMES = """
     AsyncConn AsyncPool AuthenticationError CancelToken ConfigError ConnConfig ConnectionClosed ExclusiveConn
     FieldDescription FormatCode IoError ListenerGap Notification NotificationGap NotificationReceiver Oid Outcome
-    PgError PgPipeline PgWireError PipelineAborted PipelineResponse PoolExhausted PoolStats ProtocolError
-    RequestTimeout ResponseCollector RowStream Rows StatementDescription TlsMode TransactionError TransactionStatus
-    UsageError WireConn
+    PgError PgPipeline PgWireError PipelineAborted PipelineResponse PoolExhausted PoolListener PoolStats
+    ProtocolError RequestTimeout ResponseCollector RowStream Rows StatementDescription TlsMode TransactionError
+    TransactionStatus UsageError WireConn
 """
 ROOTS = {
     pg_wired.IoError: OSError,
