@@ -29,6 +29,7 @@ class LivelyPG(FakePG):
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.mute: set[int] = set()  # sessions that answer nothing
+        self.standbys: set[int] = set()  # sessions that refuse to write, as if all did
         self._pids = itertools.count(1)
 
     def kill(self, pid: int) -> None:
@@ -84,7 +85,9 @@ class LivelyPG(FakePG):
                 self.said.append(message.query)
                 word = message.query.split(";")[0].split()[0].upper() if message.query.strip() else ""
                 status = {"BEGIN": "T", "ROLLBACK": "I", "COMMIT": "I"}.get(word, status)
-                done = m.CommandComplete(word) if word else m.EmptyQueryResponse()
+                done: m.BackendMessage = m.CommandComplete(word) if word else m.EmptyQueryResponse()
+                if pid in self.standbys:
+                    done = error("25006")
                 await peer.send(done, m.ReadyForQuery(status))
             else:
                 await peer.send(*self._extended(message, [] if command == "RELEASE" else [row], status))

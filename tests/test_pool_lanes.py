@@ -217,6 +217,26 @@ async def test_a_server_that_refuses_to_write_is_left() -> None:
         assert (await pool.simple_query("insert"))[0].command_tag == "SET"
 
 
+@ends_clean()
+async def test_so_are_all_its_connections() -> None:
+    """One write is refused: no other lane of that server gets one, nor is one of its idle connections lent."""
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=3) as pool:
+        async with pool.exclusive():
+            pass
+        for conn in pool._opener.conns:
+            conn._session.must_write = True
+        fake.standbys = {1, 2, 3, 4}
+        with pytest.raises(PgError, match="no"):
+            await pool.simple_query("insert")
+        assert not pool.alive_count and not pool.stats().idle
+        for _ in range(5):
+            assert (await pool.simple_query("insert"))[0].command_tag == "INSERT"
+        async with pool.exclusive() as mine:
+            assert pid(await mine.exec_query("select 1")) > 4
+        await until(lambda: pool.alive_count == 3 and not fake.standbys & fake.sessions.keys(), "all to be others")
+        assert pool.stats().connects == 8
+
+
 # ---- none is up
 
 
