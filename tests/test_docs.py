@@ -97,6 +97,7 @@ def test_every_verb_has_a_page_with_examples() -> None:
         "streams",
         "copy",
         "notifications",
+        "pool",
         "cancelling",
         "wire",
     }
