@@ -290,6 +290,18 @@ async def test_a_reset_that_fails_costs_the_connection(postgres: Server) -> None
 
 
 @ends_clean()
+async def test_a_reset_that_hangs_costs_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pg_wired.turn.GRACE", 0.05)
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, max_exclusive=1) as pool:
+        async with pool.exclusive() as mine:
+            await mine.simple_query("set a = 1")
+            fake.mute.add(2)
+        async with pool.exclusive(acquire_timeout=5) as mine:
+            assert (await mine.exec_query("select 1"))[0][0] == b"3"
+        fake.mute.clear()
+
+
+@ends_clean()
 async def test_what_on_connect_has_set_survives_a_reset(postgres: Server) -> None:
     async def on_connect(conn: AsyncConn) -> None:
         calls.append(conn)
