@@ -366,9 +366,9 @@ async def test_an_abandoned_stream_gives_its_connection_back(postgres: Server) -
         await AsyncConn.connect(postgres.dsn) as admin,
         await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool,
     ):
-        async for _ in pool.copy_out("copy (select generate_series(1, 500000)) to stdout"):
+        async for _ in pool.copy_out("copy (select generate_series(1, 50000)) to stdout"):
             break  # without `async with`: the reader is dropped
-        async with pool.stream("select generate_series(1, 500000)") as rows:
+        async with pool.stream("select generate_series(1, 50000)") as rows:
             async for _ in rows:
                 break
         task = asyncio.ensure_future(pool.stream("select pg_sleep(60)").__aenter__())
