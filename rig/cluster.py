@@ -1,4 +1,4 @@
-"""A primary and a streaming standby, both real: stopped, promoted, and made to follow again. Knows nothing of pg_wired."""
+"""A primary and a streaming standby, both real: stopped, promoted, and made to follow. Knows nothing of pg_wired."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ class Cluster:
 
     @classmethod
     @contextmanager
-    def launch(cls, *, source: Source | None = None, synchronous: bool = True, **settings: Setting) -> Iterator[Cluster]:
+    def launch(
+        cls, *, source: Source | None = None, synchronous: bool = True, **settings: Setting
+    ) -> Iterator[Cluster]:
         """Both servers, with these settings, and the standby in step; stopped and removed in the end.
 
         With `synchronous` a COMMIT is acknowledged once the standby has it too (synchronous_commit is on).

@@ -52,6 +52,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     reporter.write_line(f"pg_wired {build}, Python {platform.python_version()}, PostgreSQL {server}")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`make test` runs all tests twice, but those marked `servers` on the compiled build alone, where there is one."""
+    if os.environ.get("PG_WIRED_EXPECT") != "interpreted" or os.environ.get("PG_WIRED_PURE"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("servers")]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+        print(f"{len(left_out)} tests with several servers are left to the compiled build")
+
+
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
     return loops | {"uvloop": uvloop.new_event_loop} if item.get_closest_marker("both_loops") else loops
