@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from .postgres import DEADLINE, POLL, LaunchError, Mode, Postgres, Setting, Source
 
@@ -49,7 +50,11 @@ class Node(Postgres):
             time.sleep(POLL)
 
     def _finish(self, process: subprocess.Popen[bytes]) -> str:
-        said = process.communicate(timeout=DEADLINE)[0].decode(errors="replace")
+        try:
+            said = process.communicate(timeout=DEADLINE)[0].decode(errors="replace")
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said = process.communicate()[0].decode(errors="replace")
         if process.returncode:
             raise LaunchError(f"{process.args!r} failed:\n{said}")
         return said
@@ -72,8 +77,8 @@ class Cluster:
 
         With `synchronous` a COMMIT is acknowledged once the standby has it too (synchronous_commit is on).
         """
-        settings = IMPATIENT | settings
-        with Node.launch(source=source, **settings) as primary, Node.launch(source=source, **settings) as standby:
+        every: dict[str, Any] = IMPATIENT | settings
+        with Node.launch(source=source, **every) as primary, Node.launch(source=source, **every) as standby:
             cluster = cls(primary, standby, synchronous)
             cluster._join()
             yield cluster

@@ -88,7 +88,7 @@ async def requests(conn: AsyncConn, rounds: int, depth: int, sql: str) -> set[in
 )
 @ends_clean(60)
 async def test_many_clients_few_backends(
-    server: Postgres, version: str, settings: dict[str, int], options: dict[str, int]
+    server: Postgres, version: str, settings: dict[str, Any], options: dict[str, Any]
 ) -> None:
     """Each client's text is another statement, and each has the same shape: a mix-up would go unseen but for nonces."""
     with pooler(version, server, **settings) as bouncer:
@@ -119,7 +119,7 @@ async def test_more_statements_than_it_keeps(server: Postgres, most: int) -> Non
 @pytest.mark.parametrize(("version", "settings"), [(OLD, {}), (NEW, {"max_prepared_statements": 0})], ids=str)
 @ends_clean(60)
 async def test_named_statements_that_it_does_not_follow(
-    server: Postgres, version: str, settings: dict[str, int]
+    server: Postgres, version: str, settings: dict[str, Any]
 ) -> None:
     """The wrong setting: a statement may be missing where the request lands. It may fail, never answer for another."""
     with pooler(version, server, **settings) as bouncer:

@@ -19,14 +19,14 @@ pytestmark = pytest.mark.servers
 
 BOTH = pytest.mark.parametrize("version", [OLD, NEW])
 # Right for both versions.
-NO_CACHE = {"statement_cache_size": 0}
+NO_CACHE: dict[str, Any] = {"statement_cache_size": 0}
 ASLEEP = "select count(*) = {} from pg_stat_activity where wait_event = 'PgSleep'"
 
 
 @pytest.fixture(scope="module")
 def server(pytestconfig: pytest.Config) -> Iterator[Postgres]:
     # A backend whose client is gone ends at once, also inside pg_sleep.
-    own = {"client_connection_check_interval": "20ms"}
+    own: dict[str, Any] = {"client_connection_check_interval": "20ms"}
     with Postgres.launch(source=pytestconfig.getoption("--postgres"), **own) as server:
         yield server
 
