@@ -152,9 +152,8 @@ class Proxy:
 
 def _close(sockets: tuple[socket.socket, ...], end: End) -> None:
     for sock in sockets:
-        with suppress(OSError):  # closed already
+        with sock, suppress(OSError):  # closed already, or not connected
             if end == "rst":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
             else:
                 sock.shutdown(socket.SHUT_RDWR)
-            sock.close()

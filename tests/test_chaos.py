@@ -1,4 +1,4 @@
-"""Faults, one a second, under two hundred tasks on a pool: no call hangs, no answer is another's, all is well behind."""
+"""Faults, one a second, under two hundred tasks on a pool: no call hangs, no answer is another's, all is well then."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from pg_wired import AsyncPool, PgWireError
 from rig.checks import SOAK, ends_clean, repeatable, until
 from rig.postgres import Mode, Postgres
-from rig.proxy import Proxy
+from rig.proxy import Direction, Proxy
 from tests.crowds import Crowd, ledger, new_ledger, whole
 from tests.poolers import own_answer
 
@@ -59,7 +59,8 @@ class Faults:
         await self.restart("immediate")
 
     async def stall(self) -> None:
-        held = self.rng.choice([self.proxy, self.proxy.up, self.proxy.down])
+        every: list[Proxy | Direction] = [self.proxy, self.proxy.up, self.proxy.down]
+        held = self.rng.choice(every)
         held.hold()
         await asyncio.sleep(self.rng.random())
         held.release()
