@@ -7,7 +7,7 @@ import base64
 import os
 import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from weakref import WeakMethod
 
@@ -15,10 +15,20 @@ from . import scram
 from .cancel import CancelToken
 from .conninfo import ConnConfig
 from .dial import Address, dial
-from .error import ConnectionClosed, Outcome, PgError, PgWireError, ProtocolError, RequestTimeout, UsageError
+from .error import (
+    ConfigError,
+    ConnectionClosed,
+    Outcome,
+    PgError,
+    PgWireError,
+    ProtocolError,
+    RequestTimeout,
+    UsageError,
+)
 from .inbox import Inbox
 from .protocol import messages, startup
 from .protocol.types import FieldDescription, Oid, Row, StatementDescription, TransactionStatus
+from .tls import TlsMode
 from .transport import Receiver, Transport
 
 # 4,096 iterations take a millisecond, 100,000 some twenty: above this the loop must not wait for them.
@@ -55,6 +65,8 @@ class WireConn:
         server's refusal, ProtocolError.
         """
         config = ConnConfig.of(dsn, **options)
+        if config.sslmode not in (TlsMode.DISABLE, TlsMode.ALLOW, TlsMode.PREFER) or len(config.hosts) > 1:
+            raise ConfigError("TLS and several hosts are not available in this version")
         try:
             async with asyncio.timeout(config.connect_timeout):
                 wire = cls(config, *await dial(config))
@@ -72,17 +84,17 @@ class WireConn:
 
     async def _log_in(self) -> None:
         config = self.config
-        steps = startup.handshake(
-            config.startup_parameters(),
-            config.password,
-            nonce=base64.b64encode(os.urandom(_NONCE_BYTES)).decode(),
-            max_iterations=config.scram_max_iterations,
-        )
+        is_unix = config.hosts[0].is_unix
+        policy = config.policy(is_private=is_unix, is_tls=False, binding=None, no_binding="there is no TLS")
+        nonce = base64.b64encode(os.urandom(_NONCE_BYTES)).decode()
+        steps = startup.handshake(config.startup_parameters(), policy, nonce=nonce)
         step = next(steps)
         try:
             while True:
                 if isinstance(step, startup.DeriveKey):
                     step = steps.send(await self._derive(step))
+                elif isinstance(step, startup.AskPassword):
+                    step = steps.send(await self._password())
                 else:
                     if step and self.inbox.failure is None:  # else what has come says why
                         await self.send_raw(step)
@@ -91,6 +103,12 @@ class WireConn:
             self.facts = end.value
             self.parameters = dict(self.facts.parameters)
             self.inbox.is_logged_in = True
+
+    async def _password(self) -> str | None:
+        """The one that was given, or that a function gives now; else that of the password file."""
+        given = self.config.password
+        said = given() if callable(given) else given
+        return await said if isinstance(said, Awaitable) else said or self.config.hosts[0].password
 
     async def _derive(self, step: startup.DeriveKey) -> bytes:
         arguments = (step.password, step.salt, step.iterations)

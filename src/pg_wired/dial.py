@@ -61,11 +61,12 @@ async def connect_to(address: Address) -> socket.socket:
 
 
 async def _addresses(config: ConnConfig) -> list[Address]:
-    if config.is_unix:
-        return [Address(socket.AF_UNIX, config.address)]
+    host = config.hosts[0]
+    if host.is_unix:
+        return [Address(socket.AF_UNIX, host.address)]
     loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
+        found = await loop.getaddrinfo(*host.address, type=socket.SOCK_STREAM)
     except OSError as error:
         raise IoError(f"cannot resolve host {config.host!r}: {error.strerror or error}", Outcome.NOT_SENT) from error
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
