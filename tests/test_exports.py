@@ -17,7 +17,7 @@ NAMES = """
     AsyncConn AuthenticationError CancelToken ConfigError ConnConfig ConnectionClosed ExclusiveConn FieldDescription
     FormatCode IoError Notification NotificationGap NotificationReceiver Oid Outcome PgError PgPipeline PgWireError
     PipelineAborted PipelineResponse PoolExhausted ProtocolError RequestTimeout ResponseCollector RowStream Rows
-    StatementDescription TlsMode TransactionError TransactionStatus UsageError WireConn
+    StatementDescription TlsConfig TlsMode TransactionError TransactionStatus UsageError WireConn
 """
 ROOTS = {
     pg_wired.IoError: OSError,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .connection import WireConn
-from .error import ConfigError, Outcome, RequestTimeout, UsageError
+from .deadline import seconds
+from .error import Outcome, RequestTimeout, UsageError
 from .protocol import requests
 from .protocol.session import Session
 from .protocol.window import Window
@@ -85,15 +85,10 @@ class Link:
 
     def deadline(self, timeout: float | None) -> float:
         """On the loop's clock; 0 for none, and negative where it has passed already."""
-        if timeout is None:
+        limit = seconds(timeout)
+        if limit is None:
             return 0.0
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-            raise TypeError(f"timeout is {type(timeout).__name__}: pass seconds, or None for none")
-        if not timeout >= 0:
-            raise ConfigError(f"timeout is {timeout}: pass seconds from 0, or None for none")
-        if timeout == 0:
-            return -1.0
-        return 0.0 if math.isinf(timeout) else self.loop.time() + timeout
+        return self.loop.time() + limit if limit else -1.0
 
     async def cancel_running(self) -> None:
         """Ask the server to stop what it runs, if it gave a key for that."""
