@@ -240,7 +240,15 @@ class Postgres(Server):
 
     def auth(self, rules: str) -> None:
         """Replace pg_hba.conf; returns when the new rules count. Raises LaunchError if the server cannot read them."""
-        self._write(self._data / "pg_hba.conf", rules)
+        self.reload({"pg_hba.conf": rules})
+
+    def reload(self, files: Mapping[str, str]) -> None:
+        """Replace files of the data directory; returns when the server has read them, or LaunchError if it cannot.
+
+        Settings go into `postgresql.auto.conf`, where `launch` has not been given them.
+        """
+        for name, text in files.items():
+            self._write(self._data / name, text)
         before = len(self.log())
         os.kill(self.pid, signal.SIGHUP)
         self._wait("reload", lambda: "received SIGHUP" in self.log()[before:])
@@ -250,8 +258,8 @@ class Postgres(Server):
             probe.connect(f"{self.socket_directory}/.s.PGSQL.{self.port}")
             probe.sendall(GSSENC_REQUEST)
             probe.recv(1)
-        if "pg_hba.conf was not reloaded" in self.log()[before:]:
-            raise self._failed("read pg_hba.conf")
+        if "not reloaded" in self.log()[before:]:
+            raise self._failed("read its files")
 
     def log(self) -> str:
         """All that the server has said so far."""

@@ -17,8 +17,8 @@ NAMES = """
     AsyncConn AsyncPool AuthenticationError CancelToken ConfigError ConnConfig ConnectionClosed ExclusiveConn
     FieldDescription FormatCode IoError ListenerGap Notification NotificationGap NotificationReceiver Oid Outcome
     PgError PgPipeline PgWireError PipelineAborted PipelineResponse PoolExhausted PoolStats ProtocolError
-    RequestTimeout ResponseCollector RowStream Rows StatementDescription TlsMode TransactionError TransactionStatus
-    UsageError WireConn
+    RequestTimeout ResponseCollector RowStream Rows StatementDescription TlsConfig TlsMode TransactionError
+    TransactionStatus UsageError WireConn
 """
 ROOTS = {
     pg_wired.IoError: OSError,

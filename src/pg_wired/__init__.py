@@ -35,7 +35,7 @@ from .protocol.types import (
     TransactionStatus,
 )
 from .row_stream import RowStream
-from .tls import TlsMode
+from .tls import TlsConfig, TlsMode
 
 PipelineResponse = Rows
 
@@ -70,6 +70,7 @@ __all__ = [
     "RowStream",
     "Rows",
     "StatementDescription",
+    "TlsConfig",
     "TlsMode",
     "TransactionError",
     "TransactionStatus",
