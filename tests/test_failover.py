@@ -12,7 +12,7 @@ import pytest
 
 from pg_wired import AsyncConn, AsyncPool, Outcome, PgError
 from rig.checks import SOAK, ends_clean, outcome_of, repeatable, until
-from rig.cluster import Cluster
+from rig.cluster import Cluster, Node
 from tests.crowds import Crowd, ledger, new_ledger, whole
 from tests.poolers import own_answer
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.servers
 
 FAILOVERS = 20 if SOAK else 2
 LANES = 4
-INSERT = "insert into ledger values ($1)"
+NAME = "pooled"
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,26 @@ def cluster(launched: Cluster) -> Cluster:
 
 @asynccontextmanager
 async def pooled(dsn: str, attrs: str = "read-write", size: int = LANES, **options: Any) -> AsyncIterator[AsyncPool]:
-    async with await AsyncPool.connect(dsn, size=size, target_session_attrs=attrs, **options) as pool:
+    options |= {"target_session_attrs": attrs, "application_name": NAME}
+    async with await AsyncPool.connect(dsn, size=size, **options) as pool:
         yield pool
 
 
-def ports(pool: AsyncPool) -> set[int]:
-    """Of the servers that the pool's connections lead to."""
-    return {int(pool.get().addr.rpartition(":")[2]) for _ in range(4 * pool.size)}
+async def sessions(*nodes: Node) -> list[int]:
+    """How many of the pool's connections each server has."""
+    count = f"select count(*) from pg_stat_activity where application_name = '{NAME}'"
+    return [int(said) for said in await asyncio.gather(*[asyncio.to_thread(node.sql, count) for node in nodes])]
+
+
+async def until_sessions(*expected: int, nodes: tuple[Node, ...]) -> None:
+    """Until they are spread so."""
+    end = time.monotonic() + 20
+    while (found := await sessions(*nodes)) != list(expected):
+        assert time.monotonic() < end, f"connections: {found}, expected {expected}"
+
+
+async def write(pool: AsyncPool, number: int) -> None:
+    await pool.exec_query("insert into ledger values ($1)", (str(number),), timeout=15)
 
 
 # ---- the primary dies
@@ -70,7 +83,7 @@ async def test_nothing_acknowledged_is_lost_or_written_twice(cluster: Cluster, n
             print(f"whole {time.monotonic() - accepting:.3f} s after the new primary took writes")
             await crowd.done(500)
         print(crowd.book.ends, pool.stats())
-        assert ports(pool) == {cluster.primary.port}
+        assert await sessions(cluster.primary) == [LANES]
     crowd.book.check_once(await ledger(cluster.primary.dsn))
     assert len(crowd.book.there) >= 1_000
 
@@ -84,14 +97,14 @@ async def test_a_primary_that_takes_no_more_writes(cluster: Cluster) -> None:
     await new_ledger(cluster.primary.dsn, is_unique=True)
     async with pooled(cluster.dsn) as pool:
         old = cluster.primary
-        assert ports(pool) == {old.port}
+        assert await sessions(old, cluster.standby) == [LANES, 0]
         await asyncio.to_thread(old.sql, "alter system set default_transaction_read_only = on")
         await asyncio.to_thread(old.sql, "select pg_reload_conf()")
         await asyncio.to_thread(old.until_sql, "select current_setting('default_transaction_read_only') = 'on'")
         await asyncio.to_thread(cluster.promote)
         refused = 0
         for number in range(50):
-            end = await outcome_of(pool.exec_query(INSERT, (str(number),), timeout=15))
+            end = await outcome_of(write(pool, number))
             if not isinstance(end, PgError):
                 break
             assert (end.code, end.outcome) == ("25006", Outcome.REJECTED)
@@ -99,8 +112,9 @@ async def test_a_primary_that_takes_no_more_writes(cluster: Cluster) -> None:
             await asyncio.sleep(0.05)
         print(f"{refused} writes were refused")
         assert 1 <= refused <= LANES
-        await until(lambda: ports(pool) == {cluster.primary.port}, "all connections at the new primary", 20)
-        await pool.exec_query(INSERT, ("1000",))
+        await asyncio.gather(*[outcome_of(write(pool, 100 + number)) for number in range(20)])
+        await until_sessions(LANES, 0, nodes=(cluster.primary, old))
+        await write(pool, 1000)
 
 
 @ends_clean(60)
@@ -111,12 +125,11 @@ async def test_the_old_primary_comes_back_as_a_standby(cluster: Cluster) -> None
     await asyncio.to_thread(cluster.fail_over)
     await asyncio.to_thread(cluster.rejoin)
     async with pooled(dsn) as pool, await AsyncConn.connect(cluster.primary.dsn) as admin:
-        assert ports(pool) == {cluster.primary.port}
+        assert await sessions(cluster.primary, cluster.standby) == [LANES, 0]
         for number in range(5):
             await admin.exec_query(f"select pg_terminate_backend({pool.get().backend_pid}, 5000)")
-            await pool.exec_query(INSERT, (str(number),), timeout=15)
-        await whole(pool)
-        assert ports(pool) == {cluster.primary.port}
+            await write(pool, number)
+        await until_sessions(LANES, 0, nodes=(cluster.primary, cluster.standby))
 
 
 # ---- a pool that reads
@@ -140,13 +153,17 @@ async def test_a_standby_is_promoted_under_its_readers(cluster: Cluster) -> None
 async def test_readers_are_spread(cluster: Cluster) -> None:
     """All thirty at one server would happen once in 500 million times."""
     async with pooled(cluster.dsn, "any", 30, load_balance_hosts="random") as pool:
-        both = {cluster.primary.port, cluster.standby.port}
-        await until(lambda: pool.alive_count == 30 and ports(pool) == both, "both servers to be in use")
+        await whole(pool)
+        spread = await sessions(cluster.primary, cluster.standby)
+        print(f"{spread} connections at the two servers")
+        assert sum(spread) == 30 and all(spread)
         await asyncio.gather(*[own_answer(pool) for _ in range(300)])
-    for attrs, node in (
-        ("standby", cluster.standby),
-        ("prefer-standby", cluster.standby),
-        ("primary", cluster.primary),
-    ):
-        async with pooled(cluster.dsn, attrs) as pool:
-            assert ports(pool) == {node.port}
+
+
+@pytest.mark.parametrize("attrs", ["any", "read-write", "primary", "standby", "read-only", "prefer-standby"])
+@ends_clean(60)
+async def test_which_of_them(cluster: Cluster, attrs: str) -> None:
+    async with pooled(cluster.dsn, attrs, 2):
+        is_primary = attrs in ("any", "read-write", "primary")  # the first of the list will do for "any"
+        expected = [2, 0] if is_primary else [0, 2]
+        assert await sessions(cluster.primary, cluster.standby) == expected
