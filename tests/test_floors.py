@@ -85,6 +85,7 @@ FLOORS = [
     "lanes",
     "lending",
     "lent_turn",
+    "listener",
     "probe",
     "async_pool",
     "__init__",

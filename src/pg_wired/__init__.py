@@ -21,6 +21,7 @@ from .error import (
     UsageError,
 )
 from .exclusive import ExclusiveConn
+from .listener import PoolListener
 from .notifications import NotificationReceiver
 from .pipeline import PgPipeline
 from .pool_stats import PoolStats
@@ -63,6 +64,7 @@ __all__ = [
     "PipelineAborted",
     "PipelineResponse",
     "PoolExhausted",
+    "PoolListener",
     "PoolStats",
     "ProtocolError",
     "RequestTimeout",

@@ -94,8 +94,6 @@ class AsyncConn(Queries):
 
     def take_notification_receiver(self, capacity: int = 4096, drop: Drop = "oldest") -> NotificationReceiver:
         """The one receiver of this connection's notifications; of more than `capacity` the `drop` ones are lost."""
-        if capacity < 1 or drop not in ("oldest", "newest"):
-            raise ConfigError(f"capacity is {capacity} and drop {drop!r}: pass 1 or more, and 'oldest' or 'newest'")
         if self._session.notifications.capacity:
             raise UsageError("the notification receiver is taken already: a connection has one")
         return NotificationReceiver(self._link, capacity, drop)
