@@ -103,7 +103,7 @@ smoke: $(FOUND:%=build/py%/.$(BUILD))
 	done
 	@[ "$(FOUND)" ] || echo "make: no other Python ($(OTHERS)) with venv and headers here"
 
-# Their long versions: about half an hour.
+# The long versions of the tests marked so: some fifteen minutes.
 soak: .venv/test.group $(READY)
 	@PG_WIRED_SOAK=1 $(run) $(pytest) -m soak -s
 

@@ -84,6 +84,17 @@ class Cluster:
             yield cluster
 
     @property
+    def is_in_step(self) -> bool:
+        """Whether the standby follows, and the primary waits for it if it is to."""
+        return self.primary.sql(self._in_step) == "t"
+
+    @property
+    def _in_step(self) -> str:
+        state = "sync" if self.synchronous else "async"
+        name = f"application_name = '{self.standby.port}'"
+        return f"select count(*) = 1 from pg_stat_replication where {name} and sync_state = '{state}'"
+
+    @property
     def dsn(self) -> str:
         """Of both servers, the primary of the moment first."""
         nodes = (self.primary, self.standby)
@@ -111,9 +122,7 @@ class Cluster:
         self.standby.follow(self.primary)
         if self.synchronous:
             self._wait_for_standby(True)
-        state = "sync" if self.synchronous else "async"
-        name = f"application_name = '{self.standby.port}'"
-        self.primary.until_sql(f"select count(*) = 1 from pg_stat_replication where {name} and sync_state = '{state}'")
+        self.primary.until_sql(self._in_step)
 
     def _wait_for_standby(self, does_so: bool) -> None:
         names = f'"{self.standby.port}"' if does_so else ""

@@ -107,3 +107,15 @@ async def ledger(dsn: str) -> list[int]:
 async def whole(pool: AsyncPool, seconds: float = 30.0) -> float:
     """Until all its connections are up; returns how many seconds that took."""
     return await until(lambda: pool.alive_count == pool.size, f"a whole pool: {pool.stats()}", seconds)
+
+
+async def well(pool: AsyncPool, seconds: float = 30.0) -> float:
+    """Until the pool is whole and answers a hundred questions without a failure; returns how many seconds that took."""
+    begin = time.monotonic()
+    while True:
+        await whole(pool, seconds)
+        asked = [own_answer(pool) for _ in range(100)]
+        failures = [end for end in await asyncio.gather(*asked, return_exceptions=True) if not isinstance(end, int)]
+        if not failures:
+            return time.monotonic() - begin
+        assert isinstance(failures[0], PgWireError) and time.monotonic() - begin < seconds, failures[0]

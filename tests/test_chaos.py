@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -15,19 +15,12 @@ from pg_wired import AsyncPool, PgWireError
 from rig.checks import SOAK, ends_clean, repeatable, until
 from rig.postgres import Mode, Postgres
 from rig.proxy import Direction, Proxy
-from tests.crowds import Crowd, ledger, new_ledger, whole
-from tests.poolers import own_answer
+from tests.crowds import Crowd, ledger, new_ledger, well
 
 pytestmark = [pytest.mark.servers, pytest.mark.soak, pytest.mark.both_loops]
 
-SECONDS = 600 if SOAK else 5  # on each of the two loops
+SECONDS = 300 if SOAK else 5  # on each of the two loops
 TASKS = 200
-
-
-@pytest.fixture(scope="module")
-def server(pytestconfig: pytest.Config) -> Iterator[Postgres]:
-    with Postgres.launch(source=pytestconfig.getoption("--postgres"), restart_after_crash=True) as server:
-        yield server
 
 
 class Faults:
@@ -89,24 +82,21 @@ class Faults:
 
 @pytest.mark.timeout(SECONDS + 180)
 @ends_clean(SECONDS + 120)
-async def test_faults_under_load(server: Postgres) -> None:
+async def test_faults_under_load(launched: Postgres) -> None:
     rng = repeatable()
-    await new_ledger(server.dsn, is_unique=False)
+    await new_ledger(launched.dsn, is_unique=False)
     async with (
-        Proxy(server.host, server.port) as proxy,
-        await AsyncPool.connect(f"{server.dsn} {proxy.address}", size=4) as pool,
+        Proxy(launched.host, launched.port) as proxy,
+        await AsyncPool.connect(f"{launched.dsn} {proxy.address}", size=4) as pool,
     ):
         async with Crowd(pool, rng, TASKS, writes=0.3) as crowd:
             await crowd.done(1_000)
-            done = await strike(Faults(server, proxy, pool, random.Random(rng.random())))
-            last = time.monotonic()
-            await whole(pool)
-            await asyncio.gather(*[own_answer(pool) for _ in range(TASKS)])
-            print(f"{done}; well {time.monotonic() - last:.3f} s after the last of them")
+            done = await strike(Faults(launched, proxy, pool, random.Random(rng.random())))
+            print(f"{done}; well {await well(pool):.3f} s after the last of them")
             await crowd.done(1_000)
         print(crowd.book.ends, pool.stats())
         await adds_up(pool)
-    crowd.book.check_once(await ledger(server.dsn))
+    crowd.book.check_once(await ledger(launched.dsn))
     assert len(crowd.book.there) > 100
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,12 +12,6 @@ from rig.postgres import LaunchError
 pytestmark = pytest.mark.servers
 
 PROMISE = "select setting from pg_settings where name = 'synchronous_standby_names'"
-
-
-@pytest.fixture(scope="module")
-def cluster(pytestconfig: pytest.Config) -> Iterator[Cluster]:
-    with Cluster.launch(source=pytestconfig.getoption("--postgres")) as cluster:
-        yield cluster
 
 
 def test_changes_places_twice(cluster: Cluster) -> None:

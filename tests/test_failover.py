@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,20 +21,6 @@ pytestmark = pytest.mark.servers
 FAILOVERS = 20 if SOAK else 2
 LANES = 4
 NAME = "pooled"
-
-
-@pytest.fixture(scope="module")
-def launched(pytestconfig: pytest.Config) -> Iterator[Cluster]:
-    with Cluster.launch(source=pytestconfig.getoption("--postgres")) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(launched: Cluster) -> Cluster:
-    """With a standby, whatever the test before has left of it."""
-    if launched.primary.sql("select count(*) from pg_stat_replication where sync_state = 'sync'") != "1":
-        launched.rejoin()
-    return launched
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,11 +17,9 @@ pytestmark = pytest.mark.servers
 WAITS = "select count(*) = 1 from pg_stat_activity where wait_event = 'SyncRep' and pid = {}"
 
 
-@pytest.fixture(scope="module")
-def cluster(pytestconfig: pytest.Config) -> Iterator[Cluster]:
-    with Cluster.launch(source=pytestconfig.getoption("--postgres")) as cluster:
-        cluster.primary.sql("create table written(a int)")
-        yield cluster
+@pytest.fixture(autouse=True)
+def written(cluster: Cluster) -> None:
+    cluster.primary.sql("drop table if exists written; create table written(a int)")
 
 
 def write(conn: AsyncConn, verb: str, number: int) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -17,12 +16,6 @@ from tests.poolers import NEW, OLD, QUESTION, own_answer, pooler
 pytestmark = pytest.mark.servers
 
 
-@pytest.fixture(scope="module")
-def server(pytestconfig: pytest.Config) -> Iterator[Postgres]:
-    with Postgres.launch(source=pytestconfig.getoption("--postgres")) as server:
-        yield server
-
-
 async def crowd(stack: AsyncExitStack, dsn: str, count: int, **options: Any) -> list[AsyncConn]:
     """Connections that are closed with the stack."""
     connecting = [AsyncConn.connect(dsn, **options) for _ in range(count)]
@@ -34,8 +27,8 @@ async def crowd(stack: AsyncExitStack, dsn: str, count: int, **options: Any) -> 
 
 @pytest.mark.parametrize("version", [OLD, NEW])
 @ends_clean(30)
-async def test_session_mode_has_every_verb(server: Postgres, version: str) -> None:
-    with pooler(version, server, "session") as bouncer:
+async def test_session_mode_has_every_verb(launched: Postgres, version: str) -> None:
+    with pooler(version, launched, "session") as bouncer:
         async with await AsyncConn.connect(bouncer.dsn) as conn:
             pids = await asyncio.gather(*[own_answer(conn) for _ in range(300)])
             assert set(pids) == {conn.backend_pid} or len(set(pids)) == 1
@@ -88,10 +81,10 @@ async def requests(conn: AsyncConn, rounds: int, depth: int, sql: str) -> set[in
 )
 @ends_clean(60)
 async def test_many_clients_few_backends(
-    server: Postgres, version: str, settings: dict[str, Any], options: dict[str, Any]
+    launched: Postgres, version: str, settings: dict[str, Any], options: dict[str, Any]
 ) -> None:
     """Each client's text is another statement, and each has the same shape: a mix-up would go unseen but for nonces."""
-    with pooler(version, server, **settings) as bouncer:
+    with pooler(version, launched, **settings) as bouncer:
         async with AsyncExitStack() as stack:
             conns = await crowd(stack, bouncer.dsn, 30, **options)
             texts = [f"{QUESTION} -- {number % 7}" for number in range(len(conns))]
@@ -103,10 +96,10 @@ async def test_many_clients_few_backends(
 
 @pytest.mark.parametrize("most", [1, 200])
 @ends_clean(60)
-async def test_more_statements_than_it_keeps(server: Postgres, most: int) -> None:
+async def test_more_statements_than_it_keeps(launched: Postgres, most: int) -> None:
     """PgBouncer forgets and prepares again what it does not keep; our cache forgets, too."""
     rng = repeatable()
-    with pooler(NEW, server, max_prepared_statements=most) as bouncer:
+    with pooler(NEW, launched, max_prepared_statements=most) as bouncer:
         async with AsyncExitStack() as stack:
             conns = await crowd(stack, bouncer.dsn, 4, statement_cache_size=50)
             texts = [f"{QUESTION} -- {number}" for number in range(300)]
@@ -119,10 +112,10 @@ async def test_more_statements_than_it_keeps(server: Postgres, most: int) -> Non
 @pytest.mark.parametrize(("version", "settings"), [(OLD, {}), (NEW, {"max_prepared_statements": 0})], ids=str)
 @ends_clean(60)
 async def test_named_statements_that_it_does_not_follow(
-    server: Postgres, version: str, settings: dict[str, Any]
+    launched: Postgres, version: str, settings: dict[str, Any]
 ) -> None:
     """The wrong setting: a statement may be missing where the request lands. It may fail, never answer for another."""
-    with pooler(version, server, **settings) as bouncer:
+    with pooler(version, launched, **settings) as bouncer:
         async with AsyncExitStack() as stack:
             conns = await crowd(stack, bouncer.dsn, 10)
             ends = []
@@ -137,10 +130,10 @@ async def test_named_statements_that_it_does_not_follow(
 
 @pytest.mark.parametrize(("version", "cache"), [(OLD, 0), (NEW, 256)])
 @ends_clean(30)
-async def test_transactions_stay_whole(server: Postgres, version: str, cache: int) -> None:
-    async with await AsyncConn.connect(server.dsn) as admin:
+async def test_transactions_stay_whole(launched: Postgres, version: str, cache: int) -> None:
+    async with await AsyncConn.connect(launched.dsn) as admin:
         await admin.simple_query("drop table if exists paid; create table paid(who int, much int)")
-    with pooler(version, server) as bouncer:
+    with pooler(version, launched) as bouncer:
         async with AsyncExitStack() as stack:
             conns = await crowd(stack, bouncer.dsn, 8, statement_cache_size=cache)
 
@@ -169,13 +162,13 @@ async def test_transactions_stay_whole(server: Postgres, version: str, cache: in
 
 @pytest.mark.parametrize("command", ["discard all", "deallocate all"])
 @ends_clean(30)
-async def test_statements_forgotten_in_between(server: Postgres, command: str) -> None:
+async def test_statements_forgotten_in_between(launched: Postgres, command: str) -> None:
     """It reaches one backend of the two. Awaited it harms nobody.
 
     With statements pipelined behind it PgBouncer 1.24 takes those for forgotten as well, and ends the connection at
     their next use: an error that says so, and no wrong answer.
     """
-    with pooler(NEW, server, max_prepared_statements=200) as bouncer:
+    with pooler(NEW, launched, max_prepared_statements=200) as bouncer:
         async with AsyncExitStack() as stack:
             conns = await crowd(stack, bouncer.dsn, 4)
             for number in range(20):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -21,14 +21,6 @@ BOTH = pytest.mark.parametrize("version", [OLD, NEW])
 # Right for both versions.
 NO_CACHE: dict[str, Any] = {"statement_cache_size": 0}
 ASLEEP = "select count(*) = {} from pg_stat_activity where wait_event = 'PgSleep'"
-
-
-@pytest.fixture(scope="module")
-def server(pytestconfig: pytest.Config) -> Iterator[Postgres]:
-    # A backend whose client is gone ends at once, also inside pg_sleep.
-    own: dict[str, Any] = {"client_connection_check_interval": "20ms"}
-    with Postgres.launch(source=pytestconfig.getoption("--postgres"), **own) as server:
-        yield server
 
 
 async def connect(bouncer: PgBouncer, **options: Any) -> AsyncConn:
@@ -55,8 +47,8 @@ async def refusal(dsn: str, **options: Any) -> PgError:
 
 @BOTH
 @ends_clean(30)
-async def test_refused_at_login(server: Postgres, version: str) -> None:
-    with pooler(version, server, max_client_conn=1) as bouncer:
+async def test_refused_at_login(launched: Postgres, version: str) -> None:
+    with pooler(version, launched, max_client_conn=1) as bouncer:
         wrong = await refusal(f"{bouncer.dsn} password=wrong")
         assert "authentication failed" in wrong.message
         assert "authentication failed" in (await refusal(f"{bouncer.dsn} user=nobody")).message
@@ -68,8 +60,8 @@ async def test_refused_at_login(server: Postgres, version: str) -> None:
 
 @BOTH
 @ends_clean(30)
-async def test_a_startup_parameter_that_it_does_not_know(server: Postgres, version: str) -> None:
-    with pooler(version, server) as bouncer:
+async def test_a_startup_parameter_that_it_does_not_know(launched: Postgres, version: str) -> None:
+    with pooler(version, launched) as bouncer:
         error = await refusal(bouncer.dsn, options="-c work_mem=1MB")
         assert error.code == "08P01" and "options" in error.message
         async with await connect(bouncer, application_name="own") as conn:
@@ -78,8 +70,8 @@ async def test_a_startup_parameter_that_it_does_not_know(server: Postgres, versi
 
 @BOTH
 @ends_clean(30)
-async def test_a_wait_for_a_backend_that_is_too_long(server: Postgres, version: str) -> None:
-    with pooler(version, server, default_pool_size=1, query_wait_timeout=1) as bouncer:
+async def test_a_wait_for_a_backend_that_is_too_long(launched: Postgres, version: str) -> None:
+    with pooler(version, launched, default_pool_size=1, query_wait_timeout=1) as bouncer:
         async with await connect(bouncer) as holder, await connect(bouncer) as waiter:
             async with holder.exclusive() as own:
                 await own.simple_query("begin")
@@ -100,10 +92,10 @@ async def commit(own: ExclusiveConn) -> None:
 @BOTH
 @pytest.mark.parametrize("when", ["in a query", "in a transaction"])
 @ends_clean(30)
-async def test_a_backend_is_killed(server: Postgres, version: str, when: str) -> None:
+async def test_a_backend_is_killed(launched: Postgres, version: str, when: str) -> None:
     """PgBouncer passes the server's FATAL on, and says something of its own: both are kept."""
-    with pooler(version, server) as bouncer:
-        async with await AsyncConn.connect(server.dsn) as admin, await connect(bouncer) as conn:
+    with pooler(version, launched) as bouncer:
+        async with await AsyncConn.connect(launched.dsn) as admin, await connect(bouncer) as conn:
             own = await conn.exclusive().__aenter__()
             await own.simple_query("begin")
             pid = await own_answer(own)
@@ -122,10 +114,10 @@ async def test_a_backend_is_killed(server: Postgres, version: str, when: str) ->
 
 @BOTH
 @ends_clean(30)
-async def test_an_idle_backend_is_killed(server: Postgres, version: str) -> None:
+async def test_an_idle_backend_is_killed(launched: Postgres, version: str) -> None:
     """Nobody had it: PgBouncer takes another, and we do not notice."""
-    with pooler(version, server, default_pool_size=1) as bouncer:
-        async with await AsyncConn.connect(server.dsn) as admin, await connect(bouncer) as conn:
+    with pooler(version, launched, default_pool_size=1) as bouncer:
+        async with await AsyncConn.connect(launched.dsn) as admin, await connect(bouncer) as conn:
             pid = await own_answer(conn)
             await admin.exec_query(f"select pg_terminate_backend({pid}, 5000)")
             assert await own_answer(conn) != pid
@@ -133,11 +125,11 @@ async def test_an_idle_backend_is_killed(server: Postgres, version: str) -> None
 
 @BOTH
 @ends_clean(30)
-async def test_a_cancel_goes_through_it(server: Postgres, version: str) -> None:
+async def test_a_cancel_goes_through_it(launched: Postgres, version: str) -> None:
     """To the backend that works for us at that moment, and to nobody else's."""
-    with pooler(version, server) as bouncer:
+    with pooler(version, launched) as bouncer:
         async with (
-            await AsyncConn.connect(server.dsn) as admin,
+            await AsyncConn.connect(launched.dsn) as admin,
             await connect(bouncer) as conn,
             await connect(bouncer) as other,
         ):
@@ -159,9 +151,9 @@ async def test_a_cancel_goes_through_it(server: Postgres, version: str) -> None:
 
 @BOTH
 @ends_clean(30)
-async def test_paused_and_resumed(server: Postgres, version: str) -> None:
+async def test_paused_and_resumed(launched: Postgres, version: str) -> None:
     """What is asked meanwhile waits; a deadline is kept, and the answer that comes late reaches nobody."""
-    with pooler(version, server) as bouncer:
+    with pooler(version, launched) as bouncer:
         async with await connect(bouncer) as conn, await connect(bouncer) as late:
             await asyncio.gather(answers(conn), answers(late))
             await console(bouncer, "PAUSE")
@@ -175,9 +167,9 @@ async def test_paused_and_resumed(server: Postgres, version: str) -> None:
 
 @BOTH
 @ends_clean(30)
-async def test_reconnected(server: Postgres, version: str) -> None:
+async def test_reconnected(launched: Postgres, version: str) -> None:
     """RECONNECT swaps the backends as they become free: no request notices."""
-    with pooler(version, server) as bouncer:
+    with pooler(version, launched) as bouncer:
         async with await connect(bouncer) as conn:
             before = {await own_answer(conn) for _ in range(5)}
             asked = [asyncio.ensure_future(own_answer(conn)) for _ in range(50)]
@@ -190,12 +182,12 @@ async def test_reconnected(server: Postgres, version: str) -> None:
 @BOTH
 @pytest.mark.parametrize("how", ["KILL", "restart"])
 @ends_clean(30)
-async def test_it_ends_our_connections(server: Postgres, version: str, how: str) -> None:
+async def test_it_ends_our_connections(launched: Postgres, version: str, how: str) -> None:
     """Seen when it happens, busy or idle; what was asked may have run. Then it takes new connections."""
-    with pooler(version, server) as bouncer:
+    with pooler(version, launched) as bouncer:
         async with await connect(bouncer) as idle, await connect(bouncer) as busy:
             asleep = busy.exec_query("select pg_sleep(30)")
-            async with await AsyncConn.connect(server.dsn) as admin:
+            async with await AsyncConn.connect(launched.dsn) as admin:
                 await until_sql(admin, ASLEEP.format(1))
             await answers(idle)
             if how == "KILL":
@@ -216,15 +208,15 @@ async def test_it_ends_our_connections(server: Postgres, version: str, how: str)
 
 @BOTH
 @ends_clean(30)
-async def test_listen_is_swallowed(server: Postgres, version: str) -> None:
+async def test_listen_is_swallowed(launched: Postgres, version: str) -> None:
     """In transaction mode LISTEN succeeds, on whatever backend. Who has that when a notification comes, gets it."""
-    with pooler(version, server, default_pool_size=1) as bouncer:
+    with pooler(version, launched, default_pool_size=1) as bouncer:
         async with await connect(bouncer) as conn, await connect(bouncer) as other:
             receiver, stray = conn.take_notification_receiver(), other.take_notification_receiver()
             await conn.listen("news")
             async with other.exclusive() as own:
                 await own.simple_query("begin")
-                async with await AsyncConn.connect(server.dsn) as admin:
+                async with await AsyncConn.connect(launched.dsn) as admin:
                     await admin.exec_query("select pg_notify('news', 'from elsewhere')")
                 await own.simple_query("commit")
             assert (stray.received, receiver.received) == (1, 0)

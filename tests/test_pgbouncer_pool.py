@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,20 +21,14 @@ VERSIONS: list[tuple[str, dict[str, Any]]] = [(OLD, {"statement_cache_size": 0})
 BOTH = pytest.mark.parametrize(("version", "options"), VERSIONS, ids=[OLD, NEW])
 
 
-@pytest.fixture(scope="module")
-def server(pytestconfig: pytest.Config) -> Iterator[Postgres]:
-    with Postgres.launch(source=pytestconfig.getoption("--postgres")) as server:
-        yield server
-
-
 @BOTH
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 @ends_clean(60)
-async def test_a_crowd(server: Postgres, version: str, options: dict[str, Any], mode: PoolMode) -> None:
+async def test_a_crowd(launched: Postgres, version: str, options: dict[str, Any], mode: PoolMode) -> None:
     """In session mode each of the pool's connections has a backend, in transaction mode two serve them all."""
-    await new_ledger(server.dsn, is_unique=False)
+    await new_ledger(launched.dsn, is_unique=False)
     backends = {"default_pool_size": 8 if mode == "session" else 2}
-    with pooler(version, server, mode, **backends) as bouncer:
+    with pooler(version, launched, mode, **backends) as bouncer:
         async with await AsyncPool.connect(bouncer.dsn, size=4, **options) as pool:
             async with Crowd(pool, repeatable(), 50, writes=0.5) as crowd:
                 await crowd.done(2_000)
@@ -43,14 +36,14 @@ async def test_a_crowd(server: Postgres, version: str, options: dict[str, Any], 
             async with pool.stream("select generate_series(1, 1000)") as rows:
                 assert len([row async for row in rows]) == 1000
             assert await pool.copy_in("copy ledger from stdin", b"-1\n-2\n") == 2
-    crowd.book.check_once(await ledger(server.dsn))
+    crowd.book.check_once(await ledger(launched.dsn))
 
 
 @BOTH
 @ends_clean(60)
-async def test_it_goes_and_comes(server: Postgres, version: str, options: dict[str, Any]) -> None:
-    await new_ledger(server.dsn, is_unique=False)
-    with pooler(version, server) as bouncer:
+async def test_it_goes_and_comes(launched: Postgres, version: str, options: dict[str, Any]) -> None:
+    await new_ledger(launched.dsn, is_unique=False)
+    with pooler(version, launched) as bouncer:
         async with await AsyncPool.connect(bouncer.dsn, size=4, **options) as pool:
             async with Crowd(pool, repeatable(), 50, writes=0.5) as crowd:
                 for how in ["restart", "KILL", "RECONNECT", "PAUSE"]:
@@ -65,13 +58,13 @@ async def test_it_goes_and_comes(server: Postgres, version: str, options: dict[s
                     print(f"whole {await whole(pool):.3f} s after {how}")
                 await crowd.done(300)
             print(crowd.book.ends)
-    crowd.book.check_once(await ledger(server.dsn))
+    crowd.book.check_once(await ledger(launched.dsn))
 
 
 @BOTH
 @ends_clean(30)
-async def test_a_listener_in_session_mode(server: Postgres, version: str, options: dict[str, Any]) -> None:
-    with pooler(version, server, "session", default_pool_size=8) as bouncer:
+async def test_a_listener_in_session_mode(launched: Postgres, version: str, options: dict[str, Any]) -> None:
+    with pooler(version, launched, "session", default_pool_size=8) as bouncer:
         async with (
             await AsyncPool.connect(bouncer.dsn, size=2, **options) as pool,
             pool.listener(["news"]) as events,
@@ -82,11 +75,11 @@ async def test_a_listener_in_session_mode(server: Postgres, version: str, option
 
 
 @ends_clean(60)
-async def test_a_listener_in_transaction_mode(server: Postgres) -> None:
+async def test_a_listener_in_transaction_mode(launched: Postgres) -> None:
     """LISTEN says yes and does nothing: the pool finds out, whichever backend it is; all at once, as that takes 5 s."""
 
     async def find_out(version: str, options: dict[str, Any], backends: int) -> None:
-        with pooler(version, server, default_pool_size=backends) as bouncer:
+        with pooler(version, launched, default_pool_size=backends) as bouncer:
             async with await AsyncPool.connect(bouncer.dsn, size=2, **options) as pool:
                 error = await outcome_of(pool.listener(["news"]).__aenter__())
                 assert isinstance(error, UsageError) and "transaction mode" in str(error)
@@ -97,17 +90,17 @@ async def test_a_listener_in_transaction_mode(server: Postgres) -> None:
 
 
 @ends_clean(30)
-async def test_one_request_at_a_time(server: Postgres) -> None:
-    with pooler(NEW, server) as bouncer:
+async def test_one_request_at_a_time(launched: Postgres) -> None:
+    with pooler(NEW, launched) as bouncer:
         async with await AsyncPool.connect(bouncer.dsn, size=4, max_in_flight=1) as pool:
             pids = await asyncio.gather(*[own_answer(pool) for _ in range(500)])
             assert len(set(pids)) == 2
 
 
 @ends_clean(30)
-async def test_no_backend_free(server: Postgres) -> None:
+async def test_no_backend_free(launched: Postgres) -> None:
     """All backends are somebody else's: requests keep their deadlines, and nothing is left behind by those given up."""
-    with pooler(NEW, server, default_pool_size=1) as bouncer:
+    with pooler(NEW, launched, default_pool_size=1) as bouncer:
         async with (
             await AsyncConn.connect(bouncer.dsn) as other,
             await AsyncPool.connect(bouncer.dsn, size=2) as pool,

@@ -21,18 +21,12 @@ WAYS = pytest.mark.parametrize("way", ["up", "down"])
 ENDS = pytest.mark.parametrize("end", ["fin", "rst"])
 
 
-@pytest.fixture(scope="module")
-def server(pytestconfig: pytest.Config) -> Iterator[Postgres]:
-    with Postgres.launch(source=pytestconfig.getoption("--postgres")) as server:
-        yield server
-
-
 @asynccontextmanager
-async def line(server: Postgres) -> AsyncIterator[tuple[Proxy, AsyncConn]]:
+async def line(launched: Postgres) -> AsyncIterator[tuple[Proxy, AsyncConn]]:
     """A proxy and a connection through it."""
     async with (
-        Proxy(server.host, server.port) as proxy,
-        await AsyncConn.connect(f"{server.dsn} {proxy.address}") as conn,
+        Proxy(launched.host, launched.port) as proxy,
+        await AsyncConn.connect(f"{launched.dsn} {proxy.address}") as conn,
     ):
         yield proxy, conn
 
@@ -51,8 +45,8 @@ async def there_and_back(conn: AsyncConn, size: int) -> None:
 
 @WAYS
 @ends_clean(60)
-async def test_small_segments_and_delays(server: Postgres, way: str) -> None:
-    async with line(server) as (proxy, conn):
+async def test_small_segments_and_delays(launched: Postgres, way: str) -> None:
+    async with line(launched) as (proxy, conn):
         slow = direction(proxy, way)
         before = slow.passed
         slow.segment = 1
@@ -67,9 +61,9 @@ async def test_small_segments_and_delays(server: Postgres, way: str) -> None:
 
 @WAYS
 @ends_clean(60)
-async def test_a_line_that_stands_still(server: Postgres, way: str) -> None:
+async def test_a_line_that_stands_still(launched: Postgres, way: str) -> None:
     """Deadlines hold; what comes after it is thrown away, and the next answer is the right one."""
-    async with line(server) as (proxy, conn):
+    async with line(launched) as (proxy, conn):
         await answers(conn)
         held = direction(proxy, way)
         held.hold()
@@ -84,9 +78,9 @@ async def test_a_line_that_stands_still(server: Postgres, way: str) -> None:
 
 
 @ends_clean(60)
-async def test_more_than_the_held_line_takes(server: Postgres) -> None:
+async def test_more_than_the_held_line_takes(launched: Postgres) -> None:
     """The server waits for us to read, we for it: nothing is lost when the line goes on."""
-    async with line(server) as (proxy, conn):
+    async with line(launched) as (proxy, conn):
         proxy.hold()
         asked = [asyncio.ensure_future(there_and_back(conn, 500_000)) for _ in range(20)]
         await until(lambda: conn.in_flight > 0, "the first of them to be written")
@@ -100,9 +94,9 @@ async def test_more_than_the_held_line_takes(server: Postgres) -> None:
 
 @ENDS
 @ends_clean(30)
-async def test_cut_while_idle_and_busy(server: Postgres, end: End) -> None:
-    async with Proxy(server.host, server.port) as proxy:
-        idle, busy = [await AsyncConn.connect(f"{server.dsn} {proxy.address}") for _ in range(2)]
+async def test_cut_while_idle_and_busy(launched: Postgres, end: End) -> None:
+    async with Proxy(launched.host, launched.port) as proxy:
+        idle, busy = [await AsyncConn.connect(f"{launched.dsn} {proxy.address}") for _ in range(2)]
         asked = busy.exec_query("select pg_sleep(0.2)")
         assert proxy.connections == 2
         proxy.cut(end)
@@ -114,9 +108,9 @@ async def test_cut_while_idle_and_busy(server: Postgres, end: End) -> None:
 
 
 @ends_clean(30)
-async def test_no_server_behind_it(server: Postgres) -> None:
-    async with Proxy(server.host, 1) as proxy:
-        error = await outcome_of(AsyncConn.connect(f"{server.dsn} {proxy.address}"))
+async def test_no_server_behind_it(launched: Postgres) -> None:
+    async with Proxy(launched.host, 1) as proxy:
+        error = await outcome_of(AsyncConn.connect(f"{launched.dsn} {proxy.address}"))
         assert isinstance(error, PgWireError) and error.outcome is Outcome.NOT_SENT
 
 
@@ -143,18 +137,18 @@ async def insert(conn: AsyncConn, number: int) -> None:
 
 @WAYS
 @ends_clean(60)
-async def test_cut_at_any_byte(server: Postgres, way: str) -> None:
+async def test_cut_at_any_byte(launched: Postgres, way: str) -> None:
     """Of a login and of what follows: acknowledged means there, not sent means absent, and nothing is there twice."""
     rng, book, numbers = repeatable(), Book(), itertools.count()
-    async with await AsyncConn.connect(server.dsn) as admin:
+    async with await AsyncConn.connect(launched.dsn) as admin:
         await admin.simple_query("drop table if exists ledger; create table ledger(n int)")
-        async with Proxy(server.host, server.port) as proxy:
+        async with Proxy(launched.host, launched.port) as proxy:
             cut = direction(proxy, way)
             for end in ("fin", "rst"):
                 cut.end = end
                 for at in rng.sample(range(1, 1_500), 25):
                     cut.cut_at = at
-                    await writer(f"{server.dsn} {proxy.address}", book, numbers)
+                    await writer(f"{launched.dsn} {proxy.address}", book, numbers)
         [rows] = await admin.simple_query("select n from ledger")
         book.check_once(int(row[0] or b"") for row in rows)
     print(book.ends)
