@@ -15,8 +15,6 @@ from rig.pgbouncer import PgBouncer, PoolMode, binary, missing
 from rig.postgres import Postgres, Setting
 
 OLD, NEW = "1.18", "1.24"
-# Which backend answered, and what was asked.
-QUESTION = "select pg_backend_pid(), $1::text"
 
 
 @contextmanager
@@ -42,9 +40,9 @@ async def console(pooler: PgBouncer, command: str) -> Rows:
         return (await conn.simple_query(command))[-1]
 
 
-async def own_answer(conn: Queries, sql: str = QUESTION) -> int:
-    """Ask something new: the answer has to be to that. Returns the backend that gave it."""
+async def own_answer(conn: Queries, kind: int = 0) -> int:
+    """Ask something new: the answer has to be to that, and to this kind of statement. Returns the backend."""
     nonce = secrets.token_hex(8)
-    [(pid, said)] = await conn.exec_query(sql, (nonce,), timeout=30)
-    assert said == nonce.encode()
+    [(pid, *said)] = await conn.exec_query(f"select pg_backend_pid(), $1::text, {kind}", (nonce,), timeout=30)
+    assert said == [nonce.encode(), b"%d" % kind], f"asked for {nonce} and {kind}"
     return int(pid or b"")
