@@ -13,7 +13,7 @@ from .error import ConnectionClosed, Outcome, PgWireError, RequestTimeout
 from .owner import Owner
 from .pool_settings import PoolSettings
 from .pool_stats import Totals
-from .protocol import endings
+from .protocol import answers, endings
 from .protocol.notification_queue import NotificationQueue
 
 LOG = logging.getLogger("pg_wired.pool")
@@ -112,6 +112,22 @@ class Opener:
         self._backoff.ended(self.loop.time(), self.loop.time() - conn._link.born)
         if session.failure is None:
             self.see_off(conn)
+        if session.retired == answers.REFUSES:
+            self._eject(conn.addr)
+
+    def _eject(self, addr: str) -> None:
+        """A server that refuses to write is the wrong one: none of its connections takes anything more.
+
+        They are all out of the way before what waits on one of them moves.
+        """
+        others = [conn for conn in self.conns if conn.addr == addr and conn.is_alive]
+        for conn in others:
+            conn._session.retired = answers.REFUSES
+        for conn in others:
+            if conn._session.keeper is not None:
+                conn._session.keeper.ended()
+        for conn in others:
+            endings.retire(conn._session, answers.REFUSES)
 
     def see_off(self, conn: AsyncConn) -> None:
         """Close it when all is answered, and nobody waits for that."""
