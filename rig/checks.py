@@ -22,6 +22,7 @@ Test: TypeAlias = Callable[P, Coroutine[Any, Any, R]]
 
 POLL = 0.005  # seconds
 SEED = "PG_WIRED_SEED"
+SOAK = bool(os.environ.get("PG_WIRED_SOAK"))  # whether tests with a long version run that: `make soak`
 TCP_INFO_DATA_SEGS_OUT = 156  # linux/tcp.h, struct tcp_info: where tcpi_data_segs_out stands
 
 

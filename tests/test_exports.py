@@ -17,7 +17,8 @@ NAMES = """
     AsyncConn AsyncPool AuthenticationError CancelToken ConfigError ConnConfig ConnectionClosed ExclusiveConn
     FieldDescription FormatCode IoError ListenerGap Notification NotificationGap NotificationReceiver Oid Outcome
     PgError PgPipeline PgWireError PipelineAborted PipelineResponse PoolExhausted PoolListener PoolStats
-    ProtocolError RequestTimeout ResponseCollector RowStream Rows StatementDescription TlsMode TransactionError
+    ProtocolError RequestTimeout ResponseCollector RowStream Rows StatementDescription TlsConfig TlsMode
+    TransactionError
     TransactionStatus UsageError WireConn
 """
 ROOTS = {

@@ -36,7 +36,7 @@ from .protocol.types import (
     TransactionStatus,
 )
 from .row_stream import RowStream
-from .tls import TlsMode
+from .tls import TlsConfig, TlsMode
 
 PipelineResponse = Rows
 
@@ -72,6 +72,7 @@ __all__ = [
     "RowStream",
     "Rows",
     "StatementDescription",
+    "TlsConfig",
     "TlsMode",
     "TransactionError",
     "TransactionStatus",

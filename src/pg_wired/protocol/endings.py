@@ -131,7 +131,7 @@ def sole(session: Session) -> requests.Request | None:
     inflight = session.inflight
     if len(inflight) == 1:
         return None if session.head.is_item else session.head
-    unit = session.head.unit
+    unit = session.head.unit if inflight else None  # a lost session keeps its head
     return unit.query if unit is not None and all(part.unit is unit for part in inflight) else None
 
 
