@@ -26,6 +26,7 @@ POLL = 0.005  # seconds
 SOON = 10.0
 LATE = 5.0
 SEED = "PG_WIRED_SEED"
+SOAK = bool(os.environ.get("PG_WIRED_SOAK"))  # whether tests with a long version run that: `make soak`
 TCP_INFO_DATA_SEGS_OUT = 156  # linux/tcp.h, struct tcp_info: where tcpi_data_segs_out stands
 
 

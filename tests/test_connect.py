@@ -60,7 +60,9 @@ def server(pytestconfig: pytest.Config) -> Iterator[Postgres]:
 
 
 def at(server: Postgres, **options: Any) -> dict[str, Any]:
-    return {"host": server.host, "port": server.port, "dbname": "postgres", "sslmode": "disable", **options}
+    # There is no TLS here, and a password in clear has to be named then.
+    named = {"require_auth": "password"} if options.get("user") == "by_password" else {}
+    return {"host": server.host, "port": server.port, "dbname": "postgres", "sslmode": "disable", **named, **options}
 
 
 @pytest.mark.parametrize(

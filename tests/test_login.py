@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pg_wired.conninfo import ConnConfig
 from pg_wired.error import AuthenticationError, Outcome, PgError
 from pg_wired.protocol import messages
-from pg_wired.protocol.startup import DeriveKey, Startup, handshake
+from pg_wired.protocol.startup import AskPassword, DeriveKey, Reply, Startup, handshake
 from pg_wired.saslprep import saslprep
 from pg_wired.scram import salted_password
 from rig.postgres import Postgres
@@ -58,12 +59,16 @@ def libpq(server: Postgres) -> Iterator[psycopg.Connection]:
 def log_in(server: Postgres, user: str, password: str | None, **parameters: str) -> Startup:
     """Drive a handshake over a plain socket."""
     options = {"user": user, "database": server.dbname, **parameters}
-    steps = handshake(options, password, nonce=secrets.token_urlsafe(18), max_iterations=100_000)
+    config = ConnConfig.parse(require_auth="password,md5,scram-sha-256,none", environ={})
+    policy = config.policy(is_private=False, is_tls=False, binding=None, no_binding="")
+    steps = handshake(options, policy, nonce=secrets.token_urlsafe(18))
     with socket.create_connection((server.host, server.port)) as sock, sock.makefile("rb") as stream:
         step = next(steps)
         while True:
             if isinstance(step, DeriveKey):
-                reply: messages.BackendMessage | bytes = salted_password(step.password, step.salt, step.iterations)
+                reply: Reply = salted_password(step.password, step.salt, step.iterations)
+            elif isinstance(step, AskPassword):
+                reply = password
             else:
                 sock.sendall(step)
                 head = stream.read(5)

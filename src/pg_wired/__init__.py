@@ -1,6 +1,7 @@
 """PostgreSQL's wire protocol for asyncio: many tasks, one connection; values are bytes in and bytes out."""
 
 from .async_conn import AsyncConn
+from .async_pool import AsyncPool
 from .cancel import CancelToken
 from .connection import WireConn
 from .conninfo import ConnConfig
@@ -20,10 +21,12 @@ from .error import (
     UsageError,
 )
 from .exclusive import ExclusiveConn
+from .listener import PoolListener
 from .notifications import NotificationReceiver
 from .pipeline import PgPipeline
+from .pool_stats import PoolStats
 from .protocol.columnar import Column
-from .protocol.notification_queue import Notification, NotificationGap
+from .protocol.notification_queue import ListenerGap, Notification, NotificationGap
 from .protocol.rows import Rows
 from .protocol.types import (
     FieldDescription,
@@ -34,12 +37,13 @@ from .protocol.types import (
     TransactionStatus,
 )
 from .row_stream import RowStream
-from .tls import TlsMode
+from .tls import TlsConfig, TlsMode
 
 PipelineResponse = Rows
 
 __all__ = [
     "AsyncConn",
+    "AsyncPool",
     "AuthenticationError",
     "CancelToken",
     "Column",
@@ -50,6 +54,7 @@ __all__ = [
     "FieldDescription",
     "FormatCode",
     "IoError",
+    "ListenerGap",
     "Notification",
     "NotificationGap",
     "NotificationReceiver",
@@ -61,12 +66,15 @@ __all__ = [
     "PipelineAborted",
     "PipelineResponse",
     "PoolExhausted",
+    "PoolListener",
+    "PoolStats",
     "ProtocolError",
     "RequestTimeout",
     "ResponseCollector",
     "RowStream",
     "Rows",
     "StatementDescription",
+    "TlsConfig",
     "TlsMode",
     "TransactionError",
     "TransactionStatus",

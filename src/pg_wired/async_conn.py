@@ -24,7 +24,7 @@ from .protocol.notification_queue import Drop
 from .protocol.rows import Rows
 from .protocol.types import TransactionStatus
 from .queries import Queries
-from .turn import Turn
+from .turn import Patience, Turn
 
 # PostgreSQL cuts longer names off (NAMEDATALEN - 1), and would then notify another channel than the one asked for.
 MAX_NAME = 63
@@ -50,25 +50,25 @@ class AsyncConn(Queries):
 
     def __init__(self, wire: WireConn) -> None:
         link = Link(wire, wire.config.statement_cache_size)
-        super().__init__(link, link.submit, lambda name, has_state: Turn(link, name, has_state))
+        super().__init__(link, lambda name, has_state: Turn(link, name, has_state))
+        self._link = link
         self._wire = wire
         self._session = link.session
         self._transport = link.transport
-        self.channels: set[str] = set()  # quoted, as LISTEN was told
-        self._is_broken = False
+        self.channels = link.channels
         self._is_state_mutated = False
 
     @classmethod
-    async def connect(cls, dsn: str | ConnConfig = "", **options: Any) -> AsyncConn:
-        """Connect and log in; arguments as `ConnConfig.parse` takes them. Raises what `WireConn.connect` does."""
-        return cls(await WireConn.connect(dsn, **options))
+    async def connect(cls, dsn: str | ConnConfig = "", *, timeout: float | None = None, **options: Any) -> AsyncConn:
+        """Connect and log in, within `timeout` seconds; arguments and errors are those of `WireConn.connect`."""
+        return cls(await WireConn.connect(dsn, timeout=timeout, **options))
 
-    def exclusive(self, *, acquire_timeout: float | None = 30.0) -> ExclusiveConn:
+    def exclusive(self, *, acquire_timeout: Patience = ...) -> ExclusiveConn:
         """The connection for you alone: `async with conn.exclusive() as mine`, for transactions and session state.
 
         Others wait outside, in order. Raises RequestTimeout if the turn does not come within `acquire_timeout` seconds.
         """
-        return ExclusiveConn(self._link, acquire_timeout, lambda: self.channels)
+        return ExclusiveConn(Turn(self._link, "exclusive()", has_state=True), acquire_timeout)
 
     # ---- notifications and notices
 
@@ -94,8 +94,6 @@ class AsyncConn(Queries):
 
     def take_notification_receiver(self, capacity: int = 4096, drop: Drop = "oldest") -> NotificationReceiver:
         """The one receiver of this connection's notifications; of more than `capacity` the `drop` ones are lost."""
-        if capacity < 1 or drop not in ("oldest", "newest"):
-            raise ConfigError(f"capacity is {capacity} and drop {drop!r}: pass 1 or more, and 'oldest' or 'newest'")
         if self._session.notifications.capacity:
             raise UsageError("the notification receiver is taken already: a connection has one")
         return NotificationReceiver(self._link, capacity, drop)
@@ -132,11 +130,11 @@ class AsyncConn(Queries):
     @property
     def is_broken(self) -> bool:
         """Whether a pool must not use it any more: it has ended, was retired, or somebody marked it."""
-        return self._is_broken or not self.is_alive
+        return self._link.is_broken or not self.is_alive
 
     def mark_broken(self) -> None:
         """Say that the connection must not be used again."""
-        self._is_broken = True
+        self._link.mark_broken()
 
     @property
     def is_state_mutated(self) -> bool:
@@ -174,13 +172,23 @@ class AsyncConn(Queries):
 
     @property
     def protocol_version(self) -> tuple[int, int]:
-        """(3, 0)."""
+        """(3, 0), or (3, 2) where `max_protocol_version` asks for it and the server has it."""
         return self._wire.facts.protocol_version
 
     @property
     def auth_mechanism(self) -> str:
-        """How the login went: "trust", "cleartext", "md5" or "SCRAM-SHA-256"."""
+        """How the login went: "trust", "cleartext", "md5", "SCRAM-SHA-256" or "SCRAM-SHA-256-PLUS"."""
         return self._wire.auth_mechanism
+
+    @property
+    def channel_bound(self) -> bool:
+        """Whether the login was bound to the TLS connection: nobody sits between."""
+        return self._wire.channel_bound
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self._wire.is_tls
 
     @property
     def in_flight(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..error import (
@@ -130,7 +131,7 @@ def sole(session: Session) -> requests.Request | None:
     inflight = session.inflight
     if len(inflight) == 1:
         return None if session.head.is_item else session.head
-    unit = session.head.unit
+    unit = session.head.unit if inflight else None  # a lost session keeps its head
     return unit.query if unit is not None and all(part.unit is unit for part in inflight) else None
 
 
@@ -177,8 +178,7 @@ def lose(session: Session, cause: BaseException | None) -> None:
         session.window.inside.clear()
     session.out = bytearray()
     session.notifications.wake()
-    for request in waiting:
-        request.fail(error.with_outcome(request.fate(session.handed)))
+    tell(session, waiting, error)
 
 
 def failure(session: Session, cause: BaseException | None) -> PgWireError:
@@ -212,5 +212,29 @@ def retire(session: Session, reason: str) -> None:
     """Take no further request; what is encoded is still answered."""
     session.retired = reason
     pending, session.pending = session.pending, deque()
-    for request in pending:
-        request.fail(refused(session).with_outcome(request.fate(session.handed)))
+    tell(session, pending, refused(session))
+
+
+def tell(session: Session, waiting: Iterable[requests.Request], error: PgWireError) -> None:
+    """Nothing more comes for those who wait: `error`, and whether each may have run. What never left may move."""
+    if session.keeper is not None:
+        session.keeper.ended()
+    for request in waiting:
+        outcome = request.fate(session.handed)
+        if outcome is not Outcome.NOT_SENT or not _move(session, request):
+            request.fail(error.with_outcome(outcome))
+
+
+def _move(session: Session, request: requests.Request) -> bool:
+    """Let another connection have it, once; says whether one does. The parts of a unit go with its query."""
+    unit = request.unit
+    if unit is not None and request is not unit.query:
+        return True
+    whole = request if unit is None else unit.whole
+    if session.keeper is None or not whole.may_move or whole.sink is None or whole.sink.done():
+        return False
+    whole.may_move = False
+    request.forget_encoding()
+    if unit is not None:
+        unit.compose()
+    return session.keeper.unsent(whole)
