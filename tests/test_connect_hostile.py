@@ -211,7 +211,7 @@ async def test_secrets_do_not_show() -> None:
         peer.close()
 
     async with FakePG(script) as fake:
-        refused = await outcome_of(WireConn.connect(fake.dsn, password="hush-hush"))
+        refused = await outcome_of(WireConn.connect(fake.dsn, password="hush-hush", require_auth="password"))
     assert isinstance(refused, ConnectionClosed)
     seen: BaseException | None = refused
     while seen is not None:
