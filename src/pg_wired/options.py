@@ -188,7 +188,6 @@ TABLE: dict[str, Option] = {
         None,
         f"a list of {', '.join(policy.METHODS)}, each once, and with ! before all of them or none",
         policy.methods,
-        types=(frozenset,),
     ),
     "channel_binding": words(
         "whether the login must be bound to the TLS connection",
