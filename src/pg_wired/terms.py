@@ -24,8 +24,12 @@ class Terms:
         self.salted = SaltedPasswords()
         self._tls = config.tls if isinstance(config.tls, TlsConfig) else None
         self._context: ssl.SSLContext | None = None
+        self._is_direct = config.sslnegotiation == "direct"
         if self._tls is not None:  # the caller's own words: what is wrong with them is said at once
             self._context = make_context(config)
+            self._is_direct |= self._tls.direct
+        if self._is_direct and not config.sslmode.is_demanded:
+            raise ConfigError("direct TLS needs sslmode=require or stricter: nothing leads back to a plain connection")
 
     def security(self, host: HostConfig) -> Security:
         """How TLS is done with this host. Raises ConfigError where a file or a name is missing."""
@@ -38,12 +42,7 @@ class Terms:
             raise ConfigError("the name of the server is needed to verify it: pass host= beside hostaddr=")
         if is_checked and not config.sslsni:
             raise ConfigError("sslsni=0 does not go with verify-full: Python's ssl asks for the name that it verifies")
-        is_direct = config.sslnegotiation == "direct" or bool(tls and tls.direct)
-        if is_direct and not config.sslmode.is_demanded:
-            raise ConfigError(
-                "direct TLS needs sslmode=require or stricter: there is no way back to a plain connection"
-            )
-        return Security(self._context, name if is_checked or config.sslsni else None, is_direct)
+        return Security(self._context, name if is_checked or config.sslsni else None, self._is_direct)
 
     def policy(self, sock: socket.socket) -> Policy:
         """What this socket's server may get out of us."""
