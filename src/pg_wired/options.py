@@ -242,15 +242,17 @@ UNSUPPORTED: dict[str, Unsupported] = {
     "krbsrvname": Unsupported("PGKRBSRVNAME", _NO_GSS, ("", "postgres")),
     "gsslib": Unsupported("PGGSSLIB", _NO_GSS),
     "gssdelegation": Unsupported("PGGSSDELEGATION", _NO_GSS, ("", "0")),
-    "sslcompression": Unsupported("PGSSLCOMPRESSION", "TLS compression is insecure and gone", ("", "0")),
+    "sslcompression": Unsupported("PGSSLCOMPRESSION", "ignored, as libpq does", None),
     "sslkeylogfile": Unsupported(None, "set keylog_filename of an ssl.SSLContext, and pass that as tls="),
-    "scram_client_key": Unsupported(None, "SCRAM keys instead of a password are not supported"),
-    "scram_server_key": Unsupported(None, "SCRAM keys instead of a password are not supported"),
+    "scram_client_key": Unsupported(None, "SCRAM keys instead of a password are not supported", ()),
+    "scram_server_key": Unsupported(None, "SCRAM keys instead of a password are not supported", ()),
     "oauth_issuer": Unsupported(None, _NO_OAUTH),
     "oauth_client_id": Unsupported(None, _NO_OAUTH),
     "oauth_client_secret": Unsupported(None, _NO_OAUTH),
     "oauth_scope": Unsupported(None, _NO_OAUTH),
 }
+# The environment variable of each option that has one.
+VARIABLES = {name: row.variable for table in (TABLE, UNSUPPORTED) for name, row in table.items() if row.variable}
 
 
 def disagreement(settled: Mapping[str, Any]) -> str:
