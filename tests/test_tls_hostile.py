@@ -223,7 +223,7 @@ async def test_alpn(
         context.set_alpn_protocols(protocols)
     async with Middle(context, None, is_direct=negotiation == "direct") as middle:
         tls = TlsConfig(roots=certificates.root(authority))
-        options = {"host": NAME, "hostaddr": "127.0.0.1", "port": middle.port, "user": "tester", "tls": tls}
+        options: dict[str, Any] = {"host": NAME, "hostaddr": "127.0.0.1", "port": middle.port, "user": "x", "tls": tls}
         refused = await outcome_of(WireConn.connect(**options, sslmode="verify-full", sslnegotiation=negotiation))
     assert isinstance(refused, IoError if wanted != "closed" else IoError | ConnectionClosed)
     with pytest.raises(type(refused), match=wanted):
