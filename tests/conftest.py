@@ -12,9 +12,11 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import trustme
 import uvloop
 
-from rig.postgres import FOR_TESTS, SOURCES, LaunchError, Server, binaries, find, version
+from rig import certificates
+from rig.postgres import FOR_TESTS, SOURCES, LaunchError, Postgres, Server, binaries, find, version
 
 if importlib.util.find_spec("pg_wired") is None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
@@ -61,4 +63,17 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
 def postgres(pytestconfig: pytest.Config) -> Iterator[Server]:
     """The server for all tests that only need its `dsn`: ours, or the one that PG_WIRED_TEST_DSN names."""
     with find(*FOR_TESTS, source=pytestconfig.getoption("--postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """Whose certificate `tls_server` shows."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def tls_server(authority: trustme.CA) -> Iterator[Postgres]:
+    """A PostgreSQL with TLS and a certificate for localhost. Who changes its certificate puts the old one back."""
+    with certificates.launch(certificates.issued(authority, certificates.NAME)) as server:
         yield server

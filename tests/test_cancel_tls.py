@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,17 +20,6 @@ from rig.tap import Tap, Target, records
 from tests.outcomes import until_asleep
 
 pytestmark = pytest.mark.both_loops
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def server(authority: trustme.CA) -> Iterator[Postgres]:
-    with certificates.launch(certificates.issued(authority, NAME)) as server:
-        yield server
 
 
 def to(server: Postgres, authority: trustme.CA, port: int, **options: Any) -> dict[str, Any]:
@@ -56,9 +44,12 @@ def ends(stream: bytes) -> int:
 
 @pytest.mark.parametrize("mode", ["verify-full", "require", "prefer"])
 @ends_clean()
-async def test_it_is_encrypted_as_the_session_is(server: Postgres, authority: trustme.CA, mode: str) -> None:
-    async with Tap((server.host, server.port)) as tap, await AsyncConn.connect(server.dsn, sslmode="disable") as admin:
-        async with await AsyncConn.connect(**to(server, authority, tap.port, sslmode=mode)) as conn:
+async def test_it_is_encrypted_as_the_session_is(tls_server: Postgres, authority: trustme.CA, mode: str) -> None:
+    async with (
+        Tap((tls_server.host, tls_server.port)) as tap,
+        await AsyncConn.connect(tls_server.dsn, sslmode="disable") as admin,
+    ):
+        async with await AsyncConn.connect(**to(tls_server, authority, tap.port, sslmode=mode)) as conn:
             running = conn.exec_query("select pg_sleep(30)")
             await until_asleep(admin, conn.backend_pid)
             await conn.cancel_token().cancel()
@@ -74,9 +65,9 @@ async def test_it_is_encrypted_as_the_session_is(server: Postgres, authority: tr
 
 
 @ends_clean()
-async def test_a_session_without_tls_cancels_without(server: Postgres, authority: trustme.CA) -> None:
-    async with Tap((server.host, server.port)) as tap:
-        async with await AsyncConn.connect(**to(server, authority, tap.port, sslmode="disable", tls=None)) as conn:
+async def test_a_session_without_tls_cancels_without(tls_server: Postgres, authority: trustme.CA) -> None:
+    async with Tap((tls_server.host, tls_server.port)) as tap:
+        async with await AsyncConn.connect(**to(tls_server, authority, tap.port, sslmode="disable", tls=None)) as conn:
             token = conn.cancel_token()
             await token.cancel()
         assert bytes(tap.lines[1].up) == m.encode(m.CancelRequest(token.pid, token.secret_key))
@@ -106,11 +97,11 @@ class Later(Tap):
 @pytest.mark.parametrize(("answer", "wanted"), [(b"N", SSL_REQUEST), (b"E", SSL_REQUEST), (b"Snonsense", None)])
 @ends_clean()
 async def test_it_never_falls_back(
-    server: Postgres, authority: trustme.CA, answer: bytes, wanted: bytes | None
+    tls_server: Postgres, authority: trustme.CA, answer: bytes, wanted: bytes | None
 ) -> None:
     async with (
-        Later((server.host, server.port), answer) as tap,
-        await AsyncConn.connect(**to(server, authority, tap.port, sslmode="prefer")) as conn,
+        Later((tls_server.host, tls_server.port), answer) as tap,
+        await AsyncConn.connect(**to(tls_server, authority, tap.port, sslmode="prefer")) as conn,
     ):
         with pytest.raises(IoError, match="the cancel request could not be sent"):
             await conn.cancel_token().cancel()
@@ -122,23 +113,23 @@ async def test_it_never_falls_back(
 
 
 @ends_clean()
-async def test_the_server_is_verified_again(server: Postgres, authority: trustme.CA) -> None:
-    async with await AsyncConn.connect(**to(server, authority, server.port)) as conn:
-        server.reload(certificates.issued(authority, "example.org").files())
+async def test_the_server_is_verified_again(tls_server: Postgres, authority: trustme.CA) -> None:
+    async with await AsyncConn.connect(**to(tls_server, authority, tls_server.port)) as conn:
+        tls_server.reload(certificates.issued(authority, "example.org").files())
         try:
             with pytest.raises(IoError, match="Hostname mismatch"):
                 await conn.cancel_token().cancel()
         finally:
-            server.reload(certificates.issued(authority, NAME).files())
+            tls_server.reload(certificates.issued(authority, NAME).files())
         await conn.cancel_token().cancel()
         await answers(conn)
 
 
 @ends_clean()
-async def test_a_handshake_that_does_not_end(server: Postgres, authority: trustme.CA) -> None:
+async def test_a_handshake_that_does_not_end(tls_server: Postgres, authority: trustme.CA) -> None:
     async with (
-        Later((server.host, server.port), b"S") as tap,
-        await AsyncConn.connect(**to(server, authority, tap.port)) as conn,
+        Later((tls_server.host, tls_server.port), b"S") as tap,
+        await AsyncConn.connect(**to(tls_server, authority, tap.port)) as conn,
     ):
         with pytest.raises(RequestTimeout):
             await conn.cancel_token().cancel(timeout=0.1)

@@ -138,27 +138,16 @@ async def test_scripted_servers(script: Script, options: dict[str, Any], caplog:
             assert not any(secret in text for secret in SECRETS)
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def server(authority: trustme.CA) -> Iterator[Postgres]:
-    with certificates.launch(certificates.issued(authority, NAME)) as server:
-        yield server
-
-
 @ends_clean(20)
 async def test_a_real_server_and_files(
-    server: Postgres, authority: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tls_server: Postgres, authority: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = certificates.encrypted_key(certificates.issued(authority, "client"), "another password")
     certificate, key = client.save(tmp_path, "client")
     other = certificates.issued(authority, "other").save(tmp_path, "other")[1]
     (tmp_path / "nonsense.key").write_text(client.key[:200])
     (tmp_path / "nonsense.key").chmod(0o600)
-    here = {"host": NAME, "hostaddr": "127.0.0.1", "port": server.port, "user": "postgres", "password": PASSWORD}
+    here = {"host": NAME, "hostaddr": "127.0.0.1", "port": tls_server.port, "user": "postgres", "password": PASSWORD}
     here |= {"sslpassword": KEY_PASSWORD}
     in_objects: dict[str, Any] = {"certificate": client.certificate, "key_password": KEY_PASSWORD}
     ways: list[dict[str, Any]] = [
@@ -172,7 +161,7 @@ async def test_a_real_server_and_files(
         {"sslmode": "require", "tls": TlsConfig(key=client.key, **in_objects)},
         {"sslmode": "require", "tls": TlsConfig(key=client.key[:200], **in_objects)},
         {"port": free_port()},
-        {"hostaddr": "127.0.0.1,127.0.0.1", "host": "a,b", "port": f"{free_port()},{server.port}"},
+        {"hostaddr": "127.0.0.1,127.0.0.1", "host": "a,b", "port": f"{free_port()},{tls_server.port}"},
         {"connect_timeout": 0.0001},
         {"dbname": "nowhere"},
         {"user": "nobody"},
@@ -202,15 +191,15 @@ async def test_strings_that_cannot_be_read() -> None:
 
 
 @ends_clean()
-async def test_what_a_connection_shows(server: Postgres) -> None:
-    config = ConnConfig.parse(server.dsn, sslmode="require")
+async def test_what_a_connection_shows(tls_server: Postgres) -> None:
+    config = ConnConfig.parse(tls_server.dsn, sslmode="require")
     async with await AsyncConn.connect(config) as conn:
         token = conn.cancel_token()
         shown = f"{conn!r} {conn._wire!r} {conn._wire.facts!r} {token!r} {token} {config!r} {token._route!r}"
-        assert server.password not in shown
+        assert tls_server.password not in shown
         assert repr(token.secret_key)[2:-1] not in shown and token.secret_key.hex() not in shown
         failure = await outcome_of(conn.exec_query("select 1/0"))
-        assert isinstance(failure, PgError) and server.password not in "".join(map(str, shown_of(failure)))
+        assert isinstance(failure, PgError) and tls_server.password not in "".join(map(str, shown_of(failure)))
 
 
 def shown_of(failure: BaseException) -> list[str]:

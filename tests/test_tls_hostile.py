@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import logging
 import ssl
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -39,17 +38,6 @@ pytestmark = pytest.mark.both_loops
 
 SECRET = "nobody has vouched for this"
 LOGIN = m.encode(m.AuthenticationOk(), m.BackendKeyData(1, b"1234"), m.ReadyForQuery("I"))
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def server(authority: trustme.CA) -> Iterator[Postgres]:
-    with certificates.launch(certificates.issued(authority, NAME)) as server:
-        yield server
 
 
 @pytest.fixture
@@ -183,9 +171,9 @@ async def test_a_handshake_that_never_ends_is_ended_by_the_deadline() -> None:
 
 
 @ends_clean()
-async def test_direct_tls(server: Postgres, authority: trustme.CA) -> None:
-    async with Tap((server.host, server.port)) as tap:
-        options = to(server, authority, sslnegotiation="direct", port=tap.port)
+async def test_direct_tls(tls_server: Postgres, authority: trustme.CA) -> None:
+    async with Tap((tls_server.host, tls_server.port)) as tap:
+        options = to(tls_server, authority, sslnegotiation="direct", port=tap.port)
         async with await AsyncConn.connect(**options) as conn:
             assert conn.is_tls and conn.channel_bound
             await answers(conn)
@@ -198,10 +186,10 @@ async def test_direct_tls(server: Postgres, authority: trustme.CA) -> None:
         assert all(line.up[0] == 0x16 for line in tap.lines)  # a handshake record, at once
     ready = ssl.create_default_context(cadata=certificates.root(authority))
     with pytest.raises(IoError, match=r"set_alpn_protocols") as refused:
-        await AsyncConn.connect(**to(server, authority, sslnegotiation="direct", tls=ready))
+        await AsyncConn.connect(**to(tls_server, authority, sslnegotiation="direct", tls=ready))
     assert refused.value.outcome is Outcome.NOT_SENT
     ready.set_alpn_protocols(["postgresql"])
-    async with await AsyncConn.connect(**to(server, authority, sslnegotiation="direct", tls=ready)) as conn:
+    async with await AsyncConn.connect(**to(tls_server, authority, sslnegotiation="direct", tls=ready)) as conn:
         await answers(conn)
 
 
@@ -243,13 +231,13 @@ async def test_direct_tls_needs_a_mode_that_demands_it() -> None:
 @pytest.mark.parametrize("strips", [False, True], ids=["as it is", "without PLUS"])
 @ends_clean()
 async def test_a_man_in_the_middle(
-    server: Postgres, authority: trustme.CA, context: ssl.SSLContext, strips: bool
+    tls_server: Postgres, authority: trustme.CA, context: ssl.SSLContext, strips: bool
 ) -> None:
     edit = without_plus if strips else unchanged
-    async with Middle(context, (server.host, server.port), edit) as middle:
+    async with Middle(context, (tls_server.host, tls_server.port), edit) as middle:
         for binding in ("require", "prefer", "disable"):
             ended = await outcome_of(
-                AsyncConn.connect(**to(server, authority, port=middle.port, channel_binding=binding))
+                AsyncConn.connect(**to(tls_server, authority, port=middle.port, channel_binding=binding))
             )
             if binding == "disable":
                 assert isinstance(ended, AsyncConn) and not ended.channel_bound
@@ -265,11 +253,13 @@ async def test_a_man_in_the_middle(
 
 
 @ends_clean(30)
-async def test_a_stream_that_is_cut_is_an_error_never_a_short_result(server: Postgres, authority: trustme.CA) -> None:
+async def test_a_stream_that_is_cut_is_an_error_never_a_short_result(
+    tls_server: Postgres, authority: trustme.CA
+) -> None:
     """At the ends of records and within them: nothing but an error comes of it. So it is at login, and amid rows."""
     sql = "select repeat('x', 200), n from generate_series(1, 200) n"
-    async with Tap((server.host, server.port)) as tap:
-        async with await AsyncConn.connect(**to(server, authority, port=tap.port)) as conn:
+    async with Tap((tls_server.host, tls_server.port)) as tap:
+        async with await AsyncConn.connect(**to(tls_server, authority, port=tap.port)) as conn:
             whole = await conn.exec_query(sql)
         stream = bytes(tap.lines[0].down)
     begins = [at + 1 for at, _ in records(stream[1:])]
@@ -277,8 +267,8 @@ async def test_a_stream_that_is_cut_is_an_error_never_a_short_result(server: Pos
     cuts = sorted({max(at + k, 0) for at in begins for k in (0, 3, 6)} | {1, len(stream) - 40})
     ends = set()
     for cut in cuts:
-        async with Tap((server.host, server.port), cut_at=cut) as tap:
-            conn = await outcome_of(AsyncConn.connect(**to(server, authority, port=tap.port)))
+        async with Tap((tls_server.host, tls_server.port), cut_at=cut) as tap:
+            conn = await outcome_of(AsyncConn.connect(**to(tls_server, authority, port=tap.port)))
             if not isinstance(conn, AsyncConn):
                 assert type(conn) is IoError, (cut, conn)
                 assert conn.outcome is Outcome.NOT_SENT
@@ -295,10 +285,10 @@ async def test_a_stream_that_is_cut_is_an_error_never_a_short_result(server: Pos
 
 
 @ends_clean(30)
-async def test_cancelled_at_every_await_of_a_tls_connect(server: Postgres, authority: trustme.CA) -> None:
+async def test_cancelled_at_every_await_of_a_tls_connect(tls_server: Postgres, authority: trustme.CA) -> None:
     for n in itertools.count(1):
         before = open_sockets()
-        attempt = Cancelled(WireConn.connect(**to(server, authority)), at=n)
+        attempt = Cancelled(WireConn.connect(**to(tls_server, authority)), at=n)
         result = await outcome_of(attempt.run())
         if isinstance(result, WireConn):
             await result.close()
@@ -308,7 +298,7 @@ async def test_cancelled_at_every_await_of_a_tls_connect(server: Postgres, autho
         if not attempt.was_cancelled:
             break
     assert n > 3
-    async with await AsyncConn.connect(**to(server, authority)) as conn:  # and no half login
+    async with await AsyncConn.connect(**to(tls_server, authority)) as conn:  # and no half login
         others = "select count(*) = 0 from pg_stat_activity where backend_type = 'client backend' and pid <> $1::int"
         async with asyncio.timeout(5):
             while (await conn.exec_query(others, (str(conn.backend_pid),)))[0] != (b"t",):
@@ -316,8 +306,8 @@ async def test_cancelled_at_every_await_of_a_tls_connect(server: Postgres, autho
 
 
 @ends_clean()
-async def test_records_of_every_size_carry_a_long_row(server: Postgres, authority: trustme.CA) -> None:
-    async with await AsyncConn.connect(**to(server, authority)) as conn:
+async def test_records_of_every_size_carry_a_long_row(tls_server: Postgres, authority: trustme.CA) -> None:
+    async with await AsyncConn.connect(**to(tls_server, authority)) as conn:
         for size in (1, 100, 8193, 16384, 1 << 20):
             assert list(await conn.exec_query("select repeat('x', $1::int)", (str(size),))) == [(b"x" * size,)]
             assert list(await conn.exec_query("select length($1)", (b"x" * size,))) == [(str(size).encode(),)]
