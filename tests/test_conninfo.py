@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import ssl
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "statement_cache_size": 256,
     "max_in_flight": 256,
 }
+CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 TEXTS = ["", "a", "it's", "b\\c", " d ", "é"]
 
 
@@ -122,6 +124,7 @@ def test_user_without_a_name_in_the_system(monkeypatch: pytest.MonkeyPatch) -> N
     assert "user must be given" in refusal()
     assert parse(user="u").dbname == "u"
     assert parse(environ={"PGUSER": "u"}).user == "u"
+    assert ConnConfig.parse(user="u", environ={}).hosts[0].password is None  # and no home to have a password file in
 
 
 def test_stronger_sources_win() -> None:
@@ -135,6 +138,7 @@ def test_blank_means_default_in_a_string_and_nothing_in_a_keyword() -> None:
     variables = {"PGUSER": "env", "PGDATABASE": "env", "PGPASSWORD": "env"}
     blank = parse("dbname='' password=''", variables)
     assert (blank.dbname, blank.password) == ("env", None)  # the user's name; none
+    assert parse("ssl_min_protocol_version=''").ssl_min_protocol_version == "TLSv1.2"
     passed_over = parse("dbname=string", variables, dbname="", password=None, connect_timeout="", port=None)
     assert (passed_over.dbname, passed_over.password, passed_over.connect_timeout) == ("string", "env", 10.0)
 
@@ -186,8 +190,8 @@ def test_two_names_of_one_option() -> None:
         ({"require_auth": "!none,!password"}, frozenset({"md5", "gss", "sspi", "scram-sha-256", "oauth"})),
         ({"require_auth": "none,md5"}, frozenset({"none", "md5"})),
         ({"require_auth": "password"}, frozenset({"password", "password in clear"})),
-        ({"require_auth": frozenset({"md5"})}, frozenset({"md5"})),
         ({"sslrootcert": "system"}, "system"),
+        ({"tls": CONTEXT}, CONTEXT),
         ({"sslmode": "verify-full"}, TlsMode.VERIFY_FULL),
         ({"sslmode": TlsMode.ALLOW}, TlsMode.ALLOW),
         ({"sslmode": "disable"}, TlsMode.DISABLE),

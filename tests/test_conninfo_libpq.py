@@ -193,7 +193,7 @@ POOL = {
     "sslnegotiation": ["", "postgres", "direct", "Direct"],
     "sslrootcert": ["", "system", "/nowhere/root.crt"],
     "sslcertmode": ["", "disable", "allow", "require", "x"],
-    "ssl_min_protocol_version": ["", "TLSv1", "tlsv1.3", "SSLv3", "1.2"],
+    "ssl_min_protocol_version": ["TLSv1", "tlsv1.3", "SSLv3", "1.2"],  # "" is no bound to libpq, and the default here
     "ssl_max_protocol_version": ["", "TLSv1.1", "TLSV1.2", "x"],
     "min_protocol_version": ["", "3.0", "3.1", "3.2", "latest", "Latest"],
     "max_protocol_version": ["", "3.0", "3", "3.2", "latest", " 3.2"],

@@ -99,5 +99,6 @@ def test_every_verb_has_a_page_with_examples() -> None:
         "notifications",
         "cancelling",
         "wire",
+        "connecting",
     }
     assert verbs | {"README"} <= {example.page.stem for example in EXAMPLES}

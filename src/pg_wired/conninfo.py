@@ -183,6 +183,7 @@ def _found(dsn: str, environ: Mapping[str, str], options: Mapping[str, object]) 
             found[name] = f"environment variable {variable}", environ[variable]
     if "sslmode" not in found and environ.get("PGREQUIRESSL", "").startswith("1"):
         found["sslmode"] = "environment variable PGREQUIRESSL", "require"  # deprecated since 2003, and still read
+    # The name of the service may come from the environment, but what it says is stronger than that.
     named = found | explicit
     if "service" in named:
         file = _text("servicefile", *named["servicefile"]) if "servicefile" in named else None
@@ -190,6 +191,7 @@ def _found(dsn: str, environ: Mapping[str, str], options: Mapping[str, object]) 
         path, said = read_service(service, file, environ, _home(environ), {*TABLE, *UNSUPPORTED})
         found |= {name: (f"service file {path!r}", value) for name, value in said.items()}
     found |= explicit
+    # Last: what is refused may have been turned off by a stronger source.
     for name, (source, value) in found.items():
         refused = UNSUPPORTED.get(name)
         if refused is not None and refused.off is not None and value not in refused.off:
