@@ -225,6 +225,17 @@ async def test_all_attempts_are_in_the_error() -> None:
 
 
 @ends_clean()
+async def test_a_name_that_is_none_among_hosts() -> None:
+    async with Hosts([server("good")]) as hosts:
+        options = hosts.options(1)
+        good = options["port"].split(",")[0]
+        assert await name_of(WireConn.connect(**{**options, "host": "a..b,127.0.0.1", "port": f"1,{good}"})) == "good"
+    refused = await outcome_of(WireConn.connect(host="a..b", user="tester"))
+    assert type(refused) is IoError and not hasattr(refused, "__notes__")
+    assert str(refused).startswith("could not translate host name 'a..b' to address: ")
+
+
+@ends_clean()
 async def test_one_error_is_raised_as_it_is() -> None:
     async with Hosts([hanging_up]) as hosts:
         refused = await hosts.connect()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import ssl
 from contextlib import suppress
@@ -28,7 +27,7 @@ from pg_wired import (
 from pg_wired.protocol import messages as m
 from rig import certificates
 from rig.certificates import NAME
-from rig.checks import Cancelled, answers, ends_clean, nothing_left, open_sockets, outcome_of
+from rig.checks import answers, cancelled_at_every_await, ends_clean, outcome_of
 from rig.fake_pg import FakePG, Peer, Script, error
 from rig.man_in_the_middle import Middle, unchanged, without_plus
 from rig.postgres import Postgres
@@ -286,17 +285,7 @@ async def test_a_stream_that_is_cut_is_an_error_never_a_short_result(
 
 @ends_clean(30)
 async def test_cancelled_at_every_await_of_a_tls_connect(tls_server: Postgres, authority: trustme.CA) -> None:
-    for n in itertools.count(1):
-        before = open_sockets()
-        attempt = Cancelled(WireConn.connect(**to(tls_server, authority)), at=n)
-        result = await outcome_of(attempt.run())
-        if isinstance(result, WireConn):
-            await result.close()
-        else:
-            assert isinstance(result, asyncio.CancelledError), result
-        await nothing_left(before)
-        if not attempt.was_cancelled:
-            break
+    n = await cancelled_at_every_await(lambda: WireConn.connect(**to(tls_server, authority)))
     assert n > 3
     async with await AsyncConn.connect(**to(tls_server, authority)) as conn:  # and no half login
         others = "select count(*) = 0 from pg_stat_activity where backend_type = 'client backend' and pid <> $1::int"

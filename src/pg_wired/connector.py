@@ -85,12 +85,11 @@ class Connector(Generic[S]):
 
     async def _try_host(self, host: HostConfig, demand: target.Demand | None, failures: Failures) -> S | None:
         """A session at one of the host's addresses; None where another host has to be tried."""
-        name = f"host name {host.hostaddr or host.host!r}"
         try:
-            async with self._limit(name):
+            async with self._limit(f"looking up {host.hostaddr or host.host!r}"):
                 addresses = self._in_order(await dial.addresses(host))
         except (IoError, RequestTimeout) as error:
-            failures.add(name, error)
+            failures.add("", error)
             return None
         for address in addresses:
             route = dial.Route(self.config, host, address, None)
