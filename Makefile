@@ -107,7 +107,7 @@ smoke: $(FOUND:%=build/py%/.$(BUILD))
 
 # The long versions of the tests marked so: some fifteen minutes.
 soak: .venv/test.group $(READY)
-	@PG_WIRED_SOAK=1 $(run) $(pytest) -m soak -s
+	@PG_WIRED_SOAK=1 $(run) -m pytest -m soak -s $(ARGS)
 
 pgbouncer:
 	@rig/pgbouncer.sh build
