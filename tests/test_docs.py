@@ -146,5 +146,6 @@ def test_every_verb_has_a_page_with_examples() -> None:
         "cancelling",
         "servers",
         "wire",
+        "connecting",
     }
     assert verbs | {"README"} <= {example.page.stem for example in EXAMPLES}
