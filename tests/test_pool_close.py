@@ -217,7 +217,12 @@ async def test_nothing_keeps_a_closed_pool() -> None:
             pass
         await pool.close()
         await asyncio.sleep(0)
-        rooms = [weakref.ref(pool), weakref.ref(pool._lanes), weakref.ref(pool._lending), weakref.ref(pool._opener)]
+        rooms: list[Callable[[], object]] = [
+            weakref.ref(pool),
+            weakref.ref(pool._lanes),
+            weakref.ref(pool._lending),
+            weakref.ref(pool._opener),
+        ]
         del pool
         gc.collect()
         assert [room() for room in rooms] == [None] * 4
