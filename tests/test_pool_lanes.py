@@ -376,6 +376,19 @@ async def test_the_others_may_come_later() -> None:
 
 
 @ends_clean()
+async def test_a_connection_that_ends_while_it_is_set_up_is_none() -> None:
+    async def on_connect(conn: AsyncConn) -> None:
+        attempts.append(conn)
+        if len(attempts) == 2:
+            conn.abort()
+
+    attempts: list[AsyncConn] = []
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2, on_connect=on_connect) as pool:
+        await until(lambda: pool.alive_count == 2, "both")
+        assert pool.stats().connect_failures == 1 and len(attempts) == 3
+
+
+@ends_clean()
 async def test_a_successor_is_there_before_a_lane_ends() -> None:
     """max_lifetime: no request sees it, and every request is answered by somebody."""
     async with LivelyPG() as fake:
