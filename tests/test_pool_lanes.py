@@ -435,6 +435,38 @@ async def test_a_lane_that_somebody_marks_is_replaced() -> None:
 
 
 @ends_clean()
+async def test_so_is_one_that_somebody_closes() -> None:
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
+        reply = pool.exec_query("select 1")
+        closing = asyncio.ensure_future(pool.get().close())
+        await asyncio.sleep(0)
+        assert not pool.alive_count  # at once, although its answer is still to come
+        assert pid(await pool.exec_query("select 1")) == 2 and pid(await reply) == 1
+        await closing
+
+
+@ends_clean()
+async def test_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """What is lost and what fails, with the cause; what ends as it should is no news; and nothing secret."""
+    caplog.set_level("DEBUG", "pg_wired.pool")
+    told: dict[str, Any] = {"max_idle": 0.01, "max_lifetime": 0.2, "password": "hush", "random": lambda: 0.5}
+    async with LivelyPG() as fake:
+        async with await AsyncPool.connect(fake.dsn, size=1, **told) as pool:
+            async with pool.exclusive():
+                pass
+            await until(lambda: pool.stats().idle == 0 and pool.stats().connects > 3, "some to come and go")
+        assert {record.levelname for record in caplog.records} == {"INFO"}
+        async with await AsyncPool.connect(fake.dsn, size=1, password="hush") as pool:
+            fake.refuses = True
+            fake.kill(max(fake.sessions))
+            await until(lambda: pool.stats().connect_failures > 0, "an attempt to fail")
+            fake.refuses = False
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "is gone: the connection was closed" in warnings[0] and warnings[1] == "cannot connect: FATAL:  not now"
+    assert "hush" not in caplog.text
+
+
+@ends_clean()
 async def test_a_silent_server_is_found_while_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pg_wired.probe.PATIENCE", 0.1)
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2, probe_interval=0.05) as pool:
