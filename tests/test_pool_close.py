@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,26 @@ async def test_a_dropped_pool_warns_and_closes(postgres: Server) -> None:
             del pool
             gc.collect()
         await until_sql(admin, "select count(*) = 0 from pg_stat_activity where application_name = 'dropped'")
+
+
+@ends_clean()
+async def test_nothing_keeps_a_closed_pool() -> None:
+    """No timer, no task, no callback: with its last name it is gone."""
+    async with LivelyPG() as fake:
+        pool = await AsyncPool.connect(fake.dsn, size=2)
+        async with pool.exclusive():
+            pass
+        await pool.close()
+        await asyncio.sleep(0)
+        rooms: list[Callable[[], object]] = [
+            weakref.ref(pool),
+            weakref.ref(pool._lanes),
+            weakref.ref(pool._lending),
+            weakref.ref(pool._opener),
+        ]
+        del pool
+        gc.collect()
+        assert [room() for room in rooms] == [None] * 4
 
 
 # ---- whose it is

@@ -246,15 +246,14 @@ async def test_requests_wait_for_a_lane_in_order() -> None:
         fake.refuses = True
         fake.kill(1)
         await until(lambda: not pool.alive_count, "the loss to be seen")
-        replies = [pool.exec_query("select $1", [str(n)]) for n in range(5)]
+        replies = [pool.simple_query(f"number {n}") for n in range(5)]
         transaction = pool.exec_transaction("set local a = 1", "select 1")
         replies[2].cancel()
         assert pool.stats().waiting == 6
         await until(lambda: pool.stats().connect_failures > 1, "an attempt to fail")
         fake.refuses = False
-        answers = [await reply for reply in replies if not reply.cancelled()]
-        assert [rows[0][1] for rows in answers] == [b"0", b"1", b"3", b"4"]
-        await transaction
+        await asyncio.gather(*[reply for reply in replies if not reply.cancelled()], transaction)
+        assert fake.said[:5] == ["number 0", "number 1", "number 3", "number 4", "BEGIN; SAVEPOINT pg_wired_setup"]
         assert pool.stats().waiting == 0 and sum(fake.heard.values()) == 9  # of a transaction five
 
 
@@ -377,6 +376,19 @@ async def test_the_others_may_come_later() -> None:
 
 
 @ends_clean()
+async def test_a_connection_that_ends_while_it_is_set_up_is_none() -> None:
+    async def on_connect(conn: AsyncConn) -> None:
+        attempts.append(conn)
+        if len(attempts) == 2:
+            conn.abort()
+
+    attempts: list[AsyncConn] = []
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2, on_connect=on_connect) as pool:
+        await until(lambda: pool.alive_count == 2, "both")
+        assert pool.stats().connect_failures == 1 and len(attempts) == 3
+
+
+@ends_clean()
 async def test_a_successor_is_there_before_a_lane_ends() -> None:
     """max_lifetime: no request sees it, and every request is answered by somebody."""
     async with LivelyPG() as fake:
@@ -420,6 +432,38 @@ async def test_a_lane_that_somebody_marks_is_replaced() -> None:
         assert not pool.alive_count
         assert pid(await pool.exec_query("select 1")) == 2 and pid(await reply) == 1
         await until(lambda: list(fake.sessions) == [2], "the other one to go")
+
+
+@ends_clean()
+async def test_so_is_one_that_somebody_closes() -> None:
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
+        reply = pool.exec_query("select 1")
+        closing = asyncio.ensure_future(pool.get().close())
+        await asyncio.sleep(0)
+        assert not pool.alive_count  # at once, although its answer is still to come
+        assert pid(await pool.exec_query("select 1")) == 2 and pid(await reply) == 1
+        await closing
+
+
+@ends_clean()
+async def test_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """What is lost and what fails, with the cause; what ends as it should is no news; and nothing secret."""
+    caplog.set_level("DEBUG", "pg_wired.pool")
+    told: dict[str, Any] = {"max_idle": 0.01, "max_lifetime": 0.2, "password": "hush", "random": lambda: 0.5}
+    async with LivelyPG() as fake:
+        async with await AsyncPool.connect(fake.dsn, size=1, **told) as pool:
+            async with pool.exclusive():
+                pass
+            await until(lambda: pool.stats().idle == 0 and pool.stats().connects > 3, "some to come and go")
+        assert {record.levelname for record in caplog.records} == {"INFO"}
+        async with await AsyncPool.connect(fake.dsn, size=1, password="hush") as pool:
+            fake.refuses = True
+            fake.kill(max(fake.sessions))
+            await until(lambda: pool.stats().connect_failures > 0, "an attempt to fail")
+            fake.refuses = False
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "is gone: the connection was closed" in warnings[0] and warnings[1] == "cannot connect: FATAL:  not now"
+    assert "hush" not in caplog.text
 
 
 @ends_clean()

@@ -198,6 +198,8 @@ async def test_a_deadline_is_for_the_waiting_too() -> None:
             ):
                 error = await outcome_of(work)
                 assert isinstance(error, RequestTimeout) and error.outcome is Outcome.NOT_SENT, repr(error)
+        with pytest.raises(RequestTimeout):  # also where one is idle
+            await pool.stream("select 1", timeout=0).__aenter__()
         await conserved(pool, 1)
 
 

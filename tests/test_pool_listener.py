@@ -225,6 +225,41 @@ async def test_a_pooler_that_swallows_listen(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @ends_clean()
+async def test_what_comes_with_the_answer_to_listen_is_behind_the_gap() -> None:
+    """The server may send notifications before its ReadyForQuery, and more in the same packet."""
+
+    async def said(peer: Peer, *more: m.BackendMessage) -> str:
+        [query] = await peer.expect(m.Query)
+        await peer.send(m.CommandComplete(query.query.split()[0]), *more, m.ReadyForQuery("I"), *more)
+        return str(query.query)
+
+    async def lane(peer: Peer) -> None:
+        await peer.startup()
+        channel.set_result((await said(peer)).split()[1])
+
+    async def first(peer: Peer) -> None:
+        await peer.startup()
+        await said(peer)
+        await peer.send(m.NotificationResponse(1, await channel, ""))
+        await said(peer)
+        await said(peer)
+        peer.close()
+
+    async def second(peer: Peer) -> None:
+        await peer.startup(pid=2)
+        await said(peer, m.NotificationResponse(1, "jobs", "early"))
+
+    channel: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    async with (
+        FakePG([lane, first, second]) as fake,
+        await AsyncPool.connect(fake.dsn, size=1) as pool,
+        pool.listener(["jobs"]) as events,
+    ):
+        got = [await anext(events) for _ in range(3)]
+        assert [type(event) for event in got] == [ListenerGap, Notification, Notification] and adds_up(events)
+
+
+@ends_clean()
 async def test_what_cannot_be_listened_to(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1) as pool:
         with pytest.raises(TypeError, match="list of names"):

@@ -218,6 +218,8 @@ class AsyncConn(Queries):
         transport.check_owner()
         if not session.retired:
             session.retired = "it was closed by close()"
+            if session.keeper is not None:
+                session.keeper.ended()
         session.is_ours = True
         session.finish()
         transport.flush()

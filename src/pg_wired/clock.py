@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
 
-from .error import ConfigError
+from .deadline import seconds
 
 
 class Clock:
@@ -16,15 +15,10 @@ class Clock:
 
     def deadline(self, timeout: float | None) -> float:
         """On the loop's clock; 0 for none, and negative where it has passed already."""
-        if timeout is None:
+        limit = seconds(timeout)
+        if limit is None:
             return 0.0
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-            raise TypeError(f"timeout is {type(timeout).__name__}: pass seconds, or None for none")
-        if not timeout >= 0:
-            raise ConfigError(f"timeout is {timeout}: pass seconds from 0, or None for none")
-        if timeout == 0:
-            return -1.0
-        return 0.0 if math.isinf(timeout) else self.loop.time() + timeout
+        return self.loop.time() + limit if limit else -1.0
 
 
 def sooner(one: float, other: float) -> float:

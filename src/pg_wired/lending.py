@@ -28,6 +28,7 @@ class Lent:
         self.since = 0.0
         self.task: asyncio.Task[Any] | None = None
         self.on_end: Callable[[], None] | None = None
+        self.is_over = False  # its end is known
         self._lending = lending
 
     def ended(self) -> None:
@@ -188,6 +189,7 @@ class Lending(Clock):
         self._discard(lent)
 
     def _discard(self, lent: Lent) -> None:
+        lent.is_over = True
         transport = lent.conn._transport
         if not transport.is_closed:
             self.leaving += 1
@@ -201,6 +203,9 @@ class Lending(Clock):
 
     def ended(self, lent: Lent) -> None:
         """The connection was lost or retired."""
+        if lent.is_over:
+            return
+        lent.is_over = True
         if lent in self.idle:
             self.idle.remove(lent)
             if lent.timer is not None:

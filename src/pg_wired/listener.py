@@ -64,21 +64,22 @@ class PoolListener(QueueReader):
         self._opener.listening.add(self._queue)
         limit = self._opener.told.acquire_timeout if self._patience is ... else self._patience
         try:
-            await self._listen(limit, is_first=True)
+            await self._listen(limit, self._queue)
         except BaseException:
             await self.aclose()
             raise
         return self
 
-    async def _listen(self, limit: float | None, is_first: bool) -> None:
-        """Borrow a connection, and LISTEN there; from then on its end is heard of."""
+    async def _listen(self, limit: float | None, queue: NotificationQueue) -> None:
+        """Borrow a connection, and LISTEN there, into `queue`; from then on its end is heard of."""
+        is_first = queue is self._queue
         lent = await self._lending.borrow(VERB, self._lending.deadline(limit), 0.0)
         lent.task = asyncio.current_task() if is_first else None
         conn = lent.conn
         try:
             if is_first:
                 await self._check_delivery(conn)
-            conn._session.notifications = self._queue
+            conn._session.notifications = queue
             await conn.simple_query("; ".join(f"LISTEN {name}" for name in self._channels), timeout=PATIENCE)
             if conn.is_broken:
                 raise endings.refused(conn._session)
@@ -148,9 +149,11 @@ class PoolListener(QueueReader):
         """Again and again, until it listens or nobody wants it to."""
         begin = self._opener.loop.time()
         try:
-            while self._lent is None:
+            while (lent := self._lent) is None:
+                early = NotificationQueue()
+                early.capacity, early.drop = self._queue.capacity, self._queue.drop
                 try:
-                    await self._listen(None, is_first=False)
+                    await self._listen(None, early)
                 except PgWireError as error:
                     LOG.warning("a listener waits for a connection that listens: %s", error)
                     await asyncio.sleep(CAP * self._opener.told.random())
@@ -158,8 +161,9 @@ class PoolListener(QueueReader):
             self._failure = ConnectionClosed(f"the listener was stopped: {type(error).__name__}")
             self._end()
             raise
-        seconds = self._opener.loop.time() - begin
-        self._queue.reconnected(ListenerGap(0, seconds, before, self.backend_pid))
+        gap = ListenerGap(0, self._opener.loop.time() - begin, before, lent.conn.backend_pid)
+        self._queue.reconnected(gap, early)
+        lent.conn._session.notifications = self._queue
 
     def _drop(self, lent: Lent) -> None:
         """It has listened: nobody else shall have it."""

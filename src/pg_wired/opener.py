@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 
 from .async_conn import AsyncConn
 from .backoff import Backoff
+from .connection import connector
 from .conninfo import ConnConfig
 from .error import ConnectionClosed, Outcome, PgWireError, RequestTimeout
 from .owner import Owner
@@ -48,7 +49,8 @@ class Opener:
         self.listening: set[NotificationQueue] = set()  # these go from one connection to the next
         self.is_closed = False
         self._config = config
-        self._must_write = str(getattr(config, "target_session_attrs", "any")) in WRITABLE
+        self._connector = connector(config)
+        self._must_write = config.target_session_attrs in WRITABLE
         self._backoff = Backoff(told.random)
         self._gate = asyncio.Lock()
 
@@ -73,7 +75,7 @@ class Opener:
             return conn
 
     async def _connect(self) -> AsyncConn:
-        conn = await AsyncConn.connect(self._config)
+        conn = AsyncConn(await self._connector.connect())
         self.conns.add(conn)
         conn._transport.closed.add_done_callback(lambda _: self._closed(conn))
         try:

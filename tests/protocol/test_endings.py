@@ -510,16 +510,20 @@ def test_what_nobody_waits_for_does_not_move() -> None:
 def test_a_unit_moves_as_a_whole() -> None:
     client = Client()
     keeper = kept(client)
-    sinks = [client.query("select 1"), client.transaction("set local a = 1", "select 2")]
+    client.query("select 1")
+    client.session.statements.close("an old one")  # a Close goes along with what is encoded next
+    sinks = [client.sinks[0], client.transaction("set local a = 1", "select 2")]
     unit = client.session.inflight[1].unit
-    assert unit is not None
+    assert unit is not None and unit.whole.parts is not None
     unit.whole.may_move = True
+    plain = [part.script for part in unit.whole.parts]
     client.session.handed = 1
     client.session.lost(None)
     assert outcomes(*sinks) == [Outcome.UNKNOWN, None] and keeper.moved == [unit.whole]
     other = Client()
     other.session.submit(unit.whole)
     assert other.tags() == "QQPBEPDBESQ"
+    assert [part.script for part in unit.whole.parts] == [*plain[:2], plain[2][1:], *plain[3:]]
 
 
 def test_a_retired_session_hands_on_what_waits() -> None:

@@ -166,42 +166,42 @@ def lost(seconds: float, before: int, after: int) -> ListenerGap:
 def test_a_marker_stands_where_the_connection_changed(drop: Drop) -> None:
     q = queue(2, drop)
     q.put(numbered(1))
-    q.reconnected(lost(1.0, 7, 8))
+    q.reconnected(lost(1.0, 7, 8), queue(2))
     q.put(numbered(2))
     assert [q.take(), q.take(), q.take(), q.take()] == [numbered(1), lost(1.0, 7, 8), numbered(2), None]
-    q.reconnected(lost(2.0, 8, 9))
+    q.reconnected(lost(2.0, 8, 9), queue(2))
     assert q.take() == lost(2.0, 8, 9) and (q.received, q.delivered, q.dropped) == (2, 2, 0)
 
 
 def test_two_with_nothing_in_between_are_one() -> None:
     q = queue(1)
-    q.reconnected(lost(1.0, 7, 8))
-    q.reconnected(lost(2.0, 8, 9))
+    q.reconnected(lost(1.0, 7, 8), queue(2))
+    q.reconnected(lost(2.0, 8, 9), queue(2))
     assert (q.take(), q.take()) == (lost(3.0, 7, 9), None)
 
 
 def test_the_newest_are_lost_behind_a_marker() -> None:
     q = queue(1, "newest")
     q.put(numbered(1))
-    q.reconnected(lost(1.0, 7, 8))
+    q.reconnected(lost(1.0, 7, 8), queue(2))
     q.put(numbered(2))
     assert [q.take(), q.take(), q.take()] == [numbered(1), ListenerGap(1, 1.0, 7, 8), None]
     q.put(numbered(3))
     q.put(numbered(4))
-    q.reconnected(lost(1.0, 8, 9))  # behind a gap: both are one
+    q.reconnected(lost(1.0, 8, 9), queue(2))  # behind a gap: both are one
     assert [q.take(), q.take(), q.take()] == [numbered(3), ListenerGap(1, 1.0, 8, 9), None]
 
 
 def test_the_oldest_are_lost_around_a_marker() -> None:
     q = queue(1)
-    q.reconnected(lost(1.0, 7, 8))
+    q.reconnected(lost(1.0, 7, 8), queue(2))
     for number in range(3):
         q.put(numbered(number))
     assert [q.take(), q.take(), q.take()] == [ListenerGap(2, 1.0, 7, 8), numbered(2), None]
     q.put(numbered(3))
     q.put(numbered(4))
     q.put(numbered(5))
-    q.reconnected(lost(1.0, 8, 9))
+    q.reconnected(lost(1.0, 8, 9), queue(2))
     q.put(numbered(6))
     q.put(numbered(7))
     assert [q.take(), q.take(), q.take()] == [ListenerGap(4, 1.0, 8, 9), numbered(7), None]
@@ -234,8 +234,22 @@ def test_with_markers_every_one_is_accounted_for(drop: Drop, steps: list[str]) -
             take()
         else:
             changes += 1
-            q.reconnected(lost(1.0, changes - 1, changes))
+            q.reconnected(lost(1.0, changes - 1, changes), queue(2))
         assert q.received == number == q.delivered + q.dropped + len(q) and len(q) <= 2
     while take():
         pass
     assert expected == number and ends == sorted(ends) and (ends[-1] if ends else 0) == changes
+
+
+@pytest.mark.parametrize("drop", get_args(Drop))
+def test_what_has_come_early_stands_behind_the_marker(drop: Drop) -> None:
+    early = queue(2, drop)
+    for number in range(2, 6):
+        early.put(numbered(number))
+    q = queue(5, drop)
+    q.put(numbered(1))
+    q.reconnected(lost(1.0, 7, 8), early)
+    kept: list[object] = ["-2", 4, 5] if drop == "oldest" else [2, 3, "-2"]
+    expected = [1, "-2", 4, 5] if drop == "oldest" else [1, "-0", *kept]
+    assert drain(q) == expected
+    assert (q.received, q.delivered, q.dropped, len(q)) == (5, 3, 2, 0)

@@ -96,14 +96,27 @@ class NotificationQueue:
             self._items.appendleft(gap._replace(dropped=gap.dropped + 1))
             self._items.append(notification)
 
-    def reconnected(self, gap: ListenerGap) -> None:
-        """The connection was another one from here on."""
-        last = self._items.pop() if self._items else None
-        if last is not None and isinstance(last, Notification):
-            self._items.append(last)
-            last = None
-        self._items.append(gap if last is None else wider(last, gap))
+    def reconnected(self, gap: ListenerGap, early: NotificationQueue) -> None:
+        """The connection is another one from here on; `early` has what has come there already, before LISTEN was
+        confirmed: nobody may see that, or the gap, before."""
+        self._mark(gap)
+        for item in early._items:
+            if isinstance(item, Notification):
+                self.put(item)
+            else:
+                self.received += item.dropped
+                self.dropped += item.dropped
+                self._mark(item)
         self.wake()
+
+    def _mark(self, gap: NotificationGap | ListenerGap) -> None:
+        """Put a gap behind all others, or widen the one that is there."""
+        last = self._items.pop() if self._items else None
+        if last is None or not isinstance(last, Notification):
+            self._items.append(gap if last is None else wider(last, gap))
+        else:
+            self._items.append(last)
+            self._items.append(gap)
 
     def take(self) -> Notification | NotificationGap | ListenerGap | None:
         """The next one, or the gap before it; None where nothing waits."""
