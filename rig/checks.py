@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import os
 import random
 import secrets
@@ -14,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
-from pg_wired import AsyncConn
+from pg_wired import AsyncConn, WireConn
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -134,6 +135,22 @@ class Cancelled:
                 resume = functools.partial(self.work.send, None)
             except BaseException as error:
                 resume = functools.partial(self.work.throw, error)
+
+
+async def cancelled_at_every_await(connect: Callable[[], Coroutine[Any, Any, AsyncConn | WireConn]]) -> int:
+    """Cancel it at its first await, then at its second, and so on: nothing may be left. How many there are."""
+    for n in itertools.count(1):
+        before = open_sockets()
+        attempt = Cancelled(connect(), at=n)
+        result = await outcome_of(attempt.run())
+        if isinstance(result, AsyncConn | WireConn):
+            await result.close()
+        else:
+            assert isinstance(result, asyncio.CancelledError), result
+        await nothing_left(before)
+        if not attempt.was_cancelled:
+            break
+    return n
 
 
 async def outcome_of(awaited: Awaitable[Any]) -> Any:

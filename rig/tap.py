@@ -1,9 +1,67 @@
-"""A tap on the line between clients and a server: keeps what went through, and can cut it. Knows TLS's records."""
+"""Between clients and a server: keeps what goes through, cuts it. Knows no protocol but TLS's record headers."""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Self, TypeAlias
+
+Target: TypeAlias = tuple[str, int]
+Edit: TypeAlias = Callable[[bytes], bytes]
+
+READ = 65536  # bytes
+
+
+class Between:
+    """Listens on a port of loopback, and gives each connection to `serve`; all end with its `async with` block."""
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self.port = 0
+        self._context = context
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection; it is closed behind this."""
+        raise NotImplementedError
+
+    async def open(self, target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to there."""
+        reader, writer = await asyncio.open_connection(*target)
+        self._writers.append(writer)
+        return reader, writer
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, ssl=self._context)
+        self.port = int(self._server.sockets[0].getsockname()[1])
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.close()
+        for writer in self._writers:
+            with suppress(OSError):  # the other end may have been faster
+                await writer.wait_closed()
+
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self.serve(reader, writer)
+        except (OSError, EOFError):
+            pass
+        finally:
+            writer.close()
 
 
 class Line:
@@ -14,57 +72,50 @@ class Line:
         self.down = bytearray()
 
 
-class Tap:
+class Tap(Between):
     """`cut_at`: so many bytes of the server's are passed on, and then the client sees the end of the stream."""
 
-    def __init__(self, host: str, port: int, cut_at: int | None = None) -> None:
-        self.target = host, port
+    def __init__(self, target: Target, cut_at: int | None = None) -> None:
+        super().__init__()
+        self.target = target
         self.cut_at = cut_at
         self.lines: list[Line] = []
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> Tap:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = int(self._server.sockets[0].getsockname()[1])
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = Line()
         self.lines.append(line)
-        with suppress(OSError, asyncio.CancelledError):
-            below, above = await asyncio.open_connection(*self.target)
-            pumps = [
-                asyncio.ensure_future(self._pump(reader, above, line.up, None)),
-                asyncio.ensure_future(self._pump(below, writer, line.down, self.cut_at)),
-            ]
-            try:
-                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for pump in pumps:
-                    pump.cancel()
-                await asyncio.gather(*pumps, return_exceptions=True)
-                above.close()
-        writer.close()
+        from_server, to_server = await self.open(self.target)
 
-    @staticmethod
-    async def _pump(
-        source: asyncio.StreamReader, sink: asyncio.StreamWriter, kept: bytearray, limit: int | None
-    ) -> None:
-        while (limit is None or len(kept) < limit) and (data := await source.read(65536)):
-            passed = data if limit is None else data[: limit - len(kept)]
-            kept += passed
-            sink.write(passed)
-            await sink.drain()
+        def up(data: bytes) -> bytes:
+            line.up += data
+            return data
+
+        def down(data: bytes) -> bytes:
+            line.down += data
+            return data
+
+        await both_ways((reader, to_server, up, None), (from_server, writer, down, self.cut_at))
+        to_server.close()
+
+
+async def both_ways(*ways: tuple[asyncio.StreamReader, asyncio.StreamWriter, Edit, int | None]) -> None:
+    """Until the first of them ends."""
+    pumps = [asyncio.ensure_future(_pump(*way)) for way in ways]
+    try:
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, edit: Edit, limit: int | None) -> None:
+    """Until the source ends, or so many bytes have come from it."""
+    left = limit
+    while left != 0 and (data := await source.read(READ if left is None else min(left, READ))):
+        left = None if left is None else left - len(data)
+        sink.write(edit(data))
+        await sink.drain()
 
 
 def records(stream: bytes) -> list[tuple[int, int]]:

@@ -13,8 +13,10 @@ from typing import Any
 
 import hypothesis
 import pytest
+import trustme
 import uvloop
 
+from rig import certificates
 from rig.cluster import Cluster
 from rig.postgres import FOR_TESTS, SOURCES, LaunchError, Postgres, Server, binaries, find, version
 
@@ -98,3 +100,15 @@ def cluster(launched_cluster: Cluster) -> Cluster:
     if not launched_cluster.is_in_step:
         launched_cluster.rejoin()
     return launched_cluster
+
+
+def authority() -> trustme.CA:
+    """Whose certificate `tls_server` shows."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def tls_server(authority: trustme.CA) -> Iterator[Postgres]:
+    """A PostgreSQL with TLS and a certificate for localhost. Who changes its certificate puts the old one back."""
+    with certificates.launch(certificates.issued(authority, certificates.NAME)) as server:
+        yield server

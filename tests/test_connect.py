@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +23,7 @@ from pg_wired import (
     WireConn,
 )
 from pg_wired.protocol import messages as m
-from rig.checks import Cancelled, answers, ends_clean, nothing_left, open_sockets, outcome_of
+from rig.checks import answers, cancelled_at_every_await, ends_clean
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Postgres, free_port
 from rig.scram_server import ScramServer
@@ -181,15 +180,5 @@ async def test_more_iterations_than_allowed_are_refused_before_hashing() -> None
 @pytest.mark.parametrize("user", ["by_trust", "by_md5", "by_scram", "by_long_scram"])
 @ends_clean(20)
 async def test_cancelled_at_every_await(server: Postgres, user: str) -> None:
-    for n in itertools.count(1):
-        before = open_sockets()
-        attempt = Cancelled(WireConn.connect(**at(server, user=user, password=RIGHT)), at=n)
-        result = await outcome_of(attempt.run())
-        if isinstance(result, WireConn):
-            await result.close()
-        else:
-            assert isinstance(result, asyncio.CancelledError), result
-        await nothing_left(before)
-        if not attempt.was_cancelled:
-            break
+    n = await cancelled_at_every_await(lambda: WireConn.connect(**at(server, user=user, password=RIGHT)))
     assert n > 3

@@ -142,8 +142,10 @@ def test_every_verb_has_a_page_with_examples() -> None:
         "streams",
         "copy",
         "notifications",
+        "pool",
         "cancelling",
         "servers",
         "wire",
+        "connecting",
     }
     assert verbs | {"README"} <= {example.page.stem for example in EXAMPLES}

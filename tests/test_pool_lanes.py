@@ -296,6 +296,28 @@ async def test_or_fail_at_once_by_option() -> None:
         fake.may_answer.set()
 
 
+@ends_clean()
+async def test_a_thousand_wait_for_a_server_that_comes_back() -> None:
+    """All are served, and no more connections are made than there may be."""
+
+    async def borrow(n: int) -> bytes | None:
+        async with pool.exclusive() as mine:
+            return (await mine.exec_query("select $1", [str(n)]))[0][1]
+
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2, max_exclusive=3) as pool:
+        fake.refuses = True
+        for number in (1, 2):
+            fake.kill(number)
+        await until(lambda: not pool.alive_count, "the loss to be seen")
+        requests = [pool.exec_query("select $1", [str(n)]) for n in range(900)]
+        borrowers = [asyncio.ensure_future(borrow(n)) for n in range(100)]
+        await until(lambda: pool.stats().connect_failures > 3, "some attempts to fail")
+        fake.refuses = False
+        assert [rows[0][1] for rows in await asyncio.gather(*requests)] == [b"%d" % n for n in range(900)]
+        assert await asyncio.gather(*borrowers) == [b"%d" % n for n in range(100)]
+        assert fake.most <= 5 and pool.stats().connects <= 2 + 5
+
+
 # ---- slots
 
 
@@ -366,6 +388,28 @@ async def test_a_successor_is_there_before_a_lane_ends() -> None:
                     pid(rows) for rows in await asyncio.gather(*[pool.exec_query("select 1") for _ in range(9)])
                 }
         assert pool.stats().connect_failures == pool.stats().moved == 0 and fake.most <= 4
+
+
+@ends_clean()
+async def test_an_old_lane_gives_all_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long they take: the time that a farewell may take begins behind them."""
+    monkeypatch.setattr("pg_wired.opener.FAREWELL", 0.01)
+    monkeypatch.setattr("pg_wired.opener.LOOK", 0.01)
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, max_lifetime=0.05) as pool:
+        fake.mute.add(1)
+        replies = [pool.exec_query("select 1") for _ in range(3)]
+        window = pool.get().exclusive()
+        entering = asyncio.ensure_future(window.__aenter__())
+        await until(lambda: pool.stats().connects >= 2, "a successor")
+        assert pid(await pool.exec_query("select 1")) > 1
+        await asyncio.sleep(0.05)
+        fake.mute.clear()
+        assert [pid(await reply) for reply in replies] == [1, 1, 1]
+        mine = await entering
+        await asyncio.sleep(0.05)
+        assert pid(await mine.exec_query("select 1")) == 1
+        await mine.__aexit__()
+        await until(lambda: 1 not in fake.sessions, "the old one to go")
 
 
 @ends_clean()

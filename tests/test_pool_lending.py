@@ -290,6 +290,18 @@ async def test_a_reset_that_fails_costs_the_connection(postgres: Server) -> None
 
 
 @ends_clean()
+async def test_a_reset_that_hangs_costs_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pg_wired.turn.GRACE", 0.05)
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, max_exclusive=1) as pool:
+        async with pool.exclusive() as mine:
+            await mine.simple_query("set a = 1")
+            fake.mute.add(2)
+        async with pool.exclusive(acquire_timeout=5) as mine:
+            assert (await mine.exec_query("select 1"))[0][0] == b"3"
+        fake.mute.clear()
+
+
+@ends_clean()
 async def test_what_on_connect_has_set_survives_a_reset(postgres: Server) -> None:
     async def on_connect(conn: AsyncConn) -> None:
         calls.append(conn)
@@ -354,9 +366,9 @@ async def test_an_abandoned_stream_gives_its_connection_back(postgres: Server) -
         await AsyncConn.connect(postgres.dsn) as admin,
         await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool,
     ):
-        async for _ in pool.copy_out("copy (select generate_series(1, 500000)) to stdout"):
+        async for _ in pool.copy_out("copy (select generate_series(1, 50000)) to stdout"):
             break  # without `async with`: the reader is dropped
-        async with pool.stream("select generate_series(1, 500000)") as rows:
+        async with pool.stream("select generate_series(1, 50000)") as rows:
             async for _ in rows:
                 break
         task = asyncio.ensure_future(pool.stream("select pg_sleep(60)").__aenter__())

@@ -65,14 +65,16 @@ async def script(server: Server, text: str, *flags: str, error: str = "", code: 
 # ---- fork
 
 
+@pytest.mark.parametrize("kind", ["postgres", "tls_server"])
 @pytest.mark.parametrize("leaves", ["os._exit(0)", "sys.exit(0)", "os.execv('/bin/true', ['true'])", "pass"])
 @ends_clean(20)
-async def test_a_forked_child_may_not_use_it(postgres: Server, leaves: str) -> None:
-    """Its connection is the parent's, which goes on undisturbed however the child ends."""
+async def test_a_forked_child_may_not_use_it(request: pytest.FixtureRequest, kind: str, leaves: str) -> None:
+    """Its connection is the parent's, which goes on undisturbed however the child ends; TLS says no goodbye for it."""
+    server: Server = request.getfixturevalue(kind)
     if leaves == "sys.exit(0)" and kind_of_loop() == "uvloop":
         return  # after any getaddrinfo() of uvloop's a forked child crashes in its finalization, without us too
     said = await script(
-        postgres,
+        server,
         f"""
         loop = asyncio.new_event_loop() if sys.argv[2] == "asyncio" else uvloop.new_event_loop()
         conn = loop.run_until_complete(AsyncConn.connect(dsn))

@@ -65,7 +65,7 @@ class Attempt(Generic[S]):
     async def encrypted(self, *, may_fall_back: bool) -> S:
         """A session with TLS. `may_fall_back`: a server that has none gets the same socket in clear."""
         self._stage = Stage.SECURING
-        self._route = self._route._replace(security=self._terms.security(self._route.host))
+        self._route = self._route._replace(security=await self._terms.security(self._route.host))
         self._stage = Stage.REACHING
         sock = await dial.reach(self._route)
         if await dial.offers_tls(self._route, sock):

@@ -11,6 +11,15 @@ _HASHLESS = {"1.3.101.112": "Ed25519", "1.3.101.113": "Ed448"}
 MISSING = "the package cryptography is not installed: pip install pg-wired[tls]"
 
 
+def is_readable() -> bool:
+    """Whether certificates can be read here. The first time this imports the package, which takes some 60 ms."""
+    try:
+        from cryptography import x509  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def end_point(der: bytes | None) -> tuple[bytes | None, str]:
     """The hash of a server's certificate, with the hash function of its signature; or None, and why there is none.
 
@@ -18,11 +27,11 @@ def end_point(der: bytes | None) -> tuple[bytes | None, str]:
     """
     if not der:
         return None, "the server showed no certificate"
-    try:
-        from cryptography import x509  # some 50 ms, and only who binds needs it
-        from cryptography.exceptions import UnsupportedAlgorithm
-    except ImportError:
+    if not is_readable():
         return None, MISSING
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+
     try:
         certificate = x509.load_der_x509_certificate(der)
         algorithm = certificate.signature_hash_algorithm

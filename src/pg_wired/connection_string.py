@@ -43,7 +43,13 @@ def parse_string(dsn: str) -> dict[str, str]:
     if unsendable := re.search(UNSENDABLE, dsn):
         raise _malformed(unsendable.start(), f"it {NOT_SENDABLE}")
     uri = re.match(_URI, dsn)
-    return dict(_uri_pairs(dsn, uri) if uri else _keyword_pairs(dsn))
+    return dict(map(_modern, _uri_pairs(dsn, uri) if uri else _keyword_pairs(dsn)))
+
+
+def _modern(pair: tuple[str, str]) -> tuple[str, str]:
+    """libpq's old word for two values of sslmode (conninfo_storeval)."""
+    name, value = pair
+    return ("sslmode", "require" if value.startswith("1") else "prefer") if name == "requiressl" else pair
 
 
 def _malformed(at: int, wrong: str) -> ConfigError:

@@ -35,7 +35,7 @@ class Connector(Generic[S]):
     """Makes connections with one ConnConfig, on the same terms: TLS context, policy, salted passwords.
 
     `make` turns a socket into a Session; `shuffle` puts a list into random order (load_balance_hosts=random), the
-    system's randomness does without it. Raises ConfigError where `tls` cannot be used.
+    system's randomness does without it. Raises ConfigError where options do not go together.
     """
 
     def __init__(self, config: ConnConfig, make: Make[S], *, shuffle: Shuffle | None = None) -> None:
@@ -47,12 +47,14 @@ class Connector(Generic[S]):
     async def connect(self, *, timeout: float | None = None) -> S:
         """One more connection, after at most `timeout` seconds for all attempts together.
 
-        Raises RequestTimeout at that deadline, else what `Failures.error` makes of the attempts' errors.
+        Raises RequestTimeout at that deadline, ConfigError for a `tls` that cannot be used, else what `Failures.error`
+        makes of the attempts' errors.
         """
         failures = Failures()
         limit = asyncio.timeout(seconds(timeout))
         try:
             async with limit:
+                await self._terms.prepare()
                 return await self._search(failures)
         except TimeoutError as error:
             if not limit.expired():
@@ -83,12 +85,11 @@ class Connector(Generic[S]):
 
     async def _try_host(self, host: HostConfig, demand: target.Demand | None, failures: Failures) -> S | None:
         """A session at one of the host's addresses; None where another host has to be tried."""
-        name = f"host name {host.hostaddr or host.host!r}"
         try:
-            async with self._limit(name):
+            async with self._limit(f"looking up {host.hostaddr or host.host!r}"):
                 addresses = self._in_order(await dial.addresses(host))
         except (IoError, RequestTimeout) as error:
-            failures.add(name, error)
+            failures.add("", error)
             return None
         for address in addresses:
             route = dial.Route(self.config, host, address, None)

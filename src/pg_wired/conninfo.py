@@ -16,8 +16,8 @@ from .connection_string import NOT_SENDABLE, SOURCE, UNSENDABLE, parse_string
 from .error import ConfigError
 from .frozen import Frozen
 from .hosts import HostConfig
-from .option_kinds import Option, Unsupported
-from .options import ALIASES, TABLE, UNSUPPORTED, disagreement
+from .option_kinds import Option
+from .options import ALIASES, TABLE, UNSUPPORTED, VARIABLES, disagreement
 from .policy import Policy
 from .service_file import read_service
 from .tls import TlsMode
@@ -177,23 +177,25 @@ def _found(dsn: str, environ: Mapping[str, str], options: Mapping[str, object]) 
     """The options that are given, each with its strongest source and what that says."""
     given = {name: value for name, value in options.items() if _gives(_known(name, KEYWORD), value)}
     explicit = _layer(SOURCE, parse_string(dsn)) | _layer(KEYWORD, given)
-    rows: dict[str, Option | Unsupported] = {**TABLE, **UNSUPPORTED}
     found: Found = {}
-    for name, row in rows.items():
-        if row.variable is not None and row.variable in environ:
-            found[name] = f"environment variable {row.variable}", environ[row.variable]
+    for name, variable in VARIABLES.items():
+        if variable in environ:
+            found[name] = f"environment variable {variable}", environ[variable]
     if "sslmode" not in found and environ.get("PGREQUIRESSL", "").startswith("1"):
         found["sslmode"] = "environment variable PGREQUIRESSL", "require"  # deprecated since 2003, and still read
+    # The name of the service may come from the environment, but what it says is stronger than that.
     named = found | explicit
     if "service" in named:
         file = _text("servicefile", *named["servicefile"]) if "servicefile" in named else None
         service = _text("service", *named["service"])
-        path, said = read_service(service, file, environ, _home(environ), rows)
+        path, said = read_service(service, file, environ, _home(environ), {*TABLE, *UNSUPPORTED})
         found |= {name: (f"service file {path!r}", value) for name, value in said.items()}
     found |= explicit
+    # Last: what is refused may have been turned off by a stronger source.
     for name, (source, value) in found.items():
-        if name in UNSUPPORTED and value not in UNSUPPORTED[name].off:
-            raise ConfigError(f"{source}: {name} is refused: {UNSUPPORTED[name].reason}")
+        refused = UNSUPPORTED.get(name)
+        if refused is not None and refused.off is not None and value not in refused.off:
+            raise ConfigError(f"{source}: {name} is refused: {refused.reason}")
     return found
 
 

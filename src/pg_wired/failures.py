@@ -25,6 +25,7 @@ class Failures:
         self._failed: list[tuple[str, PgWireError]] = []
 
     def add(self, place: str, error: PgWireError) -> None:
+        """`place` is empty where the error's text says all."""
         self._failed.append((place, error))
 
     def lines(self) -> list[str]:

@@ -48,6 +48,7 @@ class HostConfig(Frozen):
 
     def with_password(self, lines: Iterable[str], dbname: str, user: str) -> HostConfig:
         """The same with the password that the password file has for it. "localhost" there means our default too."""
+        # fe-connect.c, passwordFromFile. Our own directory alone: in another, anybody's server may listen.
         name = self.host or self.hostaddr or LOCALHOST
         if self.host.startswith("/") and self.host == default_host():
             name = LOCALHOST
@@ -67,6 +68,7 @@ def ports(text: str) -> tuple[int, ...]:
 
 def addresses(text: str) -> str:
     """A list of numeric addresses, some perhaps empty, as it is. ValueError where one is surely a name."""
+    # getaddrinfo(3) reads them when it connects, and knows more forms ("127.1"); a name must not get that far.
     numeric = r"|[0-9][0-9A-Fa-fx.]*|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%.+)?"
     if not all(re.fullmatch(numeric, address) for address in text.split(",")):
         raise ValueError
@@ -75,6 +77,7 @@ def addresses(text: str) -> str:
 
 def combine(host: str | None, hostaddr: str | None, ports: tuple[int, ...]) -> tuple[HostConfig, ...]:
     """The hosts to try, in order. ConfigError where the lists do not fit, by libpq's rules (pqConnectOptions2)."""
+    # With addresses, those are counted, and a name only says what the server is called.
     host, hostaddr = host or "", hostaddr or ""
     names, numbers = host.split(","), hostaddr.split(",")
     count = len(numbers) if hostaddr else len(names)

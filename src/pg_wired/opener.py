@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 
 from .async_conn import AsyncConn
 from .backoff import Backoff
+from .connection import connector
 from .conninfo import ConnConfig
 from .error import ConnectionClosed, Outcome, PgWireError, RequestTimeout
 from .owner import Owner
@@ -20,7 +21,9 @@ LOG = logging.getLogger("pg_wired.pool")
 
 # Seconds that on_connect may take where connect_timeout sets no limit: the default of that.
 SETUP_TIMEOUT = 10.0
-# Seconds in which a connection that is no longer wanted has to end by itself.
+# Seconds between looks at a connection that still has answers to give, and is no longer wanted.
+LOOK = 0.5
+# Seconds in which the server has to end it then.
 FAREWELL = 10.0
 WRITABLE = ("read-write", "primary")
 
@@ -46,7 +49,8 @@ class Opener:
         self.listening: set[NotificationQueue] = set()  # these go from one connection to the next
         self.is_closed = False
         self._config = config
-        self._must_write = str(getattr(config, "target_session_attrs", "any")) in WRITABLE
+        self._connector = connector(config)
+        self._must_write = config.target_session_attrs in WRITABLE
         self._backoff = Backoff(told.random)
         self._gate = asyncio.Lock()
 
@@ -71,7 +75,7 @@ class Opener:
             return conn
 
     async def _connect(self) -> AsyncConn:
-        conn = await AsyncConn.connect(self._config)
+        conn = AsyncConn(await self._connector.connect())
         self.conns.add(conn)
         conn._transport.closed.add_done_callback(lambda _: self._closed(conn))
         try:
@@ -110,8 +114,6 @@ class Opener:
         session = conn._session
         LOG.warning("%s %s (pid %s) is gone: %s", what, conn.addr, conn.backend_pid, session.failure or _why(conn))
         self._backoff.ended(self.loop.time(), self.loop.time() - conn._link.born)
-        if session.failure is None:
-            self.see_off(conn)
         if session.retired == answers.REFUSES:
             self._eject(conn.addr)
 
@@ -130,12 +132,16 @@ class Opener:
             endings.retire(conn._session, answers.REFUSES)
 
     def see_off(self, conn: AsyncConn) -> None:
-        """Close it when all is answered, and nobody waits for that."""
+        """Close it when all is answered, however long that takes; nobody waits for it but the pool's end."""
         if not conn._transport.is_closed:
             self._start(self._farewell(conn), self._farewells)
 
     @staticmethod
     async def _farewell(conn: AsyncConn) -> None:
+        session, transport = conn._session, conn._transport
+        session.retired = session.retired or "the pool has another one in its place"
+        while (session.waiting() or session.window is not None) and not transport.is_closed:
+            await asyncio.wait([transport.closed], timeout=LOOK)
         try:
             await conn.close(FAREWELL)
         except PgWireError as error:

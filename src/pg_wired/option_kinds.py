@@ -36,7 +36,7 @@ class Unsupported(NamedTuple):
 
     variable: str | None
     reason: str
-    off: tuple[str, ...] = ("",)
+    off: tuple[str, ...] | None = ("",)  # None: whatever it says, libpq does nothing either
 
 
 def integer(text: str) -> int:
@@ -99,7 +99,7 @@ def kernel_seconds(meaning: str, default: int | None) -> Option:
 
 
 def version(meaning: str, variable: str, default: object, allowed: Mapping[str, Any]) -> Option:
-    """A version by its name, in any case; the attribute is what `allowed` has for it."""
+    """A version by its name; the attribute is what `allowed` has for it."""
 
     def parse(name: str) -> Any:
         try:
@@ -107,7 +107,7 @@ def version(meaning: str, variable: str, default: object, allowed: Mapping[str, 
         except KeyError:
             raise ValueError from None
 
-    return Option(meaning, variable, default, _listed([*allowed]), parse)
+    return Option(meaning, variable, default, _listed([*allowed]), parse, blank=False)
 
 
 def _listed(allowed: tuple[str, ...] | list[str]) -> str:

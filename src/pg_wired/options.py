@@ -106,8 +106,12 @@ def _default_newest(settled: Mapping[str, Any]) -> object:
 TABLE: dict[str, Option] = {
     "service": text("a section of the service file, whose options are taken", "PGSERVICE"),
     # libpq 19's word; in 18 it is a variable alone.
-    "servicefile": text("the service file", "PGSERVICEFILE"),
-    "host": text("names, addresses or directories of Unix sockets (`@` for abstract ones), with commas", "PGHOST"),
+    "servicefile": text("the service file, instead of `~/.pg_service.conf`", "PGSERVICEFILE"),
+    "host": text(
+        "names, addresses or directories of Unix sockets (`@`: abstract ones), with commas; without one the system's "
+        "directory of sockets, else `localhost`",
+        "PGHOST",
+    ),
     "hostaddr": Option(
         "their numeric addresses, so that no name is looked up",
         "PGHOSTADDR",
@@ -132,7 +136,7 @@ TABLE: dict[str, Option] = {
         types=(Callable,),  # type: ignore[arg-type]  # isinstance takes it
         secret=True,
     ),
-    "passfile": text("the password file", "PGPASSFILE"),
+    "passfile": text("the password file, instead of `~/.pgpass`", "PGPASSFILE"),
     "dbname": Option("the database; `database` is the same", "PGDATABASE", _default_dbname),
     # An empty one is sent as none, and keeps the fallback from being sent: libpq's reading.
     "application_name": Option("what the server's log and statistics call us", "PGAPPNAME", None, blank=False),
@@ -184,7 +188,6 @@ TABLE: dict[str, Option] = {
         None,
         f"a list of {', '.join(policy.METHODS)}, each once, and with ! before all of them or none",
         policy.methods,
-        types=(frozenset,),
     ),
     "channel_binding": words(
         "whether the login must be bound to the TLS connection",
@@ -199,19 +202,21 @@ TABLE: dict[str, Option] = {
         "the oldest protocol that will do", "PGMINPROTOCOLVERSION", PROTOCOLS["3.0"], PROTOCOLS
     ),
     "max_protocol_version": version("the newest to ask for", "PGMAXPROTOCOLVERSION", _default_newest, PROTOCOLS),
-    "sslrootcert": text("certificates to trust: a file, or `system`", "PGSSLROOTCERT"),
+    "sslrootcert": text(
+        "certificates to trust: a file, instead of `~/.postgresql/root.crt`, or `system`", "PGSSLROOTCERT"
+    ),
     "sslmode": members("whether TLS is tried or demanded, and what is checked", "PGSSLMODE", _default_sslmode, TlsMode),
     "sslnegotiation": words(
         "`direct`: begin with TLS at once (PostgreSQL 17)", "PGSSLNEGOTIATION", "postgres", "postgres", "direct"
     ),
-    "sslcert": text("the client's certificate: a file", "PGSSLCERT"),
-    "sslkey": text("its key: a file", "PGSSLKEY"),
+    "sslcert": text("the client's certificate: a file, instead of `~/.postgresql/postgresql.crt`", "PGSSLCERT"),
+    "sslkey": text("its key: a file, instead of `~/.postgresql/postgresql.key`", "PGSSLKEY"),
     "sslpassword": text("what the key is encrypted with", secret=True),
     "sslcertmode": words(
         "whether a client certificate is sent", "PGSSLCERTMODE", "allow", "disable", "allow", "require"
     ),
-    "sslcrl": text("certificates that are revoked: a file", "PGSSLCRL"),
-    "sslcrldir": text("the same: a directory", "PGSSLCRLDIR"),
+    "sslcrl": text("certificates that are revoked: a file, instead of `~/.postgresql/root.crl`", "PGSSLCRL"),
+    "sslcrldir": text("the same: a directory with hashed names", "PGSSLCRLDIR"),
     "sslsni": switch("whether TLS names the host in the clear", "PGSSLSNI", _zero_or_one, "0 or 1"),
     "ssl_min_protocol_version": Option(
         "the oldest TLS that will do", "PGSSLMINPROTOCOLVERSION", "TLSv1.2", ", ".join(TLS_VERSIONS), _tls_version
@@ -242,15 +247,17 @@ UNSUPPORTED: dict[str, Unsupported] = {
     "krbsrvname": Unsupported("PGKRBSRVNAME", _NO_GSS, ("", "postgres")),
     "gsslib": Unsupported("PGGSSLIB", _NO_GSS),
     "gssdelegation": Unsupported("PGGSSDELEGATION", _NO_GSS, ("", "0")),
-    "sslcompression": Unsupported("PGSSLCOMPRESSION", "TLS compression is insecure and gone", ("", "0")),
+    "sslcompression": Unsupported("PGSSLCOMPRESSION", "ignored, as libpq does", None),
     "sslkeylogfile": Unsupported(None, "set keylog_filename of an ssl.SSLContext, and pass that as tls="),
-    "scram_client_key": Unsupported(None, "SCRAM keys instead of a password are not supported"),
-    "scram_server_key": Unsupported(None, "SCRAM keys instead of a password are not supported"),
+    "scram_client_key": Unsupported(None, "SCRAM keys instead of a password are not supported", ()),
+    "scram_server_key": Unsupported(None, "SCRAM keys instead of a password are not supported", ()),
     "oauth_issuer": Unsupported(None, _NO_OAUTH),
     "oauth_client_id": Unsupported(None, _NO_OAUTH),
     "oauth_client_secret": Unsupported(None, _NO_OAUTH),
     "oauth_scope": Unsupported(None, _NO_OAUTH),
 }
+# The environment variable of each option that has one.
+VARIABLES = {name: row.variable for table in (TABLE, UNSUPPORTED) for name, row in table.items() if row.variable}
 
 
 def disagreement(settled: Mapping[str, Any]) -> str:

@@ -15,11 +15,12 @@ _LINE_ENDS = "\r\n"
 
 
 def read_lines(path: str) -> list[str]:
-    """The lines of the file; none, with a warning, where it is no plain file or others than its owner may use it.
+    """The lines of the file. None of it counts, with a warning, where it is no plain file or others may use it.
 
-    None also where it is not there or cannot be read, without a word, as libpq.
+    A file that is not there, or cannot be read, has none, without a word: libpq's way, as most users have none.
     """
     try:
+        # Before it is opened: a pipe would wait for its writer.
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
             warnings.warn(f"password file {path!r} is not a plain file, and not used", stacklevel=2)
@@ -37,9 +38,9 @@ def read_lines(path: str) -> list[str]:
 def find_password(lines: Iterable[str], host: str, port: str, dbname: str, user: str) -> str | None:
     """The password of the first line that matches all four."""
     for line in lines:
-        rest: str | None = line.rstrip(_LINE_ENDS)
         if line.startswith("#"):
             continue
+        rest: str | None = line.rstrip(_LINE_ENDS)
         for token in (host, port, dbname, user):
             rest = _behind(rest, token) if rest else None
         if rest is not None:
@@ -49,11 +50,11 @@ def find_password(lines: Iterable[str], host: str, port: str, dbname: str, user:
 
 def _behind(text: str, token: str) -> str | None:
     """What follows a field that matches the token, and its ":"; None where it does not match."""
-    if text.startswith("*:"):
+    if text.startswith("*:"):  # alone in its field; elsewhere a star is a star (pwdfMatchesString)
         return text[2:]
     at = 0
     for char in token:
-        if text[at : at + 1] == "\\":
+        if text[at : at + 1] == "\\":  # the next one is itself, and no ":" that ends the field
             at += 1
         if text[at : at + 1] != char:
             return None

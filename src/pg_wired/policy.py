@@ -61,27 +61,23 @@ class Policy(Frozen):
     def choose(self, mechanisms: Collection[str]) -> tuple[str, scram.Channel]:
         """The SASL mechanism to use of those offered, and how it is bound. AuthenticationError where there is none."""
         plus = scram.MECHANISM_PLUS in mechanisms
-        can_bind = self.binding is not None and self.channel_binding != "disable"
+        binding = None if self.channel_binding == "disable" else self.binding
+        if plus and not self.is_tls:  # libpq's rule: somebody on the way has taken TLS off
+            raise refusal(f"the server offers {scram.MECHANISM_PLUS} over a connection without TLS")
         if len(mechanisms) <= MAX_MECHANISMS:
-            if plus and not self.is_tls:  # libpq's rule: somebody on the way has taken TLS off
-                raise refusal(f"the server offers {scram.MECHANISM_PLUS} over a connection without TLS")
-            if plus and can_bind and self.binding is not None:
-                return scram.MECHANISM_PLUS, scram.bound_to(self.binding)
+            if plus and binding is not None:
+                return scram.MECHANISM_PLUS, scram.bound_to(binding)
             if self.channel_binding == "require":
-                reason = (
-                    self.no_binding if self.binding is None else f"the server does not offer {scram.MECHANISM_PLUS}"
-                )
-                raise refusal(f"channel_binding=require cannot be met: {reason}")
+                why = self.no_binding if binding is None else f"the server does not offer {scram.MECHANISM_PLUS}"
+                raise refusal(f"channel_binding=require cannot be met: {why}")
             if scram.MECHANISM in mechanisms:
-                return scram.MECHANISM, scram.NOT_OFFERED if can_bind else scram.UNBOUND
+                return scram.MECHANISM, scram.UNBOUND if binding is None else scram.NOT_OFFERED
+        needed = f"{scram.MECHANISM} is needed, {MAX_MECHANISMS} at most"
+        if plus and binding is None:
+            why = "channel_binding=disable" if self.channel_binding == "disable" else self.no_binding
+            needed += f" ({scram.MECHANISM_PLUS} cannot be used: {why})"
         offer = ", ".join(mechanisms)[:200]
-        why = f" ({scram.MECHANISM_PLUS} cannot be used: {self._no_plus()})" if plus else ""
-        raise refusal(
-            f"the server offers {len(mechanisms)} SASL mechanisms, {offer!r}: {scram.MECHANISM} is needed{why}"
-        )
-
-    def _no_plus(self) -> str:
-        return "channel_binding=disable" if self.channel_binding == "disable" else self.no_binding
+        raise refusal(f"the server offers {len(mechanisms)} SASL mechanisms, {offer!r}: {needed}")
 
     def check_end(self, is_bound: bool) -> None:
         """AuthenticationError if the login that has ended well is not bound, and has to be."""

@@ -137,6 +137,7 @@ class SaltedPasswords:
     def get(self, password: bytes, salt: bytes, iterations: int) -> bytes | None:
         """What `salted_password` would say, if it is known; it is then the last to be forgotten."""
         key = self._key(password, salt, iterations)
+        # A dict keeps the order in which keys came: taken out and put back, it is the youngest.
         salted = self._kept.pop(key, None)
         if salted is not None:
             self._kept[key] = salted
@@ -152,6 +153,7 @@ class SaltedPasswords:
         return len(self._kept)
 
     def _key(self, password: bytes, salt: bytes, iterations: int) -> bytes:
+        # The salt's length keeps the border between salt and password from moving.
         return hashlib.sha256(b"%d,%d," % (iterations, len(salt)) + salt + password).digest()
 
 

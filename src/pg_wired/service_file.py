@@ -24,6 +24,7 @@ def read_service(
     Looks in the home directory's file, then in the system's, as libpq. ConfigError where no file has the section, or a
     line of it is wrong or not of a `known` option.
     """
+    # fe-connect.c, parseServiceInfo: a file that is named must be there, the other two may be missing.
     if file is None and home is not None and os.path.exists(own := f"{home}/.{_FILE}"):
         file = own
     if file is not None:
@@ -48,9 +49,10 @@ def _section(path: str, service: str, known: Container[str]) -> dict[str, str] |
     for number, line in enumerate(lines, 1):
         line = line.strip(BLANK)
         if line.startswith("["):
+            # The section ends here, and what follows is not even looked at; only its own lines have to be right.
             if found is not None:
                 break
-            if line.startswith(f"[{service}]"):
+            if line.startswith(f"[{service}]"):  # what stands behind it does not matter (parseServiceFile)
                 found = {}
         elif line and not line.startswith("#") and found is not None:
             name, value = _pair(line, f"service file {path!r}, line {number}", known)
@@ -63,7 +65,7 @@ def _pair(line: str, where: str, known: Container[str]) -> tuple[str, str]:
     name, equals, value = line.partition("=")
     if name in ("service", "servicefile"):
         raise ConfigError(f"{where}: a service cannot name another service")
-    if line.startswith("ldap"):
+    if line.startswith("ldap"):  # where libpq is built with it, the line is the URL of a directory
         raise ConfigError(f"{where}: looking options up with LDAP is not supported")
     if not equals or name not in known:
         raise ConfigError(f"{where}: expected option=value, without blanks around the =, of an option that is known")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 
@@ -17,33 +18,48 @@ from .tls_context import is_name_checked, make_context
 
 
 class Terms:
-    """Nothing in here belongs to one attempt. Raises ConfigError where `tls` cannot be used."""
+    """Nothing in here belongs to one attempt. Raises ConfigError where options do not go together."""
 
     def __init__(self, config: ConnConfig) -> None:
         self.config = config
         self.salted = SaltedPasswords()
         self._tls = config.tls if isinstance(config.tls, TlsConfig) else None
         self._context: ssl.SSLContext | None = None
-        if self._tls is not None:  # the caller's own words: what is wrong with them is said at once
-            self._context = make_context(config)
+        self._making = asyncio.Lock()
+        self._is_direct = config.sslnegotiation == "direct" or bool(self._tls and self._tls.direct)
+        if self._is_direct and not config.sslmode.is_demanded:
+            raise ConfigError("direct TLS needs sslmode=require or stricter: nothing leads back to a plain connection")
 
-    def security(self, host: HostConfig) -> Security:
+    async def prepare(self) -> None:
+        """Raise ConfigError for what is wrong with `tls` before anything is tried: those are the caller's own words."""
+        if self._tls is not None:
+            await self._made_context()
+
+    async def _made_context(self) -> ssl.SSLContext:
+        """Made once, and in a thread: with the system's roots it takes some 60 ms, with a file less than one."""
+
+        def make() -> ssl.SSLContext:
+            if self.config.channel_binding != "disable":
+                certificate.is_readable()  # its import is slow too
+            return make_context(self.config)
+
+        async with self._making:
+            if self._context is None:
+                loop = asyncio.get_running_loop()
+                self._context = await loop.run_in_executor(None, make)
+        return self._context
+
+    async def security(self, host: HostConfig) -> Security:
         """How TLS is done with this host. Raises ConfigError where a file or a name is missing."""
-        config, tls = self.config, self._tls
-        if self._context is None:
-            self._context = make_context(config)
-        name = (tls and tls.server_hostname) or host.host or None
+        config = self.config
+        context = await self._made_context()
+        name = (self._tls and self._tls.server_hostname) or host.host or None
         is_checked = is_name_checked(config)
         if is_checked and name is None:
             raise ConfigError("the name of the server is needed to verify it: pass host= beside hostaddr=")
         if is_checked and not config.sslsni:
             raise ConfigError("sslsni=0 does not go with verify-full: Python's ssl asks for the name that it verifies")
-        is_direct = config.sslnegotiation == "direct" or bool(tls and tls.direct)
-        if is_direct and not config.sslmode.is_demanded:
-            raise ConfigError(
-                "direct TLS needs sslmode=require or stricter: there is no way back to a plain connection"
-            )
-        return Security(self._context, name if is_checked or config.sslsni else None, is_direct)
+        return Security(context, name if is_checked or config.sslsni else None, self._is_direct)
 
     def policy(self, sock: socket.socket) -> Policy:
         """What this socket's server may get out of us."""

@@ -110,6 +110,7 @@ def handshake(parameters: Mapping[str, str], policy: Policy, *, nonce: str) -> G
         reply = yield b""
     request = _expect(reply, messages.Authentication)
     login = yield from _authenticate(request, policy, parameters["user"], nonce)
+    # At the end, whatever way led here: a check at the beginning alone was CVE-2025-49146.
     policy.check_end(login.mechanism == scram.MECHANISM_PLUS)
     return (yield from _until_ready(login, version))
 
@@ -134,6 +135,7 @@ def _negotiated(
     answer: messages.NegotiateProtocolVersion, oldest: tuple[int, int], asked: tuple[int, int]
 ) -> tuple[int, int]:
     """The version that the server speaks instead; the rules are libpq's (pqGetNegotiateProtocolVersion3)."""
+    # Written as in StartupMessage; servers before 9.3 do not know this message, and refuse.
     version = answer.version >> 16, answer.version & 0xFFFF
     # 3.1 never was; and no option was asked for that could be unknown.
     if not (3, 0) <= version <= asked or version == (3, 1) or answer.options:

@@ -1,0 +1,58 @@
+"""Somebody between client and server who ends TLS on both sides, and can change what is said. Knows no pg_wired."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from .tap import Between, Edit, Target, both_ways
+
+# Protocol chapter, "Message Formats", SSLRequest.
+SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
+
+
+def unchanged(data: bytes) -> bytes:
+    return data
+
+
+def without_plus(data: bytes) -> bytes:
+    """AuthenticationSASL with the mechanism that binds taken out of its list."""
+    plus = b"SCRAM-SHA-256-PLUS\0"
+    if plus not in data:
+        return data
+    data = data.replace(plus, b"")
+    return data[:1] + (len(data) - 1).to_bytes(4, "big") + data[5:]
+
+
+class Middle(Between):
+    """Shows `context`'s certificate, speaks TLS to the server at `target`, passes on what `edit` makes of its words.
+
+    Without a target it is a TLS server that hangs up after the client's first words.
+    """
+
+    def __init__(
+        self, context: ssl.SSLContext, target: Target | None, edit: Edit = unchanged, is_direct: bool = False
+    ) -> None:
+        super().__init__(context if is_direct else None)
+        self.context = context
+        self.target = target
+        self.edit = edit
+        self.is_direct = is_direct
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.is_direct:
+            assert await reader.readexactly(8) == SSL_REQUEST
+            writer.write(b"S")
+            await writer.start_tls(self.context)
+        if self.target is None:
+            await reader.read(1)
+            return
+        from_server, to_server = await self.open(self.target)
+        to_server.write(SSL_REQUEST)
+        assert await from_server.readexactly(1) == b"S"
+        trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        trusting.check_hostname = False
+        trusting.verify_mode = ssl.CERT_NONE
+        await to_server.start_tls(trusting)
+        await both_ways((reader, to_server, unchanged, None), (from_server, writer, self.edit, None))
+        to_server.close()

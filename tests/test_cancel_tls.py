@@ -1,0 +1,170 @@
+"""A cancel request goes the way of its session: with the same TLS, verified, never without; keys of any length."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import trustme
+
+from pg_wired import AsyncConn, IoError, PgError, RequestTimeout, TlsConfig
+from pg_wired.protocol import messages as m
+from rig import certificates
+from rig.certificates import NAME
+from rig.checks import answers, ends_clean, outcome_of, until
+from rig.fake_pg import FakePG, Peer
+from rig.man_in_the_middle import SSL_REQUEST
+from rig.postgres import Postgres, Server
+from rig.tap import Tap, Target, records
+from tests.outcomes import until_asleep
+
+pytestmark = pytest.mark.both_loops
+
+
+def to(server: Postgres, authority: trustme.CA, port: int, **options: Any) -> dict[str, Any]:
+    return {
+        **{"host": NAME, "hostaddr": "127.0.0.1", "port": port, "dbname": server.dbname},
+        **{"user": server.user, "password": server.password},
+        **{"sslmode": "verify-full", "tls": TlsConfig(roots=certificates.root(authority)), **options},
+    }
+
+
+def is_encrypted(sent: bytes | bytearray) -> bool:
+    """Whether a client has sent an SSLRequest, and then nothing but whole TLS records, a ClientHello first."""
+    rest = bytes(sent[8:])
+    found = records(rest)
+    return bytes(sent[:8]) == SSL_REQUEST and [kind for _, kind in found[:1]] == [22] and ends(rest) == len(rest)
+
+
+def ends(stream: bytes) -> int:
+    at, _ = records(stream)[-1]
+    return at + 5 + int.from_bytes(stream[at + 3 : at + 5], "big")
+
+
+@pytest.mark.parametrize("mode", ["verify-full", "require", "prefer"])
+@ends_clean()
+async def test_it_is_encrypted_as_the_session_is(tls_server: Postgres, authority: trustme.CA, mode: str) -> None:
+    async with (
+        Tap((tls_server.host, tls_server.port)) as tap,
+        await AsyncConn.connect(tls_server.dsn, sslmode="disable") as admin,
+    ):
+        async with await AsyncConn.connect(**to(tls_server, authority, tap.port, sslmode=mode)) as conn:
+            running = conn.exec_query("select pg_sleep(30)")
+            await until_asleep(admin, conn.backend_pid)
+            await conn.cancel_token().cancel()
+            stopped = await outcome_of(running)
+            assert isinstance(stopped, PgError) and stopped.code == "57014"
+            abandoned = conn.exec_query("select pg_sleep(30)")  # the library's own cancel request
+            await until_asleep(admin, conn.backend_pid)
+            abandoned.cancel()
+            await answers(conn)
+            key = conn.cancel_token().secret_key
+        assert len(tap.lines) == 3
+        assert all(is_encrypted(line.up) and key not in line.up for line in tap.lines)
+
+
+@ends_clean()
+async def test_a_session_without_tls_cancels_without(tls_server: Postgres, authority: trustme.CA) -> None:
+    async with Tap((tls_server.host, tls_server.port)) as tap:
+        async with await AsyncConn.connect(**to(tls_server, authority, tap.port, sslmode="disable", tls=None)) as conn:
+            token = conn.cancel_token()
+            await token.cancel()
+        assert bytes(tap.lines[1].up) == m.encode(m.CancelRequest(token.pid, token.secret_key))
+
+
+class Later(Tap):
+    """A tap whose later connections get this answer to their first words instead of a server."""
+
+    def __init__(self, target: Target, answer: bytes) -> None:
+        super().__init__(target)
+        self.answer = answer
+        self.said: list[bytes] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.lines:
+            await super().serve(reader, writer)
+            return
+        said = await reader.readexactly(8)
+        writer.write(self.answer)
+        try:
+            while data := await reader.read(65536):
+                said += data
+        finally:  # what is unread at the client's end makes a reset
+            self.said.append(said)
+
+
+@pytest.mark.parametrize(("answer", "wanted"), [(b"N", SSL_REQUEST), (b"E", SSL_REQUEST), (b"Snonsense", None)])
+@ends_clean()
+async def test_it_never_falls_back(
+    tls_server: Postgres, authority: trustme.CA, answer: bytes, wanted: bytes | None
+) -> None:
+    async with (
+        Later((tls_server.host, tls_server.port), answer) as tap,
+        await AsyncConn.connect(**to(tls_server, authority, tap.port, sslmode="prefer")) as conn,
+    ):
+        with pytest.raises(IoError, match="the cancel request could not be sent"):
+            await conn.cancel_token().cancel()
+        await until(lambda: bool(tap.said), "the end of the cancel connection")
+        [said] = tap.said
+        assert said == wanted if wanted else said.startswith(SSL_REQUEST + b"\x16\x03")
+        assert conn.cancel_token().secret_key not in said
+        await answers(conn)
+
+
+@ends_clean()
+async def test_the_server_is_verified_again(tls_server: Postgres, authority: trustme.CA) -> None:
+    async with await AsyncConn.connect(**to(tls_server, authority, tls_server.port)) as conn:
+        tls_server.reload(certificates.issued(authority, "example.org").files())
+        try:
+            with pytest.raises(IoError, match="Hostname mismatch"):
+                await conn.cancel_token().cancel()
+        finally:
+            tls_server.reload(certificates.issued(authority, NAME).files())
+        await conn.cancel_token().cancel()
+        await answers(conn)
+
+
+@ends_clean()
+async def test_a_handshake_that_does_not_end(tls_server: Postgres, authority: trustme.CA) -> None:
+    async with (
+        Later((tls_server.host, tls_server.port), b"S") as tap,
+        await AsyncConn.connect(**to(tls_server, authority, tap.port)) as conn,
+    ):
+        with pytest.raises(RequestTimeout):
+            await conn.cancel_token().cancel(timeout=0.1)
+        cancelling = asyncio.ensure_future(conn.cancel_token().cancel())
+        await until(lambda: len(tap.said) == 1, "the first to end")
+        cancelling.cancel()
+        assert isinstance(await outcome_of(cancelling), asyncio.CancelledError)
+        await answers(conn)
+
+
+@pytest.mark.parametrize("size", [4, 32, 256])
+@ends_clean()
+async def test_long_keys(size: int) -> None:
+    key = bytes(range(256))[-size:]
+
+    async def script(peer: Peer) -> None:
+        startup = await peer.startup(pid=-7, key=key)
+        assert (startup.major, startup.minor) == (3, 2)
+        await peer.expect(m.Terminate)
+        peer.close()
+
+    async with FakePG(script) as fake, await AsyncConn.connect(fake.dsn, max_protocol_version="3.2") as conn:
+        assert conn.protocol_version == (3, 2)
+        await conn.cancel_token().cancel()
+        assert await fake.cancels.get() == m.CancelRequest(-7, key)
+
+
+@ends_clean()
+async def test_the_newest_protocol_a_server_has(postgres: Server) -> None:
+    async with await AsyncConn.connect(postgres.dsn, max_protocol_version="latest") as conn:
+        is_new = int(conn.parameters["server_version"].split(".")[0]) >= 18
+        assert conn.protocol_version == ((3, 2) if is_new else (3, 0))
+        running = conn.exec_query("select pg_sleep(30)")
+        async with await AsyncConn.connect(postgres.dsn) as admin:
+            await until_asleep(admin, conn.backend_pid)
+        await conn.cancel_token().cancel()
+        assert isinstance(await outcome_of(running), PgError)
+        await answers(conn)

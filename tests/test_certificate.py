@@ -1,0 +1,51 @@
+"""The hash that binds a login to a certificate, by RFC 5929; and what is said where there is none."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+import sys
+
+import pytest
+
+from pg_wired.certificate import MISSING, end_point
+from rig.certificates import SIGNATURES, self_signed
+
+HASHES = {
+    "RSA-SHA1": "sha256",  # RFC 5929, 4.1: in its place
+    "RSA-SHA256": "sha256",
+    "RSA-SHA384": "sha384",
+    "RSA-SHA512": "sha512",
+    "PSS-SHA384": "sha384",
+    "ECDSA-SHA256": "sha256",
+    "ECDSA-SHA512": "sha512",
+}
+
+
+def der(signature: str) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(self_signed(signature).certificate)
+
+
+@pytest.mark.parametrize("signature", SIGNATURES)
+def test_the_hash_is_that_of_the_signature(signature: str) -> None:
+    certificate = der(signature)
+    if signature in HASHES:
+        assert end_point(certificate) == (hashlib.new(HASHES[signature], certificate).digest(), "")
+    else:
+        assert end_point(certificate) == (None, "Ed25519 certificates have no hash (RFC 5929, 4.1)")
+
+
+def test_certificates_that_cannot_be_read() -> None:
+    for certificate in (b"", None):
+        assert end_point(certificate) == (None, "the server showed no certificate")
+    whole = der("ECDSA-SHA256")
+    for broken in (whole[:50], b"nonsense", whole.replace(bytes.fromhex("2a8648ce3d040302"), bytes(8))):
+        binding, why = end_point(broken)
+        assert binding is None and "unknown kind" in why
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert end_point(b"some") == (None, MISSING)
+    assert "pip install pg-wired[tls]" in MISSING

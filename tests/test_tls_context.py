@@ -1,0 +1,164 @@
+"""What becomes of TLS options: contexts, refusals, and what is asked for by name. No server is needed."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from pg_wired import ConfigError, ConnConfig, TlsConfig
+from pg_wired.encrypt import Security
+from pg_wired.terms import Terms
+from pg_wired.tls_context import make_context
+from rig import certificates
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="module")
+def roots() -> str:
+    return certificates.root(trustme.CA())
+
+
+def config(**options: Any) -> ConnConfig:
+    return ConnConfig.parse(**{"host": "db.example.org", "user": "tester", "environ": {}, **options})
+
+
+def context(**options: Any) -> ssl.SSLContext:
+    return make_context(config(**options))
+
+
+@pytest.mark.parametrize(
+    ("mode", "has_roots", "verify", "checks_name"),
+    [
+        ("prefer", False, ssl.CERT_NONE, False),
+        ("prefer", True, ssl.CERT_REQUIRED, False),
+        ("require", False, ssl.CERT_NONE, False),
+        ("require", True, ssl.CERT_REQUIRED, False),
+        ("verify-ca", True, ssl.CERT_REQUIRED, False),
+        ("verify-full", True, ssl.CERT_REQUIRED, True),
+    ],
+)
+def test_what_is_verified(roots: str, mode: str, has_roots: bool, verify: ssl.VerifyMode, checks_name: bool) -> None:
+    made = context(sslmode=mode, tls=TlsConfig(roots=roots) if has_roots else None)
+    assert (made.verify_mode, made.check_hostname) == (verify, checks_name)
+    assert not made.verify_flags & ssl.VERIFY_CRL_CHECK_LEAF
+
+
+@pytest.mark.parametrize(
+    ("options", "low", "high"),
+    [
+        ({}, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.MAXIMUM_SUPPORTED),
+        ({"ssl_min_protocol_version": "TLSv1"}, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.MAXIMUM_SUPPORTED),
+        ({"ssl_min_protocol_version": "TLSv1.3"}, ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.MAXIMUM_SUPPORTED),
+        ({"ssl_max_protocol_version": "TLSv1.2"}, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2),
+        ({"tls": TlsConfig(minimum_version="TLSv1.3")}, ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.MAXIMUM_SUPPORTED),
+        ({"tls": TlsConfig(maximum_version="TLSv1.2")}, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2),
+    ],
+)
+def test_versions(options: dict[str, Any], low: ssl.TLSVersion, high: ssl.TLSVersion) -> None:
+    made = context(**options)
+    assert (made.minimum_version, made.maximum_version) == (low, high)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"ssl_min_protocol_version": "TLSv1", "ssl_max_protocol_version": "TLSv1.1"}, "no TLS version is left"),
+        ({"tls": TlsConfig(minimum_version="TLSv1.3", maximum_version="TLSv1.2")}, "no TLS version is left"),
+        ({"tls": TlsConfig(minimum_version="SSLv3")}, "minimum TLS version 'SSLv3' is not known"),
+        ({"sslmode": "verify-ca"}, r"root certificate file '.*home/.postgresql/root.crt' does not exist"),
+        ({"tls": TlsConfig(roots="/no/such")}, "root certificate file '/no/such' does not exist"),
+        ({"tls": TlsConfig(roots="system"), "sslmode": "require"}, "need sslmode=verify-full"),
+        ({"tls": TlsConfig(roots=b"nonsense")}, "could not read the root certificates"),
+        ({"tls": TlsConfig(roots="ROOTS", crl="/no/such")}, "could not read the certificate revocation list"),
+        ({"tls": TlsConfig(roots="ROOTS"), "sslcrldir": "/no/such"}, "folder of certificate revocation lists"),
+        ({"tls": TlsConfig(certificate="/no/such", key="x")}, "client certificate '/no/such' does not exist"),
+        ({"sslcert": "/no/such", "sslcertmode": "require"}, "client certificate '/no/such' does not exist"),
+        ({"sslcertmode": "require"}, "postgresql.crt' does not exist"),
+    ],
+)
+def test_what_is_refused(roots: str, options: dict[str, Any], text: str) -> None:
+    if isinstance(tls := options.get("tls"), TlsConfig) and tls.roots == "ROOTS":
+        options = {**options, "tls": TlsConfig(roots=roots, crl=tls.crl)}
+    with pytest.raises(ConfigError, match=text):
+        context(**options)
+
+
+def test_what_no_tls_config_can_be() -> None:
+    with pytest.raises(ConfigError, match="a key needs its certificate"):
+        TlsConfig(key="x")
+    with pytest.raises(TypeError, match="roots is int"):
+        TlsConfig(roots=7)  # type: ignore[arg-type]
+    with pytest.raises(AttributeError, match="frozen"):
+        TlsConfig().roots = "x"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o700, 0o600, 0o400])
+@pytest.mark.parametrize("is_roots", [True, False])
+def test_who_may_read_a_key(tmp_path: Path, mode: int, is_roots: bool) -> None:
+    """libpq's rule: the group may read root's, and nobody else's."""
+    if is_roots and os.geteuid() != 0:
+        return  # nobody else can make a file root's
+    certificate, key = certificates.issued(trustme.CA(), "client").save(tmp_path, "client")
+    os.chmod(key, mode)
+    if not is_roots and os.geteuid() == 0:
+        os.chown(key, 65534, 65534)
+    is_fine = mode in (0o700, 0o600, 0o400) or (mode == 0o640 and is_roots)
+    if is_fine:
+        context(sslcert=certificate, sslkey=key)
+    else:
+        with pytest.raises(ConfigError, match=r"private key '.*client\.key' is open to others: chmod 0600"):
+            context(sslcert=certificate, sslkey=key)
+
+
+def test_a_key_that_is_no_file(tmp_path: Path) -> None:
+    certificate, _ = certificates.issued(trustme.CA(), "client").save(tmp_path, "client")
+    for key, text in ((tmp_path, "is not a regular file"), (tmp_path / "none", "but not its key")):
+        with pytest.raises(ConfigError, match=text):
+            context(sslcert=certificate, sslkey=str(key))
+
+
+async def asked_for(**options: Any) -> Security:
+    settled = config(**options)
+    return await Terms(settled).security(settled.hosts[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "db.example.org"),
+        ({"sslsni": "0"}, None),
+        ({"hostaddr": "127.0.0.1"}, "db.example.org"),
+        ({"host": "", "hostaddr": "127.0.0.1"}, None),
+        ({"host": "127.0.0.1"}, "127.0.0.1"),  # Python sends no SNI for it
+        ({"tls": TlsConfig(server_hostname="other")}, "other"),
+    ],
+)
+async def test_the_name_that_is_asked_for(options: dict[str, Any], name: str | None) -> None:
+    assert (await asked_for(**options)).server_hostname == name
+
+
+async def test_names_that_cannot_be_verified(roots: str) -> None:
+    full = {"sslmode": "verify-full", "tls": TlsConfig(roots=roots)}
+    assert (await asked_for(**full)).server_hostname == "db.example.org"
+    with pytest.raises(ConfigError, match="the name of the server is needed"):
+        await asked_for(**full, host="", hostaddr="127.0.0.1")
+    with pytest.raises(ConfigError, match="sslsni=0"):
+        await asked_for(**full, sslsni="0")
+
+
+async def test_a_ready_made_context_is_used_as_it_is() -> None:
+    ready = ssl.create_default_context()
+    security = await asked_for(tls=ready, sslmode="require")
+    assert security.context is ready and security.server_hostname == "db.example.org"
+    with pytest.raises(ConfigError, match="the name of the server is needed"):
+        await asked_for(tls=ready, sslmode="require", host="", hostaddr="127.0.0.1")
