@@ -72,8 +72,8 @@ class PgBouncer(Server):
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._identity = Identity.choose()
-        self._folder = new_folder()
-        self._watchdog = watch_over(self._folder, "pid")
+        self.folder = new_folder()
+        self._watchdog = watch_over(self.folder, "pid")
         self._path = path
 
     @classmethod
@@ -97,10 +97,10 @@ class PgBouncer(Server):
     def start(self) -> None:
         """Start it, again too; returns when it takes connections."""
         before = len(self.log())
-        with (self._folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._identity.prefix, self._path, self._folder / "ini"],
-                cwd=self._folder,
+                [*self._identity.prefix, self._path, self.folder / "ini"],
+                cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -121,11 +121,11 @@ class PgBouncer(Server):
             self._process.send_signal(signal.SIGKILL)  # every version knows this one, and it has nothing to save
             self._process.wait()
             self._process = None
-            (self._folder / "pid").unlink(missing_ok=True)  # another start would take it for a running one
+            (self.folder / "pid").unlink(missing_ok=True)  # another start would take it for a running one
 
     def log(self) -> str:
         """All that it has said so far."""
-        return (self._folder / "log").read_text(errors="replace")
+        return (self.folder / "log").read_text(errors="replace")
 
     def _dsn(self, dbname: str) -> str:
         user, password = self.target.user, self.target.password
@@ -144,11 +144,11 @@ class PgBouncer(Server):
                     raise
 
     def _prepare(self) -> None:
-        self._folder.chmod(0o711)
-        self._identity.own(self._folder)
+        self.folder.chmod(0o711)
+        self._identity.own(self.folder)
         if self._identity.credentials and not is_open(self._path):
-            shutil.copytree(self._path.parent, self._folder / "bin", symlinks=True, copy_function=link_or_copy)
-            self._path = self._folder / "bin" / self._path.name
+            shutil.copytree(self._path.parent, self.folder / "bin", symlinks=True, copy_function=link_or_copy)
+            self._path = self.folder / "bin" / self._path.name
         self._write("log", "")
         self._write("users", f'"{self.target.user}" "{self.target.password}"\n')
 
@@ -158,9 +158,9 @@ class PgBouncer(Server):
             "listen_port": self.port,
             "unix_socket_dir": "",
             "auth_type": "scram-sha-256",
-            "auth_file": str(self._folder / "users"),
+            "auth_file": str(self.folder / "users"),
             "admin_users": self.target.user,
-            "pidfile": str(self._folder / "pid"),
+            "pidfile": str(self.folder / "pid"),
             "server_login_retry": 1,  # seconds; fifteen otherwise, in which all clients are refused
             **self._settings,
         }
@@ -169,7 +169,7 @@ class PgBouncer(Server):
         self._write("ini", "\n".join(["[databases]", database, "[pgbouncer]", *lines, ""]))
 
     def _write(self, name: str, text: str) -> None:
-        path = self._folder / name
+        path = self.folder / name
         path.touch(0o600)
         self._identity.own(path)
         path.write_text(text)

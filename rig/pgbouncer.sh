@@ -1,8 +1,8 @@
 #!/bin/sh
 # Unpack PgBouncer 1.18 and 1.24, each with the libraries it needs, into build/pgbouncer-*; nothing is installed.
 #
-# The packages are those of two Debian releases, from the mirror that this machine's apt has, with lists of our own. Where
-# that cannot be, build/pgbouncer-*/missing says why: the tests print it, and do without. $1: the folder (build).
+# The packages are those of two Debian releases, from the mirror that this machine's apt has, with lists of our own.
+# Where that cannot be, build/pgbouncer-*/missing says why: the tests print it, and do without. $1: the folder (build).
 build=${1:-build}
 mkdir -p "$build" && build=$(cd "$build" && pwd) || exit
 keys=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -14,7 +14,8 @@ apt() {
     timeout 120 "apt-$command" -q -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=- \
         -o Dir::State::lists="$work/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$work/cache" \
         -o APT::Sandbox::User="$(id -un)" -o APT::Get::List-Cleanup=0 -o Acquire::Languages=none \
-        -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o Acquire::Retries=2 -o Acquire::http::Timeout=20 "$@"
+        -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o APT::Update::Error-Mode=any \
+        -o Acquire::Retries=1 -o Acquire::http::Timeout=20 "$@"
 }
 
 # pgbouncer, and from there on only libraries: the rest of what a package depends on serves its installation.
@@ -34,7 +35,8 @@ packages() {
 # $1: the release's name. Leaves the unpacked files and a command `pgbouncer` in $folder.
 unpack() {
     command -v apt-get >/dev/null && command -v dpkg >/dev/null || { echo "this machine has no apt" && return 1; }
-    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1)
+    own=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    mirror=$(apt-get update --print-uris | sed -n "s|^'\(.*/\)dists/$own/InRelease'.*|\1|p" | head -n 1)
     [ "$mirror" ] || { echo "this machine's apt has no mirror" && return 1; }
     mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/files"
     echo "deb [signed-by=$keys] $mirror $1 main" >"$work/sources.list"
@@ -61,7 +63,8 @@ for line in 1.18:bookworm 1.24:trixie; do
     rm -rf "$work" && mkdir -p "$work"
     if ! said=$(unpack "${line##*:}" 2>&1); then
         mkdir -p "$folder"
-        echo "PgBouncer ${line%%:*} cannot be had here: $(echo "$said" | grep -v '^$' | tail -n 3)" | tee "$folder/missing"
+        reason=$(echo "$said" | grep -v '^$' | tail -n 3)
+        echo "PgBouncer ${line%%:*} cannot be had here: $reason" | tee "$folder/missing"
         rm -rf "$work"
     fi
 done
