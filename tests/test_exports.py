@@ -14,10 +14,11 @@ import pytest
 import pg_wired
 
 NAMES = """
-    AsyncConn AuthenticationError CancelToken ConfigError ConnConfig ConnectionClosed ExclusiveConn FieldDescription
-    FormatCode IoError Notification NotificationGap NotificationReceiver Oid Outcome PgError PgPipeline PgWireError
-    PipelineAborted PipelineResponse PoolExhausted ProtocolError RequestTimeout ResponseCollector RowStream Rows
-    StatementDescription TlsMode TransactionError TransactionStatus UsageError WireConn
+    AsyncConn AsyncPool AuthenticationError CancelToken ConfigError ConnConfig ConnectionClosed ExclusiveConn
+    FieldDescription FormatCode IoError ListenerGap Notification NotificationGap NotificationReceiver Oid Outcome
+    PgError PgPipeline PgWireError PipelineAborted PipelineResponse PoolExhausted PoolStats ProtocolError
+    RequestTimeout ResponseCollector RowStream Rows StatementDescription TlsMode TransactionError TransactionStatus
+    UsageError WireConn
 """
 ROOTS = {
     pg_wired.IoError: OSError,

@@ -1,6 +1,7 @@
 """PostgreSQL's wire protocol for asyncio: many tasks, one connection; values are bytes in and bytes out."""
 
 from .async_conn import AsyncConn
+from .async_pool import AsyncPool
 from .cancel import CancelToken
 from .connection import WireConn
 from .conninfo import ConnConfig
@@ -22,7 +23,8 @@ from .error import (
 from .exclusive import ExclusiveConn
 from .notifications import NotificationReceiver
 from .pipeline import PgPipeline
-from .protocol.notification_queue import Notification, NotificationGap
+from .pool_stats import PoolStats
+from .protocol.notification_queue import ListenerGap, Notification, NotificationGap
 from .protocol.rows import Rows
 from .protocol.types import (
     FieldDescription,
@@ -39,6 +41,7 @@ PipelineResponse = Rows
 
 __all__ = [
     "AsyncConn",
+    "AsyncPool",
     "AuthenticationError",
     "CancelToken",
     "ConfigError",
@@ -48,6 +51,7 @@ __all__ = [
     "FieldDescription",
     "FormatCode",
     "IoError",
+    "ListenerGap",
     "Notification",
     "NotificationGap",
     "NotificationReceiver",
@@ -59,6 +63,7 @@ __all__ = [
     "PipelineAborted",
     "PipelineResponse",
     "PoolExhausted",
+    "PoolStats",
     "ProtocolError",
     "RequestTimeout",
     "ResponseCollector",

@@ -24,7 +24,7 @@ from .protocol.notification_queue import Drop
 from .protocol.rows import Rows
 from .protocol.types import TransactionStatus
 from .queries import Queries
-from .turn import Turn
+from .turn import Patience, Turn
 
 # PostgreSQL cuts longer names off (NAMEDATALEN - 1), and would then notify another channel than the one asked for.
 MAX_NAME = 63
@@ -50,12 +50,12 @@ class AsyncConn(Queries):
 
     def __init__(self, wire: WireConn) -> None:
         link = Link(wire, wire.config.statement_cache_size)
-        super().__init__(link, link.submit, lambda name, has_state: Turn(link, name, has_state))
+        super().__init__(link, lambda name, has_state: Turn(link, name, has_state))
+        self._link = link
         self._wire = wire
         self._session = link.session
         self._transport = link.transport
-        self.channels: set[str] = set()  # quoted, as LISTEN was told
-        self._is_broken = False
+        self.channels = link.channels
         self._is_state_mutated = False
 
     @classmethod
@@ -63,12 +63,12 @@ class AsyncConn(Queries):
         """Connect and log in; arguments as `ConnConfig.parse` takes them. Raises what `WireConn.connect` does."""
         return cls(await WireConn.connect(dsn, **options))
 
-    def exclusive(self, *, acquire_timeout: float | None = 30.0) -> ExclusiveConn:
+    def exclusive(self, *, acquire_timeout: Patience = ...) -> ExclusiveConn:
         """The connection for you alone: `async with conn.exclusive() as mine`, for transactions and session state.
 
         Others wait outside, in order. Raises RequestTimeout if the turn does not come within `acquire_timeout` seconds.
         """
-        return ExclusiveConn(self._link, acquire_timeout, lambda: self.channels)
+        return ExclusiveConn(Turn(self._link, "exclusive()", has_state=True), acquire_timeout)
 
     # ---- notifications and notices
 
@@ -132,11 +132,11 @@ class AsyncConn(Queries):
     @property
     def is_broken(self) -> bool:
         """Whether a pool must not use it any more: it has ended, was retired, or somebody marked it."""
-        return self._is_broken or not self.is_alive
+        return self._link.is_broken or not self.is_alive
 
     def mark_broken(self) -> None:
         """Say that the connection must not be used again."""
-        self._is_broken = True
+        self._link.mark_broken()
 
     @property
     def is_state_mutated(self) -> bool:

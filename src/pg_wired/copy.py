@@ -8,11 +8,10 @@ from contextlib import suppress
 from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar, cast
 
 from .error import ConfigError, Outcome, PgWireError, UsageError
-from .link import Link
 from .protocol import copy_binary, messages, requests
 from .protocol.types import Row, State
 from .row_stream import Inflow
-from .turn import Turn
+from .turn import Patience, Turn
 from .watch import GRACE
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -31,10 +30,9 @@ COPY_DONE = messages.encode(messages.CopyDone())
 class CopyIn:
     """One COPY ... FROM STDIN."""
 
-    def __init__(self, link: Link, turn: Turn) -> None:
-        self._link = link
+    def __init__(self, turn: Turn) -> None:
         self._turn = turn
-        self._inflow = Inflow(link, 1)
+        self._inflow = Inflow(turn, 1)
 
     def header(self, header: messages.CopyInResponse) -> None:
         self._inflow.header_arrived()
@@ -42,7 +40,7 @@ class CopyIn:
     def take(self, part: object, n: int) -> None:
         """Nothing comes but the end."""
 
-    async def run(self, sql: str, source: Source, deadline: float, acquire_timeout: float | None) -> int:
+    async def run(self, sql: str, source: Source, deadline: float, acquire_timeout: Patience) -> int:
         """The whole of it; returns the row count."""
         reply = self._inflow.reply
         request = requests.copy(cast(Any, reply), sql, self, requests.COPY_IN, deadline)
@@ -69,7 +67,7 @@ class CopyIn:
 
     async def _send_while_asked(self, chunks: AsyncIterator[Buffer]) -> None:
         """Until all is sent, or the server or the deadline has ended it: then the source is not waited for."""
-        loop, reply, patience = self._link.loop, self._inflow.reply, asyncio.timeout(None)
+        loop, reply, patience = self._turn.loop, self._inflow.reply, asyncio.timeout(None)
 
         def give_up(_: object) -> None:
             with suppress(RuntimeError):  # all is sent already
@@ -108,10 +106,10 @@ class CopyIn:
     @property
     def _is_open(self) -> bool:
         """Whether the server still waits for data."""
-        return self._link.session.state == State.COPYING_IN
+        return self._turn.link.session.state == State.COPYING_IN
 
     async def _write(self, data: Buffer) -> None:
-        session, transport = self._link.session, self._link.transport
+        session, transport = self._turn.link.session, self._turn.link.transport
         if not self._is_open:
             return
         session.append(b"d" + (len(data) + 4).to_bytes(4, "big") + bytes(data))
@@ -129,9 +127,9 @@ class CopyIn:
 
     def _end(self, message: bytes, state: State) -> None:
         """End the data; the server's answer is due in `state`."""
-        self._link.session.append(message)
-        self._link.session.state = state
-        self._link.transport.flush()
+        self._turn.link.session.append(message)
+        self._turn.link.session.state = state
+        self._turn.link.transport.flush()
 
     async def _settled(self) -> None:
         """Wait for the server's answer to CopyFail, which says nothing new; if it is busy elsewhere, it has to stop."""
@@ -139,7 +137,7 @@ class CopyIn:
         await asyncio.wait([reply], timeout=PATIENCE)
         if not reply.done():
             with suppress(PgWireError):
-                await self._link.cancel_running()
+                await self._turn.link.cancel_running()
             await asyncio.wait([reply], timeout=GRACE)
 
 
@@ -198,8 +196,8 @@ class CopyOut(Generic[T]):
     # Buffers kept before the server has to wait; one is what a read brought, 256 KiB at most.
     LIMIT = 8
 
-    def __init__(self, link: Link, turn: Turn, sql: str, deadline: float, acquire_timeout: float | None) -> None:
-        self._inflow = Inflow(link, self.LIMIT)
+    def __init__(self, turn: Turn, sql: str, deadline: float, acquire_timeout: Patience) -> None:
+        self._inflow = Inflow(turn, self.LIMIT)
         self._turn = turn
         self._acquire_timeout = acquire_timeout
         self._request = requests.copy(cast(Any, self._inflow.reply), sql, self, requests.COPY_OUT, deadline)
@@ -310,8 +308,8 @@ class LooseReader(Generic[T]):
 class CopyOutRows(CopyOut[Row]):
     """The same for the binary format, row by row."""
 
-    def __init__(self, link: Link, turn: Turn, sql: str, deadline: float, acquire_timeout: float | None) -> None:
-        super().__init__(link, turn, sql, deadline, acquire_timeout)
+    def __init__(self, turn: Turn, sql: str, deadline: float, acquire_timeout: Patience) -> None:
+        super().__init__(turn, sql, deadline, acquire_timeout)
         self._decoder = copy_binary.RowDecoder()
 
     def _parts(self, data: bytes) -> Iterable[Row]:

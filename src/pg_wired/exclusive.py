@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
+from . import reset
 from .error import PgWireError, UsageError
-from .link import Link
 from .portal import Portal, bound
-from .protocol import answers
 from .protocol.types import Oid, TransactionStatus, Value
 from .queries import Queries
-from .turn import Turn
-
-# Command tags behind which the session is as it was, once there is no transaction. What they cannot show (set_config,
-# advisory locks) the owner has to say: mark_state_mutated().
-HARMLESS = frozenset(
-    [
-        "SELECT",
-        "INSERT",
-        "UPDATE",
-        "DELETE",
-        "MERGE",
-        "COPY",
-        "FETCH",
-        "MOVE",
-        "BEGIN",
-        "COMMIT",
-        "ROLLBACK",
-        "SAVEPOINT",
-        "RELEASE",
-        "NOTIFY",
-    ]
-) | {"START TRANSACTION", "SET CONSTRAINTS", "LOCK TABLE", ""}
-# DISCARD ALL in its parts (chapter "DISCARD"), but for what we keep: statements of our cache, and the connection's
-# channels.
-RESET = (
-    "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; SELECT pg_advisory_unlock_all(); "
-    "DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES"
-)
+from .turn import Patience, Turn
 
 
 class ExclusiveConn(Queries):
     """What `AsyncConn.exclusive()` opens. Behind it a transaction is rolled back, and changed state reset."""
 
-    def __init__(self, link: Link, acquire_timeout: float | None, channels: Callable[[], Iterable[str]]) -> None:
-        self._window = Turn(link, "exclusive()", has_state=True)
-        super().__init__(link, self._window.submit, lambda name, _: InnerTurn(self._window, name))
+    def __init__(self, turn: Turn, acquire_timeout: Patience) -> None:
+        super().__init__(turn, lambda name, _: InnerTurn(turn, name))
+        self._window = turn
         self._acquire_timeout = acquire_timeout
-        self._channels = channels
-        self._is_state_mutated = False
         self._portals = 0
 
     def portal(
@@ -64,48 +35,30 @@ class ExclusiveConn(Queries):
         self._portals += 1
         name = f"pg_wired_{self._portals}"
         bind = bound(name, sql, params, param_oids, param_formats, result_formats)
-        return Portal(self._link, self._submit, name, bind)
+        return Portal(self._window.link, self._submit, name, bind)
 
     @property
     def transaction_status(self) -> TransactionStatus:
         """As of the last ReadyForQuery."""
-        return self._link.session.transaction_status
+        return self._window.link.session.transaction_status
 
     def mark_state_mutated(self) -> None:
         """Have the session reset behind this, although command tags do not show why."""
-        self._is_state_mutated = True
+        self._window.is_state_mutated = True
+
+    def mark_broken(self) -> None:
+        """Say that the connection must not be used again behind this: a pool closes it."""
+        self._window.link.mark_broken()
 
     async def __aenter__(self) -> ExclusiveConn:
         await self._window.enter(self._acquire_timeout)
-        self._window.window.parameters = dict(self._link.session.parameters)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self.transaction_status is not TransactionStatus.IDLE or not self._window.is_idle or self._needs_reset:
-            self._window.clean = self._clean
-        await self._window.leave()
-
-    @property
-    def _needs_reset(self) -> bool:
-        window, session = self._window.window, self._link.session
-        return self._is_state_mutated or not window.tags <= HARMLESS or session.parameters != window.parameters
-
-    async def _clean(self) -> None:
-        if self.transaction_status is not TransactionStatus.IDLE:
-            await self.simple_query("ROLLBACK")
-        if self._needs_reset:
-            await self.simple_query("; ".join([RESET, *self._more()]))
-            answers.check_parameters(self._link.session)
-
-    def _more(self) -> list[str]:
-        """What only some tags make necessary."""
-        tags = self._window.window.tags
-        more = []
-        if tags & {"LISTEN", "UNLISTEN", "DISCARD ALL"}:
-            more += ["UNLISTEN *", *[f"LISTEN {channel}" for channel in self._channels()]]
-        if tags & {"PREPARE", "DEALLOCATE"}:
-            more.append("DEALLOCATE ALL")
-        return more
+        turn = self._window
+        if self.transaction_status is not TransactionStatus.IDLE or not turn.is_idle or reset.is_due(turn):
+            turn.clean = partial(reset.run, turn)
+        await turn.leave()
 
 
 class InnerTurn(Turn):
@@ -119,7 +72,7 @@ class InnerTurn(Turn):
     def is_outermost(self) -> bool:
         return False
 
-    async def enter(self, timeout: float | None, deadline: float = 0.0) -> None:
+    async def enter(self, timeout: Patience, deadline: float = 0.0) -> None:
         if self._outer.inner is not None:
             raise UsageError(f"{self._outer.inner.name} is open inside {self._outer.name}: leave it first")
         self.clean = self._cleaning = None

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from .clock import Clock
 from .connection import WireConn
-from .error import ConfigError, Outcome, RequestTimeout, UsageError
+from .error import Outcome, RequestTimeout, UsageError
 from .protocol import requests
 from .protocol.session import Session
 from .protocol.window import Window
 from .watch import Watch
 
 
-class Link:
+class Link(Clock):
     """Takes a WireConn over, and carries requests."""
 
     def __init__(self, wire: WireConn, statement_cache_size: int) -> None:
@@ -23,11 +23,14 @@ class Link:
         self.session = Session(wire.parameters, statement_cache_size, wire.config.max_in_flight)
         wire.take_over(self.session, self.session.feed)
         self.transport = wire.transport
-        self.loop = wire.transport.loop
+        super().__init__(wire.transport.loop)
         self.watch = Watch(
             self.loop, self.session, self.cancel_running if wire.facts.secret_key else None, self.transport
         )
         self._gathers = False
+        self.channels: set[str] = set()  # quoted, as LISTEN was told
+        self.born = self.loop.time()
+        self.is_broken = False  # somebody has said so
         self.tasks: set[asyncio.Task[None]] = set()  # what is left to do behind owners that have gone
 
     def submit(self, request: requests.Request) -> None:
@@ -67,12 +70,12 @@ class Link:
             self.transport.flush_soon()
 
     @contextmanager
-    def in_one_write(self) -> Iterator[None]:
-        """What is submitted inside leaves together at its end."""
+    def in_one_write(self) -> Iterator[Callable[[requests.Request], None]]:
+        """What is submitted inside, by what it gives, leaves together at its end."""
         self.transport.check_owner()
         self._gathers = True
         try:
-            yield
+            yield self.submit
         finally:
             self._gathers = False
             self.transport.flush()
@@ -83,17 +86,11 @@ class Link:
         if window.owner is not None and window.owner is asyncio.current_task():
             raise UsageError(f"this task is inside {window.sql}: use what that gave you, or leave it first")
 
-    def deadline(self, timeout: float | None) -> float:
-        """On the loop's clock; 0 for none, and negative where it has passed already."""
-        if timeout is None:
-            return 0.0
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-            raise TypeError(f"timeout is {type(timeout).__name__}: pass seconds, or None for none")
-        if not timeout >= 0:
-            raise ConfigError(f"timeout is {timeout}: pass seconds from 0, or None for none")
-        if timeout == 0:
-            return -1.0
-        return 0.0 if math.isinf(timeout) else self.loop.time() + timeout
+    def mark_broken(self) -> None:
+        """It must not be used again, however well it looks."""
+        self.is_broken = True
+        if self.session.keeper is not None:
+            self.session.keeper.ended()
 
     async def cancel_running(self) -> None:
         """Ask the server to stop what it runs, if it gave a key for that."""

@@ -12,7 +12,7 @@ from .link import Link
 from .protocol import answers, requests
 from .protocol.rows import Rows
 from .protocol.types import Oid, StatementDescription, TransactionStatus, Value
-from .turn import Turn
+from .turn import Patience, Turn
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class PgPipeline:
     `PgPipeline(wire)` borrows a WireConn for the time of the block.
     """
 
-    def __init__(self, owner: Turn | WireConn, acquire_timeout: float | None = 30.0) -> None:
+    def __init__(self, owner: Turn | WireConn, acquire_timeout: Patience = ...) -> None:
         self._wire = owner if isinstance(owner, WireConn) else None
         # Names in a cache of its own would meet those of the next one.
         self._turn = (
@@ -65,11 +65,14 @@ class PgPipeline:
             if isinstance(owner, Turn)
             else Turn(Link(owner, statement_cache_size=0), "pipeline()", has_state=True)
         )
-        self._link = self._turn.link
         self._acquire_timeout = acquire_timeout
         self._last: asyncio.Future[Rows] | None = None
         self._queued = 0
         self.groups = 0
+
+    @property
+    def _link(self) -> Link:
+        return self._turn.link
 
     def query(
         self,
@@ -147,9 +150,7 @@ class PgPipeline:
 
     async def _clean(self) -> None:
         if self._link.session.transaction_status is not TransactionStatus.IDLE:
-            reply: asyncio.Future[list[Rows]] = self._link.loop.create_future()
-            self._turn.submit(requests.simple_query(reply, "ROLLBACK", 0.0))
-            await reply
+            await self._turn.ask("ROLLBACK")
         answers.check_parameters(self._link.session)
 
 

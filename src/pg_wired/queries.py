@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 from .copy import CopyIn, CopyOut, CopyOutRows, Source, binary_rows
 from .error import ConfigError
-from .link import Link
 from .pipeline import PgPipeline
 from .protocol import requests, transaction
 from .protocol.rows import Rows
 from .protocol.types import Oid, ResponseCollector, Row, StatementDescription, Value
 from .row_stream import RowStream
-from .turn import Turn
+from .turn import Patience, Turn
 
 # Rows that a stream keeps before it lets the server wait.
 ROW_BUFFER = 10_000
 
 
-class Queries:
-    """`timeout` is seconds, None means none; at the deadline RequestTimeout is raised."""
+class Carrier(Protocol):
+    """What takes requests to the server: a connection, a turn on one, or the lanes of a pool."""
 
-    def __init__(
-        self, link: Link, submit: Callable[[requests.Request], None], turn: Callable[[str, bool], Turn]
-    ) -> None:
-        self._link = link
-        self._submit = submit
+    loop: asyncio.AbstractEventLoop
+
+    def deadline(self, timeout: float | None, /) -> float: ...
+    def submit(self, request: requests.Request, /) -> None: ...
+    def in_one_write(self) -> AbstractContextManager[Callable[[requests.Request], None]]: ...
+
+
+class Queries:
+    """`timeout` is seconds, None means none; at the deadline RequestTimeout is raised.
+
+    `acquire_timeout` is how many seconds a verb that needs the connection for itself waits for it: None for ever, and
+    `...`, the default, 30 seconds, or what the pool was told.
+    """
+
+    def __init__(self, carrier: Carrier, turn: Callable[[str, bool], Turn]) -> None:
+        self._carrier = carrier
+        self._submit = carrier.submit
         self._turn = turn
 
     def exec_query(
@@ -44,8 +57,8 @@ class Queries:
         `params` are bytes, str (UTF-8 text) or None; `param_oids` their types, 0 where the server is to infer one;
         formats are one FormatCode for all or one for each. TypeError and ConfigError are raised by the call itself.
         """
-        reply: asyncio.Future[Rows] = self._link.loop.create_future()
-        deadline = 0.0 if timeout is None else self._link.deadline(timeout)
+        reply: asyncio.Future[Rows] = self._carrier.loop.create_future()
+        deadline = 0.0 if timeout is None else self._carrier.deadline(timeout)
         self._submit(requests.query(reply, sql, params, param_oids, param_formats, result_formats, deadline))
         return reply
 
@@ -55,16 +68,16 @@ class Queries:
         PgError is that of the statement that failed; what came before is on its `partial`, and was rolled back with it
         unless `outcome` is UNKNOWN.
         """
-        reply: asyncio.Future[list[Rows]] = self._link.loop.create_future()
-        self._submit(requests.simple_query(reply, sql, self._link.deadline(timeout)))
+        reply: asyncio.Future[list[Rows]] = self._carrier.loop.create_future()
+        self._submit(requests.simple_query(reply, sql, self._carrier.deadline(timeout)))
         return reply
 
     def describe(
         self, sql: str, param_oids: Sequence[Oid] = (), *, timeout: float | None = None
     ) -> asyncio.Future[StatementDescription]:
         """The parameter types and columns of `sql`, which is parsed and not run."""
-        reply: asyncio.Future[StatementDescription] = self._link.loop.create_future()
-        self._submit(requests.describe(reply, sql, param_oids, self._link.deadline(timeout)))
+        reply: asyncio.Future[StatementDescription] = self._carrier.loop.create_future()
+        self._submit(requests.describe(reply, sql, param_oids, self._carrier.deadline(timeout)))
         return reply
 
     def submit(
@@ -78,23 +91,23 @@ class Queries:
 
         With the collector ROWS the answer is the last result, as with libpq's PQexec; with DRAIN the same without rows.
         """
-        reply: asyncio.Future[Rows] = self._link.loop.create_future()
-        self._submit(self._encoded(reply, messages, collector, self._link.deadline(timeout)))
+        reply: asyncio.Future[Rows] = self._carrier.loop.create_future()
+        self._submit(self._encoded(reply, messages, collector, self._carrier.deadline(timeout)))
         return reply
 
     def submit_batch(
         self, batch: Iterable[tuple[bytes, ResponseCollector]], *, timeout: float | None = None
     ) -> asyncio.Future[list[Rows | BaseException]]:
         """Several such requests in one write: each one's Rows or error, in order. All or none are submitted."""
-        deadline = self._link.deadline(timeout)
+        deadline = self._carrier.deadline(timeout)
         replies: list[asyncio.Future[Rows]] = []
         submitted: list[requests.Request] = []
         for messages, collector in batch:
-            replies.append(self._link.loop.create_future())
+            replies.append(self._carrier.loop.create_future())
             submitted.append(self._encoded(replies[-1], messages, collector, deadline))
-        with self._link.in_one_write():
+        with self._carrier.in_one_write() as submit:
             for request in submitted:
-                self._submit(request)
+                submit(request)
         return asyncio.gather(*replies, return_exceptions=True)
 
     def _encoded(
@@ -120,13 +133,13 @@ class Queries:
         Fails closed: the query runs only if every statement of the setup did, in the same transaction. Raises what
         failed first: PgError, or TransactionError where the setup ended the transaction itself, or COMMIT rolled back.
         """
-        reply: asyncio.Future[Rows] = self._link.loop.create_future()
-        deadline = self._link.deadline(timeout)
+        reply: asyncio.Future[Rows] = self._carrier.loop.create_future()
+        deadline = self._carrier.deadline(timeout)
         query = requests.query(reply, query_sql, params, param_oids, param_formats, result_formats, deadline)
         self._submit(transaction.Transaction(setup_sql, query).whole)
         return reply
 
-    def pipeline(self, *, acquire_timeout: float | None = 30.0) -> PgPipeline:
+    def pipeline(self, *, acquire_timeout: Patience = ...) -> PgPipeline:
         """Several requests in one write, with Syncs where you put them: `async with conn.pipeline() as pipeline`."""
         return PgPipeline(self._turn("pipeline()", True), acquire_timeout)
 
@@ -140,28 +153,28 @@ class Queries:
         result_formats: int | Sequence[int] = 0,
         timeout: float | None = None,
         row_buffer: int = ROW_BUFFER,
-        acquire_timeout: float | None = 30.0,
+        acquire_timeout: Patience = ...,
     ) -> RowStream:
         """The rows as they come: `async with conn.stream(...) as rows: async for row in rows`.
 
         The server waits while more than `row_buffer` rows are kept. `timeout` is for all of it.
         """
-        stream = RowStream(self._link, self._turn("stream()", False), row_buffer, acquire_timeout)
-        deadline = self._link.deadline(timeout)
+        stream = RowStream(self._turn("stream()", False), row_buffer, acquire_timeout)
+        deadline = self._carrier.deadline(timeout)
         stream.request = requests.query(stream.reply, sql, params, param_oids, param_formats, result_formats, deadline)
         stream.request.taker = stream
         return stream
 
     async def copy_in(
-        self, sql: str, source: Source, *, timeout: float | None = None, acquire_timeout: float | None = 30.0
+        self, sql: str, source: Source, *, timeout: float | None = None, acquire_timeout: Patience = ...
     ) -> int:
         """COPY ... FROM STDIN from bytes, a binary file, or a (n async) iterable of buffers; returns the row count.
 
         The data passes through untouched: text, CSV or binary, as `sql` says. An exception of the source ends the COPY
         and comes back; an error of the server stops the source within one chunk.
         """
-        copy = CopyIn(self._link, self._turn("copy_in()", False))
-        return await copy.run(sql, source, self._link.deadline(timeout), acquire_timeout)
+        copy = CopyIn(self._turn("copy_in()", False))
+        return await copy.run(sql, source, self._carrier.deadline(timeout), acquire_timeout)
 
     async def copy_in_rows(
         self,
@@ -169,21 +182,15 @@ class Queries:
         rows: Iterable[Sequence[bytes | None]],
         *,
         timeout: float | None = None,
-        acquire_timeout: float | None = 30.0,
+        acquire_timeout: Patience = ...,
     ) -> int:
         """COPY ... FROM STDIN (FORMAT binary) from rows of values in binary form; returns the row count."""
         return await self.copy_in(sql, binary_rows(rows), timeout=timeout, acquire_timeout=acquire_timeout)
 
-    def copy_out(
-        self, sql: str, *, timeout: float | None = None, acquire_timeout: float | None = 30.0
-    ) -> CopyOut[bytes]:
+    def copy_out(self, sql: str, *, timeout: float | None = None, acquire_timeout: Patience = ...) -> CopyOut[bytes]:
         """COPY ... TO STDOUT: `async with conn.copy_out(sql) as data: async for buffer in data`, with back-pressure."""
-        return CopyOut(self._link, self._turn("copy_out()", False), sql, self._link.deadline(timeout), acquire_timeout)
+        return CopyOut(self._turn("copy_out()", False), sql, self._carrier.deadline(timeout), acquire_timeout)
 
-    def copy_out_rows(
-        self, sql: str, *, timeout: float | None = None, acquire_timeout: float | None = 30.0
-    ) -> CopyOut[Row]:
+    def copy_out_rows(self, sql: str, *, timeout: float | None = None, acquire_timeout: Patience = ...) -> CopyOut[Row]:
         """COPY ... TO STDOUT (FORMAT binary), row by row: tuples of `bytes | None` in the types' binary form."""
-        return CopyOutRows(
-            self._link, self._turn("copy_out_rows()", False), sql, self._link.deadline(timeout), acquire_timeout
-        )
+        return CopyOutRows(self._turn("copy_out_rows()", False), sql, self._carrier.deadline(timeout), acquire_timeout)

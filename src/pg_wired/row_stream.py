@@ -7,11 +7,10 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 from .error import ConfigError, RequestTimeout, UsageError
-from .link import Link
 from .protocol import requests
 from .protocol.rows import Rows
 from .protocol.types import FieldDescription, Row
-from .turn import Turn
+from .turn import Patience, Turn
 
 # Bytes of rows kept before the server has to wait, however few rows they are.
 BYTE_BUFFER = 4 * 1024 * 1024
@@ -23,10 +22,10 @@ class Inflow:
     `reply` is the request's: done when all has come, or nothing more will.
     """
 
-    def __init__(self, link: Link, limit: int) -> None:
-        self._link = link
+    def __init__(self, turn: Turn, limit: int) -> None:
+        self._turn = turn
         self._limit = limit
-        self.reply: asyncio.Future[Rows] = link.loop.create_future()
+        self.reply: asyncio.Future[Rows] = turn.loop.create_future()
         self.reply.add_done_callback(self._wake)
         self.has_header = False
         self._parts: deque[tuple[object, int, int]] = deque()
@@ -39,7 +38,7 @@ class Inflow:
         self._kept += count
         self._bytes += n
         if self._kept > self._limit or self._bytes > BYTE_BUFFER:
-            self._link.transport.pause()
+            self._turn.link.transport.pause()
         self._wake()
 
     def header_arrived(self) -> None:
@@ -54,7 +53,7 @@ class Inflow:
         """Until something has come or nothing more will."""
         if self._waiter is not None:
             raise UsageError("another task reads from here: a stream has one reader")
-        self._waiter = self._link.loop.create_future()
+        self._waiter = self._turn.loop.create_future()
         try:
             await self._waiter
         finally:
@@ -71,7 +70,7 @@ class Inflow:
         self._kept -= count
         self._bytes -= n
         if self._kept <= self._limit and self._bytes <= BYTE_BUFFER:
-            self._link.transport.resume()
+            self._turn.link.transport.resume()
         return part
 
     def clear(self) -> None:
@@ -96,10 +95,10 @@ class RowStream:
 
     request: requests.Request
 
-    def __init__(self, link: Link, turn: Turn, row_buffer: int, acquire_timeout: float | None) -> None:
+    def __init__(self, turn: Turn, row_buffer: int, acquire_timeout: Patience) -> None:
         if isinstance(row_buffer, bool) or not isinstance(row_buffer, int) or row_buffer < 1:
             raise ConfigError(f"row_buffer is {row_buffer!r}: pass a number of rows from 1")
-        self._inflow = Inflow(link, row_buffer)
+        self._inflow = Inflow(turn, row_buffer)
         self._turn = turn
         self._acquire_timeout = acquire_timeout
         self._is_entered = False

@@ -8,12 +8,12 @@ failed `SSLSocket.send` may have sent a part of them.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import ssl
 from typing import Protocol
 
-from .error import PgWireError, UsageError
+from .error import PgWireError
+from .owner import Owner
 
 # The largest TLS record (RFC 8446, 5.1).
 SLICE = 16 * 1024
@@ -21,19 +21,6 @@ SLICE = 16 * 1024
 
 # Bytes behind which the loop's other callbacks have their turn; one read may bring more.
 TURN = 64 * 1024
-
-
-class _Forks:
-    """How often this process has been forked off: a connection of the parent is not the child's."""
-
-    count = 0
-
-
-def _forked() -> None:
-    _Forks.count += 1
-
-
-os.register_at_fork(after_in_child=_forked)
 
 
 class Receiver(Protocol):
@@ -58,7 +45,10 @@ class Transport:
         self.closed: asyncio.Future[None] = loop.create_future()
         self._sock = sock
         self._fd = sock.fileno()
-        self._forks = _Forks.count
+        self._owner = Owner(loop, "connection")
+        self.check_owner = self._owner.check  # refuses another thread, another loop and a forked child
+        self.writes = 0
+        self.bytes_in = 0
         self._receiver = receiver
         self._buffer = receiver.buffer
         self._view = memoryview(self._buffer)
@@ -81,19 +71,6 @@ class Transport:
 
     def is_open(self) -> bool:
         return self._fd >= 0
-
-    def check_owner(self) -> None:
-        """Refuse another thread, another loop and a forked child, before the socket is touched."""
-        if self._forks != _Forks.count:
-            raise UsageError("the connection belongs to the process that was forked: connect again in this one")
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise UsageError(
-                "no event loop runs in this thread: use the connection on the loop it was made on"
-            ) from None
-        if loop is not self.loop:
-            raise UsageError("the connection belongs to another event loop: connect again on this one")
 
     def hand_over(self, receiver: Receiver) -> None:
         """From now on read into another receiver, and drain that one."""
@@ -178,6 +155,7 @@ class Transport:
         if n == 0:
             self._end(self._write_error)
             return 0
+        self.bytes_in += n
         try:
             receiver.received(n)
         except BaseException as error:  # the stream is in the middle of nowhere now, whatever it was
@@ -211,6 +189,7 @@ class Transport:
                 self._send_slices(receiver)
             elif receiver.out:
                 n = self._sock.send(receiver.out)
+                self.writes += 1
                 receiver.handed += n
                 del receiver.out[:n]
         except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
@@ -233,6 +212,7 @@ class Transport:
                 del receiver.out[:SLICE]
                 receiver.handed += len(self._slice)
             n = self._sock.send(self._slice)
+            self.writes += 1
             self._slice = self._slice[n:]
 
     async def drain(self) -> None:
@@ -266,20 +246,15 @@ class Transport:
         """Close at once; whoever waits is told."""
         self._end(None)
 
-    @property
-    def _has_loop(self) -> bool:
-        """Whether the loop still runs, and runs in this process: what it watches would be the parent's."""
-        return self._forks == _Forks.count and not self.loop.is_closed()
-
     def _end(self, cause: BaseException | None) -> None:
-        if self._has_loop:
+        if self._owner.has_loop:
             self._receiver.lost(cause)
         self._close()
 
     def _close(self) -> None:
         if self._fd < 0:
             return
-        if self._has_loop:
+        if self._owner.has_loop:
             self.loop.remove_reader(self._fd)
             self._stop_writing()
             self.closed.set_result(None)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from types import EllipsisType
+from typing import TypeAlias
 
+from .clock import Clock, sooner
 from .error import PgWireError, RequestTimeout, UsageError
 from .link import Link
 from .protocol import requests
@@ -13,14 +17,21 @@ from .protocol.types import TransactionStatus
 from .protocol.window import Window
 from .watch import GRACE, INTERVAL, LONGEST_PAUSE
 
+# Seconds that a verb waits for its turn; None for ever, and ... as long as its owner says.
+Patience: TypeAlias = "float | EllipsisType | None"
+ACQUIRE_TIMEOUT = 30.0
+
 
 class Turn:
     """One owner's time on a connection. `clean` runs before others have their turn, whatever became of the owner."""
 
-    def __init__(self, link: Link, name: str, has_state: bool = False) -> None:
-        self.link = link
+    def __init__(self, clock: Clock, name: str, has_state: bool = False) -> None:
+        self._link = clock if isinstance(clock, Link) else None  # else it is known with the turn
+        self.deadline = clock.deadline
         self.name = name
         self.clean: Callable[[], Awaitable[None]] | None = None
+        self.loop = clock.loop
+        self.is_state_mutated = False  # its owner says so
         self._has_state = has_state
         self._window: Window | None = None
         self._cleaning: asyncio.Task[None] | None = None
@@ -29,23 +40,41 @@ class Turn:
         self.held: list[requests.Request] = []  # behind an inner one that was abandoned
 
     @property
+    def link(self) -> Link:
+        if self._link is None:
+            raise self._closed()
+        return self._link
+
+    @property
     def window(self) -> Window:
         if self._window is None:
-            raise UsageError(f"{self.name} is not open: use it inside `async with`")
+            raise self._closed()
         return self._window
+
+    def _closed(self) -> UsageError:
+        return UsageError(f"{self.name} is not open: use it inside `async with`")
+
+    @contextmanager
+    def in_one_write(self) -> Iterator[Callable[[requests.Request], None]]:
+        """As the connection has it, for requests of this turn."""
+        with self.link.in_one_write():
+            yield self.submit
 
     def check_open(self) -> None:
         """UsageError before the turn, and behind it."""
         assert self.window
 
-    async def enter(self, timeout: float | None, deadline: float = 0.0) -> None:
+    async def enter(self, timeout: Patience, deadline: float = 0.0) -> None:
         """Wait for the turn, in order among all requests. RequestTimeout after `timeout` seconds or at `deadline`."""
+        patience = self.deadline(ACQUIRE_TIMEOUT if timeout is ... else timeout)
+        await self._open(sooner(patience, deadline))
+
+    async def _open(self, latest: float) -> None:
         link = self.link
         self.clean = self._cleaning = None
         self.is_abandoned = False
         opened: asyncio.Future[Window] = link.loop.create_future()
-        latest = link.deadline(timeout)
-        window = Window(opened, self.name, min(latest or deadline, deadline or latest), self._has_state)
+        window = Window(opened, self.name, latest, self._has_state)
         link.submit(window)
         try:
             self._window = await opened
@@ -56,6 +85,7 @@ class Turn:
             link.transport.flush()
             raise
         window.owner = asyncio.current_task()
+        window.parameters = dict(link.session.parameters)
 
     def submit(self, request: requests.Request) -> None:
         """Submit a request of this turn. UsageError while a verb inside it has the connection."""
@@ -67,6 +97,12 @@ class Turn:
         if request.parts is not None and self.link.session.transaction_status is not TransactionStatus.IDLE:
             raise UsageError("a transaction is open here already: run the setup and the query in it")
         self.link.submit_inside(self.window, request)
+
+    async def ask(self, sql: str) -> None:
+        """Run statements of ours inside."""
+        reply: asyncio.Future[list[Rows]] = self.link.loop.create_future()
+        self.submit(requests.simple_query(reply, sql, 0.0))
+        await reply
 
     @property
     def is_outermost(self) -> bool:
@@ -91,6 +127,8 @@ class Turn:
             task.add_done_callback(self.link.tasks.discard)
         else:
             leaving.close()
+            if self._window is not None:
+                self._give_back()
 
     async def leave_behind(self, reply: asyncio.Future[Rows]) -> None:
         """Leave; but whose deadline has passed does not wait for the cleaning."""

@@ -43,6 +43,8 @@ class Watch:
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = _NEVER
         self._hooked: Sink | None = None
+        self._seen = 0  # the number of the oldest request at an earlier look, and when that was
+        self._seen_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self.is_armed = False  # whether it looks within INTERVAL
 
@@ -82,14 +84,26 @@ class Watch:
             self._transport.read_now()  # an answer that is there already beats its deadline
             self._deadline = endings.expire(self._session, now) or _NEVER
             self._transport.flush()
-        is_several = len(self._session.inflight) > 1
+        looks_on = self._note_slow(now) or len(self._session.inflight) > 1
         request = endings.sole(self._session)
         sole = request.sink if request is not None else None
         if isinstance(sole, asyncio.Future) and not sole.done() and sole is not self._hooked:
             self._hooked = sole
             sole.add_done_callback(self._sole_done)
         self.cancel_abandoned()
-        self._at(min(now + INTERVAL if is_several else _NEVER, self._deadline))
+        self._at(min(now + INTERVAL if looks_on else _NEVER, self._deadline))
+
+    def _note_slow(self, now: float) -> bool:
+        """Tell a pool, by a number, that the oldest request takes its time. Says whether that is still to be seen."""
+        session = self._session
+        oldest = session.head.number
+        if session.keeper is None or not oldest:
+            return False
+        if oldest != self._seen:
+            self._seen, self._seen_at = oldest, now
+        elif now - self._seen_at > INTERVAL / 2:  # looks for deadlines come in between
+            session.slow = oldest
+        return session.slow != oldest
 
     def _sole_done(self, _: object) -> None:
         self._hooked = None

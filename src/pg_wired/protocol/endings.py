@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..error import (
@@ -196,5 +197,29 @@ def retire(session: Session, reason: str) -> None:
     """Take no further request; what is encoded is still answered."""
     session.retired = reason
     pending, session.pending = session.pending, deque()
-    for request in pending:
-        request.fail(refused(session).with_outcome(request.fate(session.handed)))
+    tell(session, pending, refused(session))
+
+
+def tell(session: Session, waiting: Iterable[requests.Request], error: PgWireError) -> None:
+    """Nothing more comes for those who wait: `error`, and whether each may have run. What never left may move."""
+    if session.keeper is not None:
+        session.keeper.ended()
+    for request in waiting:
+        outcome = request.fate(session.handed)
+        if outcome is not Outcome.NOT_SENT or not _move(session, request):
+            request.fail(error.with_outcome(outcome))
+
+
+def _move(session: Session, request: requests.Request) -> bool:
+    """Let another connection have it, once; says whether one does. The parts of a unit go with its query."""
+    unit = request.unit
+    if unit is not None and request is not unit.query:
+        return True
+    whole = request if unit is None else unit.whole
+    if session.keeper is None or not whole.may_move or whole.sink is None or whole.sink.done():
+        return False
+    whole.may_move = False
+    request.forget_encoding()
+    if unit is not None:
+        unit.compose()
+    return session.keeper.unsent(whole)

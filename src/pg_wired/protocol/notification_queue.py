@@ -26,6 +26,18 @@ class NotificationGap(NamedTuple):
     dropped: int
 
 
+class ListenerGap(NamedTuple):
+    """Stands where a listener had lost its connection, for `seconds`; `dropped` of those that had come were lost too.
+
+    What was sent meanwhile nobody counts. `before` and `after` are the server processes of both connections.
+    """
+
+    dropped: int
+    seconds: float
+    before: int | None
+    after: int | None
+
+
 class NotificationQueue:
     """At most `capacity` notifications; received = delivered + dropped + len(queue), always.
 
@@ -39,7 +51,7 @@ class NotificationQueue:
         self.delivered = 0
         self.dropped = 0
         self.waiter: Sink | None = None
-        self._items: deque[Notification | NotificationGap] = deque()
+        self._items: deque[Notification | NotificationGap | ListenerGap] = deque()
         self._queued = 0
 
     def __len__(self) -> int:
@@ -70,22 +82,30 @@ class NotificationQueue:
     def _leave_gap(self, notification: Notification) -> None:
         """Put a gap where one is lost, or widen the one that is there."""
         if self.drop == "newest":
-            last = self._items.pop()
-            if isinstance(last, NotificationGap):
-                self._items.append(NotificationGap(last.dropped + 1))
-            else:
-                self._items.append(last)
+            last = self._items[len(self._items) - 1]
+            if isinstance(last, Notification):
                 self._items.append(NotificationGap(1))
+            else:
+                self._items[len(self._items) - 1] = last._replace(dropped=last.dropped + 1)
         else:
             first = self._items.popleft()
-            dropped = 1
-            if isinstance(first, NotificationGap):
-                dropped += first.dropped
-                self._items.popleft()
-            self._items.appendleft(NotificationGap(dropped))
+            gap = NotificationGap(0) if isinstance(first, Notification) else first
+            while not isinstance(first, Notification):
+                first = self._items.popleft()
+                gap = wider(gap, first)
+            self._items.appendleft(gap._replace(dropped=gap.dropped + 1))
             self._items.append(notification)
 
-    def take(self) -> Notification | NotificationGap | None:
+    def reconnected(self, gap: ListenerGap) -> None:
+        """The connection was another one from here on."""
+        last = self._items.pop() if self._items else None
+        if last is not None and isinstance(last, Notification):
+            self._items.append(last)
+            last = None
+        self._items.append(gap if last is None else wider(last, gap))
+        self.wake()
+
+    def take(self) -> Notification | NotificationGap | ListenerGap | None:
         """The next one, or the gap before it; None where nothing waits."""
         if not self._items:
             return None
@@ -99,3 +119,13 @@ class NotificationQueue:
         """Tell whoever waits that it should look."""
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
+
+
+def wider(gap: NotificationGap | ListenerGap, following: object) -> NotificationGap | ListenerGap:
+    """One gap for two, with nothing between them."""
+    if not isinstance(following, NotificationGap | ListenerGap):
+        return gap
+    dropped = gap.dropped + following.dropped
+    if isinstance(gap, ListenerGap) and isinstance(following, ListenerGap):
+        return ListenerGap(dropped, gap.seconds + following.seconds, gap.before, following.after)
+    return (gap if isinstance(gap, ListenerGap) else following)._replace(dropped=dropped)

@@ -18,6 +18,7 @@ cdef class Request:
     cdef public bint is_item
     cdef public bint may_stay_open
     cdef public bint holds
+    cdef public bint may_move
     cdef public long long number
     cdef public bint is_skipped
     cdef public long long begin

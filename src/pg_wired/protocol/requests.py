@@ -38,8 +38,20 @@ class Unit(Protocol):
     """What decides when the parts of a request are answered; `query` is the one somebody waits for."""
 
     query: Request
+    whole: Request
 
     def settle(self, session: Any, part: Request, group: list[Request]) -> None: ...
+    def compose(self) -> None: ...
+
+
+class Keeper(Protocol):
+    """Who keeps several connections, and hears from each; it may call into other sessions, not into this one."""
+
+    def ended(self) -> None:
+        """It takes no more requests. Said before anybody who waits is told, and perhaps more than once."""
+
+    def unsent(self, request: Request, /) -> bool:
+        """Take over a request of which nothing has left. Says whether that is done."""
 
 
 class Request:
@@ -63,6 +75,7 @@ class Request:
         self.is_item = False  # one of a sync group that goes on behind it
         self.may_stay_open = False  # the transaction, behind it
         self.holds = False  # back what comes behind it, until it is answered
+        self.may_move = False  # to another connection, once, if this one ends before anything of it has left
         # how it was encoded
         self.number = 0
         self.is_skipped = False
@@ -118,6 +131,15 @@ class Request:
         self.step = 0
         self.columns = octets.NO_ROWS
         self.error = None
+
+    def forget_encoding(self) -> None:
+        """Back to what it was before it was encoded; nothing of it has left."""
+        self.statement = None
+        self.parses = False
+        self.begin = octets.NEVER
+        if self.data is None:
+            self.columns = octets.NO_ROWS
+            self.fields = ()
 
     def fate(self, handed: int) -> Outcome:
         """What a failure means for it, once `handed` bytes of the session were handed to the socket."""

@@ -30,6 +30,9 @@ cdef class Session:
     cdef public int status
     cdef public notification_queue.NotificationQueue notifications
     cdef public object on_notice
+    cdef public object keeper
+    cdef public bint must_write
+    cdef public long long slow
     cdef public object last_words
     cdef public str retired
     cdef public bint is_terminated

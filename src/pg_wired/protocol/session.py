@@ -66,6 +66,9 @@ class Session:
         self.status = 73
         self.notifications = notification_queue.NotificationQueue()
         self.on_notice: Callable[[PgError], None] | None = None
+        self.keeper: requests.Keeper | None = None
+        self.must_write = False  # a server that refuses to write is the wrong one
+        self.slow = -1  # the number of a request that was the oldest for some time
         self.last_words: PgError | None = None
         self.retired = ""
         self.is_terminated = False
@@ -437,5 +440,4 @@ class Session:
             self.window.inside.clear()
         self.out = bytearray()
         self.notifications.wake()
-        for request in waiting:
-            request.fail(failure.with_outcome(request.fate(self.handed)))
+        endings.tell(self, waiting, failure)

@@ -29,9 +29,10 @@ class Transaction:
         self.setup_sql = setup_sql
         self.query = query
         self.whole = requests.Request(query.sink, query.sql, query.deadline)
-        self._compose()
+        self.compose()
 
-    def _compose(self) -> None:
+    def compose(self) -> None:
+        """Make the parts anew; nothing of them is on the way."""
         self._is_open = False
         self.begin = requests.simple_query(None, BEGIN, 0.0)
         self.setup = requests.simple_query(None, self.setup_sql, 0.0)
@@ -54,7 +55,7 @@ class Transaction:
             if self.query.sink is not None and not self.query.sink.done():
                 self.query.sink.set_result(self.query.answer())
         elif error is self.query.error and self._is_rolled_back() and endings.repair(session, self.query, self.whole):
-            self._compose()
+            self.compose()
         else:
             self.query.fail(error)
 

@@ -1,0 +1,211 @@
+"""AsyncPool: many tasks, few connections. Requests share lanes; what needs a connection for itself is lent one."""
+
+from __future__ import annotations
+
+import asyncio
+import random as randomness
+import warnings
+from collections.abc import Callable
+from itertools import chain
+from typing import Any, NoReturn
+
+from .async_conn import AsyncConn
+from .conninfo import ConnConfig
+from .error import RequestTimeout
+from .exclusive import ExclusiveConn
+from .lanes import Lanes
+from .lending import Lending
+from .lent_turn import LentTurn
+from .opener import Opener
+from .owner import Owner
+from .pool_settings import OnConnect, PoolSettings, WhenDown, check_count
+from .pool_stats import PoolStats
+from .probe import Probe
+from .protocol import routing
+from .queries import Queries
+from .turn import Patience
+
+# Requests, and verbs, that may wait: a few megabytes of objects.
+MAX_WAITING = 10_000
+# Seconds. What a server keeps for a session grows with its age; an idle one costs it memory.
+MAX_LIFETIME = 3600.0
+MAX_IDLE = 300.0
+PROBE_INTERVAL = 30.0
+
+
+class AsyncPool(Queries):
+    """`async with await AsyncPool.connect(dsn) as pool`: the query methods of AsyncConn, over several connections.
+
+    Requests go to the shared connection with the least to do. `exclusive`, `stream`, `copy_*`, `pipeline` and
+    `listener` borrow a connection of their own; PoolExhausted says who has them. What is lost is made anew; a request
+    of which nothing had left moves to another connection by itself, once, and nothing else is ever repeated. All
+    methods raise UsageError from another thread, loop or process, and ConnectionClosed behind close().
+    """
+
+    def __init__(self, config: ConnConfig, told: PoolSettings) -> None:
+        loop = asyncio.get_running_loop()
+        self._owner = Owner(loop, "pool")
+        self._opener = Opener(self._owner, loop, config, told.checked())
+        self._lanes = Lanes(self._opener)
+        self._lending = lending = Lending(self._opener)
+        super().__init__(self._lanes, lambda name, has_state: LentTurn(lending, name, has_state))
+        lanes = self._lanes
+        self._probe = Probe(loop, told.probe_interval, lambda: chain(lanes.conns, [lent.conn for lent in lending.idle]))
+
+    @classmethod
+    async def connect(
+        cls,
+        dsn: str | ConnConfig = "",
+        *,
+        size: int = 4,
+        max_exclusive: int | None = None,
+        acquire_timeout: float | None = 30.0,
+        max_waiting: int = MAX_WAITING,
+        when_down: WhenDown = "wait",
+        max_lifetime: float | None = MAX_LIFETIME,
+        max_idle: float | None = MAX_IDLE,
+        probe_interval: float | None = PROBE_INTERVAL,
+        on_connect: OnConnect | None = None,
+        random: Callable[[], float] = randomness.random,
+        **options: Any,
+    ) -> AsyncPool:
+        """`size` shared connections, and up to `max_exclusive` (else `size`) to be lent; times are seconds.
+
+        `dsn` and `options` as `ConnConfig.parse` takes them. Raises what the first connection fails with; others are
+        made in the background once they have failed. `on_connect` is awaited with each new connection.
+        """
+        config = ConnConfig.of(dsn, **options)
+        exclusive = size if max_exclusive is None else max_exclusive
+        told = PoolSettings(
+            size,
+            exclusive,
+            acquire_timeout,
+            max_waiting,
+            when_down,
+            max_lifetime,
+            max_idle,
+            probe_interval,
+            on_connect,
+            random,
+        )
+        pool = cls(config, told)
+        try:
+            await pool._lanes.connect()
+        except BaseException:
+            pool.abort()
+            raise
+        return pool
+
+    def get(self) -> AsyncConn:
+        """The shared connection with the least to do, where a pool has no method; ConnectionClosed if none is up.
+
+        Others use it at the same time, and it ends some day: do not keep it.
+        """
+        self._owner.check()
+        if self._opener.is_closed:
+            raise self._opener.closed()
+        if not self._lanes.conns:
+            raise self._lanes.down()
+        return self._lanes.conns[routing.choose(self._lanes.sessions)]
+
+    def exclusive(self, *, acquire_timeout: Patience = ...) -> ExclusiveConn:
+        """A connection for you alone: `async with pool.exclusive() as mine`, for transactions and session state.
+
+        Raises PoolExhausted if none is free within `acquire_timeout` seconds.
+        """
+        return ExclusiveConn(self._turn("exclusive()", True), acquire_timeout)
+
+    # ---- state
+
+    @property
+    def size(self) -> int:
+        """Shared connections it is to have."""
+        return len(self._lanes.slots)
+
+    @property
+    def alive_count(self) -> int:
+        """Shared connections that take requests."""
+        return len(self._lanes.conns)
+
+    def resize(self, size: int) -> None:
+        """Have so many shared connections from now on; those that go finish what they have."""
+        self._owner.check()
+        check_count("size", size, 1)
+        if self._opener.is_closed:
+            raise self._opener.closed()
+        self._lanes.resize(size)
+
+    def stats(self) -> PoolStats:
+        """A snapshot; it costs a few microseconds for each connection."""
+        lanes, lending, opener = self._lanes, self._lending, self._opener
+        totals = opener.totals()
+        return PoolStats(
+            size=self.size,
+            alive=self.alive_count,
+            in_flight=sum(len(session.waiting()) for session in lanes.sessions),
+            waiting=len(lanes.waiting) + len(lending.waiters),
+            lent=len(lending.out),
+            idle=len(lending.idle),
+            opening=lending.opening,
+            connects=opener.connects,
+            connect_failures=opener.failures,
+            moved=lanes.moved,
+            requests=totals.requests,
+            writes=totals.writes,
+            bytes_in=totals.bytes_in,
+            bytes_out=totals.bytes_out,
+            longest_wait=lending.longest_wait,
+            dropped_notifications=opener.dropped_notifications,
+        )
+
+    # ---- the end
+
+    async def close(self, timeout: float = 10.0) -> None:
+        """Take no more, wait for what is submitted and lent, say Terminate, wait for the end. Idempotent.
+
+        What the calling task has borrowed is not waited for, but ended. After `timeout` seconds everything is closed at
+        once; RequestTimeout if requests were unanswered then.
+        """
+        self._owner.check()
+        self._stop()
+        me = asyncio.current_task()
+        for lent in self._lending.out:
+            if lent.task is me:
+                lent.conn.abort()
+        try:
+            unanswered = await self._opener.finish(timeout)
+        finally:
+            self._opener.abort()
+        if unanswered:
+            raise RequestTimeout(f"close() gave up on {unanswered} connections with unanswered requests")
+
+    def abort(self) -> None:
+        """Close everything at once: whoever waits is told. Idempotent."""
+        self._stop()
+        self._opener.abort()
+
+    def _stop(self) -> None:
+        self._opener.is_closed = True
+        self._probe.stop()
+        self._lanes.close()
+        self._lending.close(self._opener.closed())
+
+    async def __aenter__(self) -> AsyncPool:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an AsyncPool cannot be pickled: its sockets belong to this process; connect in each one")
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        opener = self.__dict__.get("_opener")
+        if opener is None or (not opener.conns and not opener.tasks):
+            return
+        _warn(f"unclosed {self!r}: close() it, or use `async with`", ResourceWarning, source=self)
+        self.abort()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._opener.is_closed else f"alive={self.alive_count}"
+        return f"<AsyncPool size={self.size} {state} lent={len(self._lending.out)}>"
