@@ -90,18 +90,19 @@ async def query(client: Opened, sql: str, seconds: float) -> Metrics:
 
 
 async def scan(client: Opened, rows: int) -> Metrics:
-    """All rows of a table: wall time until each was touched, CPU time until they are there, peak memory."""
+    """All rows of a table: wall time until each was touched, and of touching; CPU time until they are there; memory."""
     async with client() as fetch:
         before = _memory("VmRSS")
         watch = Stopwatch()
         result = await fetch()
         _, cpu = watch.times()
         held = _memory("VmRSS") - before
+        there, _ = watch.times()
         for _id, _amount, _name, _moment in result:
             pass
         wall, _ = watch.times()
         assert len(result) == rows, len(result)
-    each = {"cpu_row_ns": cpu / rows * 1e9, "held_bytes": held * 1e6 / rows}
+    each = {"touch_s": wall - there, "cpu_row_ns": cpu / rows * 1e9, "held_bytes": held * 1e6 / rows}
     return {"wall_s": wall, "cpu_s": cpu, "peak_mb": _memory("VmHWM"), "held_mb": held} | each
 
 

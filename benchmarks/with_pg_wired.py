@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any
@@ -108,23 +108,25 @@ async def columns() -> AsyncIterator[Fetch]:
     async with await AsyncConn.connect() as conn:
 
         async def take() -> Sequence[Any]:
-            rows: Any = await conn.exec_query(SCAN, result_formats=FormatCode.BINARY)
-            return Columns(len(rows), rows.columns())
+            return Columns(await conn.exec_query(SCAN, result_formats=FormatCode.BINARY))
 
         yield take
 
 
 class Columns(Sequence[Any]):
-    """As long as the table; to touch it is to touch each column once, four of them."""
+    """As long as its rows. To touch it is to make the columns, and to take each of them once: four."""
 
-    def __init__(self, count: int, columns: Sequence[Any]) -> None:
-        self._count, self._columns = count, tuple(columns)
+    def __init__(self, rows: Any) -> None:
+        self._rows = rows
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
-        return (self._columns,)[index]
+        return self._rows[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self._rows.columns()
 
 
 @asynccontextmanager
