@@ -20,7 +20,7 @@ READY = $(PACKAGE:build/compiled=build/compiled/.ready)
 # Folders are among them: a file that went away must be noticed too.
 SOURCES = setup.py pyproject.toml $(shell find src/pg_wired -not -path '*__pycache__*')
 
-.PHONY: help demo test smoke lint bench bench-quick write-up count wheel clean
+.PHONY: help demo test smoke soak pgbouncer lint bench bench-quick write-up count wheel clean
 .NOTPARALLEL:
 .SECONDARY:
 .SECONDEXPANSION:
@@ -28,6 +28,8 @@ SOURCES = setup.py pyproject.toml $(shell find src/pg_wired -not -path '*__pycac
 help:
 	@echo "make demo    start a server, do the main things with it, stop it"
 	@echo "make test    every test: interpreted, compiled, and a few on the machine's other Pythons (ARGS=... for pytest)"
+	@echo "make soak    failover twenty times, and ten minutes of faults"
+	@echo "make pgbouncer  unpack the poolers that tests want into build/ (Debian; else those tests are left out)"
 	@echo "make lint    format, style and types"
 	@echo "make bench   side by side with the other drivers; bench-quick: to see that it works; write-up: into the docs"
 	@echo "make count   instructions of five pieces of work, against those accepted (ARGS=--accept); needs valgrind"
@@ -40,7 +42,8 @@ help:
 install = { [ "$(UV)" ] && "$(UV)" pip install -q --python $(1)/bin/python --group $(2); } || \
 	{ $(1)/bin/python -m pip install -q --upgrade "pip>=25.1" && $(1)/bin/python -m pip install -q --group $(2); }
 run = PYTHONPATH="$(CURDIR)/$(PACKAGE)" .venv/bin/python
-pytest = -m pytest $(ARGS)
+# All of it is shared out to the cores, file by file; a chosen part runs in one process.
+pytest = -m pytest $(or $(ARGS),-n auto --dist loadfile)
 old = make: pg-wired needs Python 3.11 or newer, say make PYTHON=python3.x, this is %d.%d
 check = -B -c 'import sys; v = sys.version_info; v < (3, 11) and sys.exit("$(old)" % v[:2]); import setup; \
 	sys.exit(setup.missing())'
@@ -101,6 +104,13 @@ smoke: $(FOUND:%=build/py%/.$(BUILD))
 		PYTHONPATH= PG_WIRED_EXPECT=$(BUILD) build/py$$version/bin/python $(pytest) -m smoke || exit; \
 	done
 	@[ "$(FOUND)" ] || echo "make: no other Python ($(OTHERS)) with venv and headers here"
+
+# The long versions of the tests marked so: some fifteen minutes.
+soak: .venv/test.group $(READY)
+	@PG_WIRED_SOAK=1 $(run) $(pytest) -m soak -s
+
+pgbouncer:
+	@rig/pgbouncer.sh build
 
 lint: .venv/lint.group .venv/test.group .venv/bench.group
 	@.venv/bin/python -m ruff format --check .

@@ -21,11 +21,16 @@ R = TypeVar("R")
 Test: TypeAlias = Callable[P, Coroutine[Any, Any, R]]
 
 POLL = 0.005  # seconds
+# Seconds. No timing decides a test: what happens at once happens within SOON, however busy the machine; what it must
+# not wait for takes a minute. A deadline is as late as the loop is; `test_watch` compares it with a bare timer.
+SOON = 10.0
+LATE = 5.0
 SEED = "PG_WIRED_SEED"
+SOAK = bool(os.environ.get("PG_WIRED_SOAK"))  # whether tests with a long version run that: `make soak`
 TCP_INFO_DATA_SEGS_OUT = 156  # linux/tcp.h, struct tcp_info: where tcpi_data_segs_out stands
 
 
-def ends_clean(seconds: float = 10.0) -> Callable[[Test[P, R]], Test[P, R]]:
+def ends_clean(seconds: float = 30.0) -> Callable[[Test[P, R]], Test[P, R]]:
     """Give an asynchronous test a deadline; it must leave no task and no socket that was not there before."""
 
     def decorate(test: Test[P, R]) -> Test[P, R]:
@@ -59,7 +64,7 @@ def open_sockets() -> set[str]:
     return {name for name in names if name.startswith("socket:")}
 
 
-async def until(is_so: Callable[[], bool], what: str, seconds: float = 5.0) -> float:
+async def until(is_so: Callable[[], bool], what: str, seconds: float = SOON) -> float:
     """Let the loop run until `is_so`; returns how many seconds that took."""
     begin = time.monotonic()
     while not is_so():
@@ -68,7 +73,7 @@ async def until(is_so: Callable[[], bool], what: str, seconds: float = 5.0) -> f
     return time.monotonic() - begin
 
 
-async def until_sql(conn: AsyncConn, sql: str, seconds: float = 5.0) -> None:
+async def until_sql(conn: AsyncConn, sql: str, seconds: float = SOON) -> None:
     """Ask the server until `sql` returns true."""
     begin = time.monotonic()
     while (await conn.exec_query(sql))[0] != (b"t",):

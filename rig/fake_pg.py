@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from types import MappingProxyType, TracebackType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from pg_wired.protocol import messages as m
 
@@ -26,7 +26,7 @@ from .talk import error as error
 Script: TypeAlias = Callable[["Peer"], Coroutine[Any, Any, None]]
 T = TypeVar("T")
 
-DEADLINE = 5.0  # seconds for each wait; on loopback an answer takes well under one millisecond
+DEADLINE = 20.0  # seconds for each wait, however busy the machine; an answer on loopback takes under a millisecond
 READ = 65536  # bytes
 PID = 1001
 KEY = b"\0\1\2\3"
@@ -164,7 +164,7 @@ class FakePG:
         except TimeoutError:
             raise AssertionError(f"waited {self.deadline} s for {what}") from None
 
-    async def __aenter__(self) -> FakePG:
+    async def __aenter__(self) -> Self:
         listener = socket.socket(socket.AF_UNIX if self.unix else socket.AF_INET)
         self._listener = self._resources.enter_context(listener)
         if self.unix:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, TypeAlias, TypedDict
+from typing import IO, Literal, NamedTuple, Self, TypeAlias, TypedDict
 
 Setting: TypeAlias = str | int | float | bool
 Source: TypeAlias = Literal["embedded", "celerp", "system"]
@@ -41,10 +41,10 @@ STOP_SIGNALS: dict[Mode, int] = {"smart": signal.SIGTERM, "fast": signal.SIGINT,
 NAMELESS = ["unshare", "--user", "--map-user=65534", "--map-group=65534"]  # 65534: nobody, wherever the user is unknown
 
 # It outlives us. A line, or the end of its input (we are gone, however we went), and it ends the server that wrote its
-# process id into the folder, and removes the folder; should the server's last writes come in between, once more.
+# process id into that file, and removes the folder; should the server's last writes come in between, once more.
 WATCHDOG = """
 read -r line
-kill -QUIT "$(head -n 1 "$1/data/postmaster.pid")"
+kill -QUIT "$(head -n 1 "$1/$2")"
 rm -rf "$1" || { sleep 1; rm -rf "$1"; }
 """
 
@@ -133,7 +133,7 @@ class Identity(NamedTuple):
             os.chown(path, self.credentials["user"], self.credentials["group"])
 
 
-def _is_open(path: Path) -> bool:
+def is_open(path: Path) -> bool:
     """Whether every user may go there."""
     path = path.resolve()
     return all(step.stat().st_mode & 0o001 for step in (path, *path.parents))
@@ -153,9 +153,21 @@ def link_or_copy(source: str, target: str) -> None:
 def new_folder() -> Path:
     """Open to other users from the root down, and with a path that leaves room for a socket's name."""
     for parent in (Path(tempfile.gettempdir()), Path("/tmp")):
-        if _is_open(parent) and len(os.fsencode(parent / "pg-12345678/.s.PGSQL.65535")) <= MAX_SOCKET_PATH:
+        if is_open(parent) and len(os.fsencode(parent / "pg-12345678/.s.PGSQL.65535")) <= MAX_SOCKET_PATH:
             break
     return Path(tempfile.mkdtemp(prefix="pg-", dir=parent))
+
+
+def watch_over(folder: Path, pid_file: str) -> subprocess.Popen[bytes]:
+    """Starts WATCHDOG for the server in this folder."""
+    return subprocess.Popen(
+        ["sh", "-c", WATCHDOG, "watchdog", folder, pid_file],
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C in the terminal is for us
+    )
 
 
 def free_port() -> int:
@@ -182,20 +194,13 @@ class Postgres(Server):
         self._process: subprocess.Popen[bytes] | None = None
         self._identity = Identity.choose()
         self._folder = new_folder()
-        self._watchdog = subprocess.Popen(
-            ["sh", "-c", WATCHDOG, "watchdog", self._folder],
-            cwd="/",
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C in the terminal is for us
-        )
+        self._watchdog = watch_over(self._folder, "data/postmaster.pid")
 
     @classmethod
     @contextmanager
     def launch(
         cls, *, source: Source | None = None, files: Mapping[str, str] | None = None, **settings: Setting
-    ) -> Iterator[Postgres]:
+    ) -> Iterator[Self]:
         """A new server with these settings; stopped and removed in the end. Raises LaunchError.
 
         Superuser `postgres` with a password of its own (SCRAM), on a free port of loopback and on a Unix socket; UTF8,
@@ -235,7 +240,15 @@ class Postgres(Server):
 
     def auth(self, rules: str) -> None:
         """Replace pg_hba.conf; returns when the new rules count. Raises LaunchError if the server cannot read them."""
-        self._write(self._data / "pg_hba.conf", rules)
+        self.reload({"pg_hba.conf": rules})
+
+    def reload(self, files: Mapping[str, str]) -> None:
+        """Replace files of the data directory; returns when the server has read them, or LaunchError if it cannot.
+
+        Settings go into `postgresql.auto.conf`, where `launch` has not been given them.
+        """
+        for name, text in files.items():
+            self._write(self._data / name, text)
         before = len(self.log())
         os.kill(self.pid, signal.SIGHUP)
         self._wait("reload", lambda: "received SIGHUP" in self.log()[before:])
@@ -245,8 +258,8 @@ class Postgres(Server):
             probe.connect(f"{self.socket_directory}/.s.PGSQL.{self.port}")
             probe.sendall(GSSENC_REQUEST)
             probe.recv(1)
-        if "pg_hba.conf was not reloaded" in self.log()[before:]:
-            raise self._failed("read pg_hba.conf")
+        if "not reloaded" in self.log()[before:]:
+            raise self._failed("read its files")
 
     def log(self) -> str:
         """All that the server has said so far."""
@@ -269,7 +282,7 @@ class Postgres(Server):
     def _create(self, files: Mapping[str, str]) -> None:
         self._folder.chmod(0o711)
         self._identity.own(self._folder)
-        if self._identity.credentials and not _is_open(self.bin / "postgres"):
+        if self._identity.credentials and not is_open(self.bin / "postgres"):
             self._copy_binaries()
         password = self._folder / "password"
         self._write(password, self.password)
@@ -296,13 +309,16 @@ class Postgres(Server):
     def _start_on_a_free_port(self) -> None:
         for left in reversed(range(TRIES)):
             self.port = free_port()
-            self.dsn = f"host={self.host} port={self.port} user={self.user} password={self.password}"
-            self.dsn += f" dbname={self.dbname}"
+            self._describe()
             try:
                 return self.start()
             except LaunchError as error:
                 if not left or "Address already in use" not in str(error):
                     raise
+
+    def _describe(self) -> None:
+        self.dsn = f"host={self.host} port={self.port} user={self.user} password={self.password}"
+        self.dsn += f" dbname={self.dbname}"
 
     def _run(self, name: str, *args: str | Path, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The server's half of SCRAM-SHA-256, written apart from the client's so that each proves the other; no socket."""
+"""The server's half of SCRAM-SHA-256 and -PLUS, written apart from the client's: each proves the other. No socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class ProofError(Exception):
 class ScramServer:
     """One exchange: `first` answers the client's first message, `final` its last. `nonce` is the server's own half.
 
-    `first_extensions` and `final_extensions` are appended as they are, such as b",x=1".
+    `binding` is the hash of its certificate: with one it offers -PLUS too. `first_extensions` and `final_extensions`
+    are appended as they are, such as b",x=1".
     """
 
     password: bytes
@@ -25,14 +26,25 @@ class ScramServer:
     nonce: bytes
     first_extensions: bytes = b""
     final_extensions: bytes = b""
+    binding: bytes | None = None
+    gs2_header: bytes = field(init=False, default=b"")
     _client_first_bare: bytes = field(init=False, default=b"")
     _server_first: bytes = field(init=False, default=b"")
 
-    def first(self, client_first: bytes) -> bytes:
-        """The server-first-message for a client-first-message without channel binding."""
-        header, self._client_first_bare = client_first[:3], client_first[3:]
-        if header != b"n,," or not self._client_first_bare.startswith(b"n=,r="):
-            raise ProofError(f"not a client-first-message: {client_first!r}")
+    @property
+    def mechanisms(self) -> tuple[str, ...]:
+        """What it offers, in PostgreSQL's order."""
+        return ("SCRAM-SHA-256",) if self.binding is None else ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256")
+
+    def first(self, client_first: bytes, mechanism: str = "SCRAM-SHA-256") -> bytes:
+        """The server-first-message; ProofError where header and mechanism do not fit (RFC 5802, 6)."""
+        flag, _, rest = client_first.partition(b",,")
+        self.gs2_header, self._client_first_bare = flag + b",,", rest
+        # "y" says that the client could bind and saw no -PLUS in the offer: then somebody has taken it out.
+        plain = (b"n", b"y") if self.binding is None else (b"n",)
+        fitting = plain if mechanism == "SCRAM-SHA-256" else (b"p=tls-server-end-point",)
+        if mechanism not in self.mechanisms or flag not in fitting or not rest.startswith(b"n=,r="):
+            raise ProofError(f"not a client-first-message of {mechanism}: {client_first!r}")
         nonce = self._client_first_bare[5:] + self.nonce
         self._server_first = b"r=%b,s=%b,i=%d" % (nonce, b64encode(self.salt), self.iterations) + self.first_extensions
         return self._server_first
@@ -41,7 +53,8 @@ class ScramServer:
         """The server-final-message for a client-final-message whose proof is right; else ProofError."""
         without_proof, _, proof = client_final.rpartition(b",p=")
         nonce = self._client_first_bare[5:] + self.nonce
-        if without_proof != b"c=biws,r=" + nonce:
+        data = (self.binding or b"") if self.gs2_header.startswith(b"p") else b""
+        if without_proof != b"c=" + b64encode(self.gs2_header + data) + b",r=" + nonce:
             raise ProofError(f"not a client-final-message for this exchange: {client_final!r}")
         auth_message = b",".join((self._client_first_bare, self._server_first, without_proof))
         salted = pbkdf2_hmac("sha256", self.password, self.salt, self.iterations)

@@ -9,12 +9,14 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import uvloop
 
-from rig.postgres import FOR_TESTS, SOURCES, LaunchError, Server, binaries, find, version
+from rig.cluster import Cluster
+from rig.postgres import FOR_TESTS, SOURCES, LaunchError, Postgres, Server, binaries, find, version
 
 if importlib.util.find_spec("pg_wired") is None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
@@ -52,6 +54,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     reporter.write_line(f"pg_wired {build}, Python {platform.python_version()}, PostgreSQL {server}")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`make test` runs all tests twice, but those marked `servers` on the compiled build alone, where there is one."""
+    if os.environ.get("PG_WIRED_EXPECT") != "interpreted" or os.environ.get("PG_WIRED_PURE"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("servers")]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+        print(f"{len(left_out)} tests with several servers are left to the compiled build")
+
+
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
     return loops | {"uvloop": uvloop.new_event_loop} if item.get_closest_marker("both_loops") else loops
@@ -62,3 +75,26 @@ def postgres(pytestconfig: pytest.Config) -> Iterator[Server]:
     """The server for all tests that only need its `dsn`: ours, or the one that PG_WIRED_TEST_DSN names."""
     with find(*FOR_TESTS, source=pytestconfig.getoption("--postgres")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def launched(pytestconfig: pytest.Config) -> Iterator[Postgres]:
+    """A server of our own, for the poolers and the faults in front of it; whoever stops it starts it again."""
+    # A backend whose client is gone ends at once, also inside pg_sleep.
+    settings: dict[str, Any] = {"restart_after_crash": True, "client_connection_check_interval": "20ms"}
+    with Postgres.launch(source=pytestconfig.getoption("--postgres"), **settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def launched_cluster(pytestconfig: pytest.Config) -> Iterator[Cluster]:
+    with Cluster.launch(source=pytestconfig.getoption("--postgres")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(launched_cluster: Cluster) -> Cluster:
+    """A primary and a standby in step with it, whatever the test before has left of them."""
+    if not launched_cluster.is_in_step:
+        launched_cluster.rejoin()
+    return launched_cluster

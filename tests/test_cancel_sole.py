@@ -11,7 +11,7 @@ import pytest
 
 from pg_wired import AsyncConn, Outcome, PgError, RequestTimeout, TransactionError
 from pg_wired.protocol import messages as m
-from rig.checks import answers, ends_clean, outcome_of, until, until_sql
+from rig.checks import SOON, answers, ends_clean, outcome_of, until, until_sql
 from rig.fake_pg import FakePG, Peer, error
 from rig.postgres import Server
 
@@ -67,7 +67,7 @@ async def test_the_server_stops_a_sole_request(conn: AsyncConn, admin: AsyncConn
             begin = time.monotonic()
             reply.cancel()
             await until_sql(admin, idle(conn))
-            assert time.monotonic() - begin < 1
+            assert time.monotonic() - begin < SOON
             await answers(conn)
 
 
@@ -93,7 +93,7 @@ async def test_a_far_deadline_of_an_earlier_request_hides_nothing(conn: AsyncCon
     begin = time.monotonic()
     abandoned.cancel()
     await until_sql(admin, idle(conn))
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < SOON
 
 
 @ends_clean()
@@ -182,7 +182,7 @@ async def test_a_cancel_request_that_came_too_early_is_repeated() -> None:
         conn.simple_query("select pg_sleep(30)").cancel()
         begin = time.monotonic()
         assert list(await conn.exec_query("select 1")) == [(b"next",)]
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < SOON
 
 
 @ends_clean()

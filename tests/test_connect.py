@@ -24,7 +24,7 @@ from pg_wired import (
     WireConn,
 )
 from pg_wired.protocol import messages as m
-from rig.checks import Cancelled, answers, ends_clean, nothing_left, open_sockets, outcome_of
+from rig.checks import SOON, Cancelled, answers, ends_clean, nothing_left, open_sockets, outcome_of
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Postgres, free_port
 from rig.scram_server import ScramServer
@@ -60,7 +60,9 @@ def server(pytestconfig: pytest.Config) -> Iterator[Postgres]:
 
 
 def at(server: Postgres, **options: Any) -> dict[str, Any]:
-    return {"host": server.host, "port": server.port, "dbname": "postgres", "sslmode": "disable", **options}
+    # There is no TLS here, and a password in clear has to be named then.
+    named = {"require_auth": "password"} if options.get("user") == "by_password" else {}
+    return {"host": server.host, "port": server.port, "dbname": "postgres", "sslmode": "disable", **named, **options}
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ async def challenge(peer: Peer, iterations: int) -> None:
 
 @ends_clean()
 async def test_a_long_hash_does_not_stop_the_loop() -> None:
-    iterations = 500_000
+    iterations = 2_000_000
     begin = time.perf_counter()
     hashlib.pbkdf2_hmac("sha256", b"hush", b"salt", iterations)
     hashing = time.perf_counter() - begin
@@ -173,7 +175,7 @@ async def test_more_iterations_than_allowed_are_refused_before_hashing() -> None
             begin = time.perf_counter()
             with pytest.raises(AuthenticationError, match=f"more than {limit} iterations"):
                 await WireConn.connect(fake.dsn, password="hush", scram_max_iterations=limit)
-            assert time.perf_counter() - begin < 1
+            assert time.perf_counter() - begin < SOON
 
 
 @pytest.mark.parametrize("user", ["by_trust", "by_md5", "by_scram", "by_long_scram"])

@@ -23,13 +23,12 @@ from pg_wired import (
     WireConn,
 )
 from pg_wired.protocol import messages as m
-from rig.checks import ends_clean, outcome_of
+from rig.checks import LATE, ends_clean, outcome_of
 from rig.fake_pg import KEY, PID, FakePG, Peer, error
 from rig.scram_server import ScramServer
 
 pytestmark = pytest.mark.both_loops
 
-LATE = 0.25  # seconds that a deadline may be late (I9)
 WELCOME = m.encode(
     m.AuthenticationOk(),
     m.ParameterStatus("client_encoding", "UTF8"),
@@ -211,7 +210,7 @@ async def test_secrets_do_not_show() -> None:
         peer.close()
 
     async with FakePG(script) as fake:
-        refused = await outcome_of(WireConn.connect(fake.dsn, password="hush-hush"))
+        refused = await outcome_of(WireConn.connect(fake.dsn, password="hush-hush", require_auth="password"))
     assert isinstance(refused, ConnectionClosed)
     seen: BaseException | None = refused
     while seen is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import ssl
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,17 +16,42 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import pq
 
-from pg_wired import options
+from pg_wired import hosts, options
 from pg_wired.conninfo import ConnConfig
 from pg_wired.error import ConfigError, Outcome
+from pg_wired.hosts import HostConfig
 from pg_wired.tls import TlsMode
 
+# Of all that is not None; the user's name and the hosts are the machine's.
+DEFAULTS: dict[str, Any] = {
+    "client_encoding": "UTF8",
+    "target_session_attrs": "any",
+    "load_balance_hosts": "disable",
+    "connect_timeout": 10.0,
+    "keepalives": True,
+    "keepalives_idle": 60,
+    "keepalives_interval": 15,
+    "tcp_user_timeout": 0,
+    "channel_binding": "prefer",
+    "scram_min_iterations": 1,
+    "scram_max_iterations": 100_000,
+    "min_protocol_version": (3, 0),
+    "max_protocol_version": (3, 0),
+    "sslmode": TlsMode.PREFER,
+    "sslnegotiation": "postgres",
+    "sslcertmode": "allow",
+    "sslsni": True,
+    "ssl_min_protocol_version": "TLSv1.2",
+    "statement_cache_size": 256,
+    "max_in_flight": 256,
+}
+CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 TEXTS = ["", "a", "it's", "b\\c", " d ", "é"]
 
 
 def parse(dsn: str = "", environ: Mapping[str, str] | None = None, **keywords: Any) -> ConnConfig:
-    """`ConnConfig.parse` in an environment that a test gives."""
-    return ConnConfig.parse(dsn, environ=environ or {}, **keywords)
+    """`ConnConfig.parse` in an environment that a test gives, and no home."""
+    return ConnConfig.parse(dsn, environ={"HOME": "/nowhere", **(environ or {})}, **keywords)
 
 
 def refusal(dsn: str = "", environ: Mapping[str, str] | None = None, **keywords: Any) -> str:
@@ -36,36 +62,54 @@ def refusal(dsn: str = "", environ: Mapping[str, str] | None = None, **keywords:
 
 
 def test_table_and_attributes_are_the_same() -> None:
-    assert [name for name in ConnConfig.__annotations__ if name != "hidden"] == list(options.TABLE)
-    defaults = {option.keyword.decode(): option.envvar for option in pq.Conninfo.get_defaults()}
-    for name, option in options.TABLE.items():
-        if name in defaults:
-            assert (defaults[name] or b"").decode() == (option.variable or ""), name
+    of_hosts = {"host", "hostaddr", "port"}
+    attributes = [name for name in ConnConfig.__annotations__ if name not in ("hidden", "hosts")]
+    assert attributes == [name for name in options.TABLE if name not in of_hosts]
+    assert all(hasattr(parse(user="u"), name) for name in options.TABLE)
+
+
+def test_every_option_of_libpq_is_known_under_the_same_variable() -> None:
+    for option in pq.Conninfo.get_defaults():
+        name, variable = option.keyword.decode(), option.envvar and option.envvar.decode()
+        assert name in {*options.TABLE, *options.UNSUPPORTED}
+        assert options.VARIABLES.get(name) == variable
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"gssencmode": "require"}, "keyword argument: gssencmode is refused: GSSAPI is not supported"),
+        ({"dsn": "krbsrvname=pg"}, "connection string: krbsrvname is refused: GSSAPI"),
+        (
+            {"environ": {"PGGSSDELEGATION": "1"}},
+            "environment variable PGGSSDELEGATION: gssdelegation is refused: GSSAPI",
+        ),
+        ({"gsslib": "gssapi"}, "gsslib is refused: GSSAPI"),
+        ({"sslkeylogfile": "/tmp/keys"}, "sslkeylogfile is refused: set keylog_filename of an ssl.SSLContext"),
+        ({"scram_client_key": "AAAA"}, "scram_client_key is refused: SCRAM keys"),
+        ({"dsn": "scram_server_key="}, "scram_server_key is refused: SCRAM keys"),
+        ({"oauth_issuer": "https://id"}, "oauth_issuer is refused: logging in with OAuth is not supported"),
+        ({"oauth_client_id": "us"}, "oauth_client_id is refused"),
+        ({"oauth_client_secret": "s"}, "oauth_client_secret is refused"),
+        ({"oauth_scope": "all"}, "oauth_scope is refused"),
+    ],
+)
+def test_options_that_are_refused(given: dict[str, Any], reason: str) -> None:
+    assert refusal(**given).startswith(reason) or reason in refusal(**given)
+
+
+def test_unsupported_options_that_are_off_are_taken() -> None:
+    off = "gssencmode=disable krbsrvname=postgres gsslib='' gssdelegation=0 sslcompression=1 oauth_scope=''"
+    assert parse(off, {"PGGSSENCMODE": "prefer", "PGSSLCOMPRESSION": "x"}, user="u") == parse(user="u")
 
 
 def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(options, "SOCKET_DIRECTORIES", [str(tmp_path / "none"), str(tmp_path)])
+    monkeypatch.setattr(hosts, "SOCKET_DIRECTORIES", [str(tmp_path / "none"), str(tmp_path)])
     user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
-    assert (
-        parse()
-        == parse(" \n")
-        == ConnConfig(
-            host=str(tmp_path),
-            port=5432,
-            user=user,
-            password=None,
-            dbname=user,
-            application_name=None,
-            options=None,
-            connect_timeout=10.0,
-            sslmode=TlsMode.PREFER,
-            client_encoding="UTF8",
-            statement_cache_size=256,
-            max_in_flight=256,
-            scram_max_iterations=100_000,
-        )
-    )
-    monkeypatch.setattr(options, "SOCKET_DIRECTORIES", [str(tmp_path / "none")])
+    nothing = dict.fromkeys(name for name in ConnConfig.__annotations__ if name != "hidden")
+    named = {"hosts": (HostConfig(str(tmp_path), None, 5432, None),), "user": user, "dbname": user}
+    assert parse() == parse(" \n") == ConnConfig(**{**nothing, **DEFAULTS, **named})
+    monkeypatch.setattr(hosts, "SOCKET_DIRECTORIES", [str(tmp_path / "none")])
     assert parse().host == "localhost"
 
 
@@ -80,6 +124,7 @@ def test_user_without_a_name_in_the_system(monkeypatch: pytest.MonkeyPatch) -> N
     assert "user must be given" in refusal()
     assert parse(user="u").dbname == "u"
     assert parse(environ={"PGUSER": "u"}).user == "u"
+    assert ConnConfig.parse(user="u", environ={}).hosts[0].password is None  # and no home to have a password file in
 
 
 def test_stronger_sources_win() -> None:
@@ -93,11 +138,18 @@ def test_blank_means_default_in_a_string_and_nothing_in_a_keyword() -> None:
     variables = {"PGUSER": "env", "PGDATABASE": "env", "PGPASSWORD": "env"}
     blank = parse("dbname='' password=''", variables)
     assert (blank.dbname, blank.password) == ("env", None)  # the user's name; none
+    assert parse("ssl_min_protocol_version=''").ssl_min_protocol_version == "TLSv1.2"
     passed_over = parse("dbname=string", variables, dbname="", password=None, connect_timeout="", port=None)
     assert (passed_over.dbname, passed_over.password, passed_over.connect_timeout) == ("string", "env", 10.0)
 
 
-@pytest.mark.parametrize("name", ["connect_timeout", "sslmode", "statement_cache_size", "max_in_flight"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("connect_timeout", "sslmode", "statement_cache_size", "max_in_flight", "keepalives", "keepalives_idle"),
+        *("tcp_user_timeout", "channel_binding", "target_session_attrs", "max_protocol_version", "sslsni"),
+    ],
+)
 def test_blank_is_no_value_of_some(name: str) -> None:
     assert refusal(f"{name}=''").startswith(f"connection string: {name} must be ")
 
@@ -122,6 +174,25 @@ def test_two_names_of_one_option() -> None:
         ({"connect_timeout": float("-inf")}, None),
         ({"port": 1}, 1),
         ({"port": " 65535 "}, 65535),
+        ({"keepalives": False}, False),
+        ({"keepalives": "-1"}, True),
+        ({"keepalives": 0}, False),
+        ({"keepalives_idle": 0}, None),
+        ({"keepalives_interval": "-3"}, None),
+        ({"keepalives_count": 3}, 3),
+        ({"tcp_user_timeout": -1}, 0),
+        ({"tcp_user_timeout": "3000"}, 3000),
+        ({"sslsni": "0"}, False),
+        ({"sslsni": True}, True),
+        ({"max_protocol_version": "latest"}, (3, 2)),
+        ({"min_protocol_version": "3.0"}, (3, 0)),
+        ({"ssl_max_protocol_version": "tlsV1.3"}, "TLSv1.3"),
+        ({"require_auth": "!none,!password"}, frozenset({"md5", "gss", "sspi", "scram-sha-256", "oauth"})),
+        ({"require_auth": "none,md5"}, frozenset({"none", "md5"})),
+        ({"require_auth": "password"}, frozenset({"password", "password in clear"})),
+        ({"sslrootcert": "system"}, "system"),
+        ({"tls": CONTEXT}, CONTEXT),
+        ({"sslmode": "verify-full"}, TlsMode.VERIFY_FULL),
         ({"sslmode": TlsMode.ALLOW}, TlsMode.ALLOW),
         ({"sslmode": "disable"}, TlsMode.DISABLE),
         ({"client_encoding": "Unicode"}, "UTF8"),
@@ -141,14 +212,51 @@ def test_keyword_values(keywords: dict[str, Any], attribute: object) -> None:
     ("keywords", "message"),
     [
         ({"host": b"h"}, "keyword argument: host must be of type str, not bytes"),
-        ({"password": 1}, "keyword argument: password must be of type str, not int"),
+        ({"password": 1}, "keyword argument: password must be of type Callable or str, not int"),
         ({"port": True}, "keyword argument: port must be of type int or str, not bool"),
         ({"port": 5432.0}, "keyword argument: port must be of type int or str, not float"),
         ({"connect_timeout": True}, "connect_timeout must be of type int or float or NoneType or str, not bool"),
         ({"sslmode": True}, "sslmode must be of type TlsMode or str, not bool"),
         ({"port": 0}, "port must be an integer from 1 to 65535"),
         ({"port": 65536}, "port must be an integer from 1 to 65535"),
-        ({"port": "5432,5433"}, "port must be an integer from 1 to 65535"),
+        ({"port": "5432,5433"}, "could not match 2 port numbers to 1 hosts"),
+        ({"port": "5432,x", "host": "a,b"}, "port must be an integer from 1 to 65535, or several with commas"),
+        ({"host": "a,b,c", "hostaddr": "::1,::2"}, "could not match 3 host names to 2 hostaddr values"),
+        ({"hostaddr": "localhost"}, "hostaddr must be numeric addresses, with commas"),
+        ({"keepalives_idle": 2**31}, "keepalives_idle must be an integer up to 2147483647"),
+        ({"tcp_user_timeout": "1.5"}, "tcp_user_timeout must be an integer up to 2147483647"),
+        ({"sslsni": "on"}, "sslsni must be 0 or 1"),
+        ({"channel_binding": "Require"}, "channel_binding must be disable, prefer or require"),
+        (
+            {"require_auth": "scram"},
+            "require_auth must be a list of password, md5, gss, sspi, scram-sha-256, oauth, none,",
+        ),
+        ({"require_auth": "md5,!none"}, "and with ! before all of them or none"),
+        ({"max_protocol_version": "3.1"}, "max_protocol_version must be 3.0, 3.2 or latest"),
+        ({"ssl_min_protocol_version": "SSLv3"}, "ssl_min_protocol_version must be TLSv1, TLSv1.1, TLSv1.2, TLSv1.3"),
+        ({"tls": "file.pem"}, "tls must be a TlsConfig or an ssl.SSLContext, as a keyword argument"),
+        ({"tls": object()}, "tls must be a TlsConfig or an ssl.SSLContext, as a keyword argument"),
+        ({"dsn": "tls=x"}, "connection string: tls must be a TlsConfig or an ssl.SSLContext, as a keyword argument"),
+        ({"dsn": "servicefile=\ud800"}, "must not contain NUL or anything but UTF-8"),
+        ({"service": 5}, "keyword argument: service must be of type str, not int"),
+        (
+            {"sslnegotiation": "direct"},
+            "sslnegotiation=direct needs sslmode=require, verify-ca or verify-full, not prefer",
+        ),
+        ({"sslrootcert": "system", "sslmode": "require"}, "sslrootcert=system needs sslmode=verify-full, not require"),
+        (
+            {"ssl_min_protocol_version": "TLSv1.3", "ssl_max_protocol_version": "TLSv1.2"},
+            "ssl_min_protocol_version is greater than ssl_max_protocol_version",
+        ),
+        (
+            {"min_protocol_version": "3.2", "max_protocol_version": "3.0"},
+            "min_protocol_version is greater than max_protocol_version",
+        ),
+        ({"scram_min_iterations": 9, "scram_max_iterations": 8}, "scram_min_iterations is greater than scram_max"),
+        (
+            {"channel_binding": "require", "sslmode": "disable"},
+            "channel_binding=require needs TLS, and sslmode=disable",
+        ),
         ({"connect_timeout": float("nan")}, "connect_timeout must be seconds up to 2147483647"),
         ({"connect_timeout": float("inf")}, "connect_timeout must be seconds up to 2147483647"),
         ({"connect_timeout": 10**400}, "connect_timeout must be seconds up to 2147483647"),
@@ -158,11 +266,7 @@ def test_keyword_values(keywords: dict[str, Any], attribute: object) -> None:
         ({"scram_max_iterations": "0"}, "scram_max_iterations must be an integer from 1 to 2147483647"),
         ({"client_encoding": "LATIN1"}, "client_encoding must be UTF8 or auto"),
         ({"client_encoding": "AUTO"}, "client_encoding must be UTF8 or auto"),
-        ({"host": "a,b"}, "host must be one host (a list with commas is not available in this version)"),
-        ({"sslmode": "require"}, "must be disable, allow or prefer (require, verify-ca and verify-full: TLS is not"),
-        ({"sslmode": TlsMode.VERIFY_CA}, "sslmode must be disable, allow or prefer"),
-        ({"sslmode": "verify-full"}, "sslmode must be disable, allow or prefer"),
-        ({"sslmode": "Prefer"}, "sslmode must be disable, allow or prefer"),
+        ({"sslmode": "Prefer"}, "sslmode must be disable, allow, prefer, require, verify-ca or verify-full"),
         ({"user": "a\0b"}, "keyword argument: user must not contain NUL or anything but UTF-8"),
         ({"user": "a\udcff"}, "keyword argument: user must not contain NUL or anything but UTF-8"),
         ({"pasword": "x"}, 'keyword argument: unknown option "pasword"; did you mean password?'),
@@ -192,8 +296,10 @@ def test_keyword_refusals(keywords: dict[str, Any], message: str) -> None:
         ("postgresql://[::1/d", 'position 14: an IPv6 address must end in "]"'),
         ("postgresql://[]/d", 'position 14: an IPv6 address must end in "]"'),
         ("postgresql://[::1]5/d", 'position 14: an IPv6 address must end in "]"'),
-        ("postgresql://a:1,b:2/d", "position 17: several hosts are not available"),
-        ("postgresql://a%2Cb/d", "connection string: host must be one host"),
+        ("postgresql://a:1,[::1/d", 'position 18: an IPv6 address must end in "]"'),
+        ("postgresql://a:1,b%:2/d", "position 19: write a space as %20"),
+        ("postgresql://[::1]:1,b:%zz/d", "position 24: write a space as %20"),
+        ("postgresql://a:1,b:2,c:3?hostaddr=::1", "could not match 3 host names to 1 hostaddr values"),
         ("postgresql://h/a%zz", "position 17: write a space as %20, a percent sign as %25, and no NUL"),
         ("postgresql://h/%00", "position 16: write a space as %20"),
         ("postgresql://h/ a b", "position 18: write a space as %20"),
@@ -207,7 +313,9 @@ def test_string_refusals(dsn: str, message: str) -> None:
 
 
 def test_a_variable_is_named_where_it_is_wrong() -> None:
-    assert refusal(environ={"PGPORT": "x"}) == "environment variable PGPORT: port must be an integer from 1 to 65535"
+    assert refusal(environ={"PGPORT": "x"}) == (
+        "environment variable PGPORT: port must be an integer from 1 to 65535, or several with commas"
+    )
     assert refusal(environ={"PGSSLMODE": ""}).startswith("environment variable PGSSLMODE: sslmode must be disable")
     assert refusal(environ={"PGUSER": "\udcff"}).startswith("environment variable PGUSER: user must not contain NUL")
 
@@ -222,11 +330,52 @@ def test_a_variable_is_named_where_it_is_wrong() -> None:
     ],
 )
 def test_addresses(host: str, is_unix: bool, socket_path: str | None, address: object) -> None:
-    config = parse(host=host, port=77)
-    assert (config.is_unix, config.socket_path, config.address) == (is_unix, socket_path, address)
+    (place,) = parse(host=host, port=77).hosts
+    assert (place.is_unix, place.socket_path, place.address) == (is_unix, socket_path, address)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "places"),
+    [
+        ("host=a,b hostaddr=::1,", [("::1", 5432), ("b", 5432)]),
+        ("host=/run/pg,b hostaddr=::1,", [("::1", 5432), ("b", 5432)]),
+        ("hostaddr=::1,127.1 port=,7", [("::1", 5432), ("127.1", 7)]),
+        ("hostaddr=::1,127.0.0.1 port=8", [("::1", 8), ("127.0.0.1", 8)]),
+        ("hostaddr=fe80::1%lo", [("fe80::1%lo", 5432)]),
+        ("host=a,,@c", [("a", 5432), "/here/.s.PGSQL.5432", "\0c/.s.PGSQL.5432"]),
+        ("host=a hostaddr=''", [("a", 5432)]),
+    ],
+)
+def test_lists_of_hosts(monkeypatch: pytest.MonkeyPatch, dsn: str, places: list[object]) -> None:
+    monkeypatch.setattr(hosts, "default_host", lambda: "/here")
+    config = parse(f"user=u {dsn}")
+    assert [place.address for place in config.hosts] == places
+    assert [place.is_unix for place in config.hosts] == [isinstance(place, str) for place in places]
+    first = config.hosts[0]
+    assert (config.host, config.hostaddr, config.port) == (first.host, first.hostaddr, first.port)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({}, None),
+        ({"fallback_application_name": "f"}, "f"),
+        ({"application_name": "a", "fallback_application_name": "f"}, "a"),
+        ({"dsn": "application_name='' fallback_application_name=f"}, None),
+        ({"environ": {"PGAPPNAME": "env"}, "fallback_application_name": "f"}, "env"),
+    ],
+)
+def test_the_name_of_the_application(given: dict[str, Any], name: str | None) -> None:
+    assert parse(**given, user="u").startup_parameters().get("application_name") == name
 
 
 def test_startup_parameters() -> None:
+    assert list(parse("user=u replication=database").startup_parameters().items()) == [
+        ("user", "u"),
+        ("database", "u"),
+        ("replication", "database"),
+        ("client_encoding", "UTF8"),
+    ]
     assert parse("user=u").startup_parameters() == {"user": "u", "database": "u", "client_encoding": "UTF8"}
     config = parse("postgresql://u:p@/d?application_name=a&options=-c%20geqo%3Doff")
     assert config.startup_parameters() == {
@@ -268,12 +417,12 @@ def test_secrets_are_not_shown() -> None:
 
 def test_values_compare_hash_copy_and_pickle() -> None:
     config = parse("host=h user=u password=p sslmode=disable connect_timeout=0")
-    for same in (copy.copy(config), copy.deepcopy(config), pickle.loads(pickle.dumps(config)), parse(**vars(config))):
+    for same in (copy.copy(config), copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
         assert same == config
         assert hash(same) == hash(config)
     assert config != parse("host=h user=u password=q sslmode=disable connect_timeout=0")
     with pytest.raises(AttributeError):
-        config.host = "other"  # type: ignore[misc]
+        config.user = "other"  # type: ignore[misc]
 
 
 def test_a_config_ready_made() -> None:

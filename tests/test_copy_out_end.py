@@ -19,10 +19,10 @@ from pg_wired import (
     UsageError,
 )
 from pg_wired.protocol import messages as m
-from rig.checks import Cancelled, answers, ends_clean, outcome_of
+from rig.checks import LATE, Cancelled, answers, ends_clean, outcome_of
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
-from tests.endless import ENDLESS_COPY, LATE, was_stopped
+from tests.endless import ENDLESS_COPY, was_stopped
 
 pytestmark = pytest.mark.both_loops
 

@@ -1,8 +1,10 @@
-"""From a host and a port to a socket: every address is tried, socket options are set, failures name each address."""
+"""From a host and a port to a socket: addresses, socket options, `requirepeer`; failures name the place."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -11,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from pg_wired import ConnConfig, IoError, Outcome
-from pg_wired.dial import Address, connect_to, dial
+from pg_wired import AuthenticationError, ConnConfig, IoError, Outcome
+from pg_wired.dial import Address, Route, addresses, reach
 from rig.checks import ends_clean
 from rig.postgres import free_port
 
@@ -25,100 +27,126 @@ def listener() -> Iterator[socket.socket]:
         yield listener
 
 
-def config(host: str, port: int) -> ConnConfig:
-    return ConnConfig.parse(host=host, port=port, user="tester", environ={})
+def config(host: str, port: int, **options: Any) -> ConnConfig:
+    return ConnConfig.parse(host=host, port=port, user="tester", environ={}, **options)
 
 
+async def dial(config: ConnConfig) -> tuple[socket.socket, Route]:
+    """Connect to the first address of the first host."""
+    [host] = config.hosts
+    route = Route(config, host, (await addresses(host))[0], None)
+    return await reach(route), route
+
+
+@pytest.mark.parametrize(
+    ("given", "keepalive", "idle", "interval", "count", "user_timeout"),
+    [
+        ({}, 1, 60, 15, None, 0),
+        ({"keepalives": "0"}, 0, None, None, None, 0),
+        ({"keepalives_idle": 7, "keepalives_interval": 3, "keepalives_count": 2}, 1, 7, 3, 2, 0),
+        ({"tcp_user_timeout": 1234}, 1, 60, 15, None, 1234),
+    ],
+)
 @ends_clean()
-async def test_options_of_a_tcp_socket(listener: socket.socket) -> None:
-    sock, address = await dial(config(*listener.getsockname()))
+async def test_options_of_a_tcp_socket(
+    listener: socket.socket,
+    given: dict[str, Any],
+    keepalive: int,
+    idle: int | None,
+    interval: int | None,
+    count: int | None,
+    user_timeout: int,
+) -> None:
+    sock, route = await dial(config(*listener.getsockname(), **given))
     with sock:
         assert not sock.getblocking() and sock.getpeername() == listener.getsockname()
-        assert str(address) == "{}:{}".format(*listener.getsockname())
+        assert str(route.address) == "{}:{}".format(*listener.getsockname())
         for level, option, wanted in (
             (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
-            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
-            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0),
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, count),
+            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, user_timeout),
         ):
-            assert sock.getsockopt(level, option) == wanted
+            assert wanted is None or sock.getsockopt(level, option) == wanted
 
 
-@pytest.mark.parametrize("host", ["path", "@abstract"])
-@ends_clean()
-async def test_unix_sockets(host: str) -> None:
+@pytest.fixture(params=["path", "@abstract"])
+def unix(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The directory of a Unix socket on which somebody listens: ourselves."""
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
-        directory = folder if host == "path" else "@" + folder
+        directory = folder if request.param == "path" else "@" + folder
         path = f"{directory}/.s.PGSQL.5432"
-        listener.bind(path if host == "path" else "\0" + path[1:])
+        listener.bind(path if request.param == "path" else "\0" + path[1:])
         listener.listen()
-        sock, address = await dial(config(directory, 5432))
-        with sock:
-            assert sock.family == socket.AF_UNIX and not sock.getblocking()
-            assert str(address) == path
+        yield directory
+
+
+@ends_clean()
+async def test_unix_sockets(unix: str) -> None:
+    sock, route = await dial(config(unix, 5432))
+    with sock:
+        assert sock.family == socket.AF_UNIX and not sock.getblocking()
+        assert str(route.address) == f"{unix}/.s.PGSQL.5432"
+        assert route.place == f'connection to server on socket "{unix}/.s.PGSQL.5432"'
+
+
+@ends_clean()
+async def test_who_owns_the_server_at_a_unix_socket(unix: str) -> None:
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    sock, _ = await dial(config(unix, 5432, requirepeer=me))
+    sock.close()
+    with pytest.raises(AuthenticationError, match=f"requirepeer specifies 'somebody', .* runs as '{me}'") as caught:
+        await dial(config(unix, 5432, requirepeer="somebody"))
+    assert caught.value.outcome is Outcome.NOT_SENT
+
+
+@ends_clean()
+async def test_requirepeer_is_for_unix_sockets_alone(listener: socket.socket) -> None:
+    sock, _ = await dial(config(*listener.getsockname(), requirepeer="somebody"))
+    sock.close()
 
 
 @ends_clean()
 async def test_nobody_listens() -> None:
     port = free_port()
-    with pytest.raises(IoError, match=f"127.0.0.1:{port}: Connection refused") as caught:
+    text = f'connection to server at "127.0.0.1", port {port} failed: Connection refused'
+    with pytest.raises(IoError, match=f"^{text}$") as caught:
         await dial(config("127.0.0.1", port))
-    assert caught.value.outcome is Outcome.NOT_SENT
-    with pytest.raises(IoError, match=r"/no/such/folder/.s.PGSQL.5432: No such file"):
+    assert caught.value.outcome is Outcome.NOT_SENT and isinstance(caught.value.__cause__, ConnectionRefusedError)
+    with pytest.raises(
+        IoError, match=r'^connection to server on socket "/no/such/folder/.s.PGSQL.5432" failed: No such'
+    ):
         await dial(config("/no/such/folder", 5432))
 
 
+@pytest.mark.parametrize("name", ["no-such-host.invalid", "a..b", "x" * 300, "\u00fc" * 100])
 @ends_clean()
-async def test_a_name_that_does_not_exist() -> None:
-    with pytest.raises(IoError, match=r"cannot resolve host 'no-such-host\.invalid'") as caught:
-        await dial(config("no-such-host.invalid", 5432))
-    assert caught.value.outcome is Outcome.NOT_SENT and isinstance(caught.value.__cause__, OSError)
-
-
-async def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[int, Any]) -> None:
-    """Have the loop's resolver answer with these."""
-    found = [(family, socket.SOCK_STREAM, 6, "", sockaddr) for family, sockaddr in addresses]
-
-    async def getaddrinfo(host: str, port: int, **hints: object) -> list[Any]:
-        return found
-
-    monkeypatch.setattr(type(asyncio.get_running_loop()), "getaddrinfo", lambda _, *args, **hints: getaddrinfo(*args))
+async def test_a_name_that_does_not_exist(name: str) -> None:
+    with pytest.raises(IoError, match=r"could not translate host name .* to address: .") as caught:
+        await dial(config(name, 5432))
+    assert caught.value.outcome is Outcome.NOT_SENT and caught.value.__cause__ is not None
 
 
 @ends_clean()
-async def test_the_next_address_is_tried(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "uvloop" in type(asyncio.get_running_loop()).__module__:
-        return  # a compiled class takes no other resolver; the code under test is the same
-    closed = free_port()
-    address = listener.getsockname()
-    await resolve_to(monkeypatch, (socket.AF_INET6, ("::1", closed, 0, 0)), (socket.AF_INET, address))
-    sock, found = await dial(config("name", 5432))
+async def test_hostaddr_is_what_is_dialled(listener: socket.socket) -> None:
+    host, port = listener.getsockname()
+    sock, route = await dial(config("no-such-host.invalid", port, hostaddr=host))
     sock.close()
-    assert found == (socket.AF_INET, address)
-    await resolve_to(monkeypatch, (socket.AF_INET6, ("::1", closed, 0, 0)), (socket.AF_INET, ("127.0.0.1", closed)))
-    with pytest.raises(IoError) as caught:
-        await dial(config("name", 5432))
-    assert f"[::1]:{closed}: " in str(caught.value) and f"127.0.0.1:{closed}: Connection refused" in str(caught.value)
-
-
-@ends_clean()
-async def test_localhost_means_whatever_listens_there(listener: socket.socket) -> None:
-    sock, address = await dial(config("localhost", listener.getsockname()[1]))  # ::1 refuses where it comes first
-    sock.close()
-    assert address.sockaddr == listener.getsockname()
+    assert route.place == f'connection to server at "no-such-host.invalid" ({host}), port {port}'
 
 
 @ends_clean()
 async def test_a_cancelled_attempt_leaves_no_socket() -> None:
     with ExitStack() as waiting, socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-        address = Address(socket.AF_INET, full.getsockname())
+        settled = config(*full.getsockname())
         for _ in range(8):  # once the backlog is full, Linux drops SYNs: a connect waits
-            attempt = asyncio.ensure_future(connect_to(address))
+            attempt = asyncio.ensure_future(dial(settled))
             done, _ = await asyncio.wait([attempt], timeout=0.05)
             if not done:
                 break
-            waiting.enter_context(attempt.result())
+            waiting.enter_context(attempt.result()[0])
         assert not attempt.done()
         attempt.cancel()
         with pytest.raises(asyncio.CancelledError):

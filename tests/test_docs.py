@@ -14,9 +14,12 @@ from typing import NamedTuple
 
 import psycopg
 import pytest
+from _pytest.mark import ParameterSet
 from psycopg.conninfo import make_conninfo
 
-from rig.postgres import Server
+from rig.cluster import Cluster
+from rig.postgres import Postgres, Server
+from tests.poolers import NEW, OLD, pooler
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -57,6 +60,18 @@ def examples(page: Path) -> Iterator[Example]:
 
 
 EXAMPLES = list(chain.from_iterable(map(examples, PAGES)))
+# Where a page speaks of several servers or a pooler; and the fixture that has them.
+PLACES = {
+    "postgresql://app:secret@db1,db2/shop": "two_servers",
+    "postgresql://app:secret@pooler:6432/shop": "new_pooler",
+    "postgresql://app:secret@old-pooler:6432/shop": "old_pooler",
+}
+
+
+def cases() -> Iterator[ParameterSet]:
+    for example in EXAMPLES:
+        marks = [pytest.mark.servers] if any(place in example.source for place in PLACES) else []
+        yield pytest.param(example, marks=marks, id=f"{example.page.name}:{example.line}")
 
 
 @pytest.fixture
@@ -73,9 +88,39 @@ def dsn(postgres: Server) -> Iterator[str]:
         admin.execute(drop)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.page.name}:{example.line}")
-def test_example(example: Example, dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code = example._replace(source=example.source.replace(README_DSN, dsn)).compile()
+@pytest.fixture
+def two_servers(cluster: Cluster) -> str:
+    """The primary first."""
+    cluster.primary.sql(f"DROP TABLE IF EXISTS item; {TABLES}")
+    return cluster.dsn
+
+
+def through(version: str, server: Postgres) -> Iterator[str]:
+    with psycopg.connect(server.dsn) as conn:
+        conn.execute(f"DROP TABLE IF EXISTS item; {TABLES}".encode())
+    with pooler(version, server) as found:
+        yield found.dsn
+
+
+@pytest.fixture
+def new_pooler(launched: Postgres) -> Iterator[str]:
+    yield from through(NEW, launched)
+
+
+@pytest.fixture
+def old_pooler(launched: Postgres) -> Iterator[str]:
+    yield from through(OLD, launched)
+
+
+@pytest.mark.parametrize("example", list(cases()))
+def test_example(
+    example: Example, dsn: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = example.source.replace(README_DSN, dsn)
+    for place, fixture in PLACES.items():
+        if place in source:
+            source = source.replace(place, request.getfixturevalue(fixture))
+    code = example._replace(source=source).compile()
     globals_ = {"__name__": "__main__", "dsn": dsn}
     if code.co_flags & inspect.CO_COROUTINE:
         asyncio.run(eval(code, globals_))
@@ -97,7 +142,10 @@ def test_every_verb_has_a_page_with_examples() -> None:
         "streams",
         "copy",
         "notifications",
+        "pool",
         "cancelling",
+        "servers",
         "wire",
+        "connecting",
     }
     assert verbs | {"README"} <= {example.page.stem for example in EXAMPLES}

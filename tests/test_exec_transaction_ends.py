@@ -11,7 +11,7 @@ import pytest
 
 from pg_wired import AsyncConn, ConnectionClosed, Outcome, PgError, RequestTimeout, TransactionError, TransactionStatus
 from pg_wired.protocol import messages as m
-from rig.checks import Cancelled, answers, ends_clean, outcome_of, repeatable, until
+from rig.checks import SOON, Cancelled, answers, ends_clean, outcome_of, repeatable, until
 from rig.fake_pg import FakePG, Peer, error
 from rig.postgres import Server
 from tests.outcomes import column, until_asleep
@@ -121,7 +121,7 @@ async def test_alone_and_abandoned_it_is_stopped_on_the_server(
     assert isinstance(result, asyncio.CancelledError if how == "cancel" else RequestTimeout)
     begin = time.monotonic()
     await usable(conn)
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < SOON
     assert await column(admin, "select a from setups") == []
 
 
@@ -136,7 +136,7 @@ async def test_deadlines(conn: AsyncConn, admin: AsyncConn) -> None:
     assert caught.value.outcome is UNKNOWN  # it was sent already, and runs
     await slow
     await usable(conn)
-    assert await done(admin) == [2]
+    assert await done(admin) in ([], [2])  # once it is the only one, the server is asked to stop it
     await conn.exec_transaction("", INSERT, ("3",), timeout=10)
 
 

@@ -14,11 +14,11 @@ import pytest
 import pg_wired
 
 NAMES = """
-    AsyncConn AsyncPool AuthenticationError CancelToken ConfigError ConnConfig ConnectionClosed ExclusiveConn
+    AsyncConn AsyncPool AuthenticationError CancelToken Column ConfigError ConnConfig ConnectionClosed ExclusiveConn
     FieldDescription FormatCode IoError ListenerGap Notification NotificationGap NotificationReceiver Oid Outcome
-    PgError PgPipeline PgWireError PipelineAborted PipelineResponse PoolExhausted PoolStats ProtocolError
-    RequestTimeout ResponseCollector RowStream Rows StatementDescription TlsMode TransactionError TransactionStatus
-    UsageError WireConn
+    PgError PgPipeline PgWireError PipelineAborted PipelineResponse PoolExhausted PoolListener PoolStats ProtocolError
+    RequestTimeout ResponseCollector RowStream Rows StatementDescription TlsConfig TlsMode TransactionError
+    TransactionStatus UsageError WireConn
 """
 ROOTS = {
     pg_wired.IoError: OSError,

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pg_wired.conninfo import ConnConfig
 from pg_wired.error import AuthenticationError, Outcome, PgError
 from pg_wired.protocol import messages
-from pg_wired.protocol.startup import DeriveKey, Startup, handshake
+from pg_wired.protocol.startup import AskPassword, DeriveKey, Reply, Startup, handshake
 from pg_wired.saslprep import saslprep
 from pg_wired.scram import salted_password
 from rig.postgres import Postgres
@@ -55,15 +56,23 @@ def libpq(server: Postgres) -> Iterator[psycopg.Connection]:
         yield conn
 
 
-def log_in(server: Postgres, user: str, password: str | None, **parameters: str) -> Startup:
+# There is no TLS here, and a password in clear has to be named then.
+ANY = "require_auth=password,md5,scram-sha-256,none"
+
+
+def log_in(server: Postgres, user: str, password: str | None, options_: str = ANY, **parameters: str) -> Startup:
     """Drive a handshake over a plain socket."""
     options = {"user": user, "database": server.dbname, **parameters}
-    steps = handshake(options, password, nonce=secrets.token_urlsafe(18), max_iterations=100_000)
+    config = ConnConfig.parse(f"user=u {options_}", environ={})
+    policy = config.policy(is_private=False, is_tls=False, binding=None, no_binding="")
+    steps = handshake(options, policy, nonce=secrets.token_urlsafe(18))
     with socket.create_connection((server.host, server.port)) as sock, sock.makefile("rb") as stream:
         step = next(steps)
         while True:
             if isinstance(step, DeriveKey):
-                reply: messages.BackendMessage | bytes = salted_password(step.password, step.salt, step.iterations)
+                reply: Reply = salted_password(step.password, step.salt, step.iterations)
+            elif isinstance(step, AskPassword):
+                reply = password
             else:
                 sock.sendall(step)
                 head = stream.read(5)
@@ -115,6 +124,64 @@ def test_right_wrong_and_missing_passwords(server: Postgres, user: str, mechanis
     for password in ("", None):
         with pytest.raises(AuthenticationError, match="none was given"):
             log_in(server, user, password)
+
+
+@pytest.fixture(scope="module")
+def older() -> Iterator[Postgres]:
+    """PostgreSQL 17, which speaks protocol 3.0 alone."""
+    with Postgres.launch(source="celerp", files={"pg_hba.conf": HBA}) as server:
+        with psycopg.connect(server.dsn, autocommit=True) as conn:
+            conn.execute("create role by_trust login")
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("options", "is_older", "version", "key"),
+    [
+        ("", False, (3, 0), 4),
+        ("max_protocol_version=3.2", False, (3, 2), 32),
+        ("min_protocol_version=3.2", False, (3, 2), 32),
+        ("max_protocol_version=latest", True, (3, 0), 4),
+        ("min_protocol_version=3.2", True, None, 0),
+    ],
+)
+def test_protocol_versions(
+    server: Postgres, older: Postgres, options: str, is_older: bool, version: tuple[int, int] | None, key: int
+) -> None:
+    if int(server.version.split(".")[0]) < 18 and not is_older:
+        pytest.skip("this server is older than protocol 3.2")
+    where = older if is_older else server
+    dsn = f"host={where.host} port={where.port} dbname={where.dbname} user=by_trust {options}"
+    libpq = psycopg.pq.PGconn.connect(dsn.encode())
+    assert (libpq.status == psycopg.pq.ConnStatus.OK) == (version is not None)
+    if version is None:
+        assert b"only supports protocol version 3.0" in libpq.error_message
+        with pytest.raises(
+            AuthenticationError, match=r"speaks protocol 3\.0 at most, and min_protocol_version is 3\.2"
+        ):
+            log_in(where, "by_trust", None, options)
+    else:
+        startup = log_in(where, "by_trust", None, options)
+        assert startup.protocol_version == version
+        assert startup.secret_key is not None and len(startup.secret_key) == key
+    libpq.finish()
+
+
+@pytest.mark.parametrize("value", ["none", "password", "md5", "scram-sha-256", "!md5", "!none", "none,md5"])
+@pytest.mark.parametrize("user", ["by_trust", "by_password", "by_md5", "by_scram"])
+def test_require_auth_as_libpq(server: Postgres, user: str, value: str) -> None:
+    dsn = f"host={server.host} port={server.port} dbname={server.dbname} user={user} password='{RIGHT}' sslmode=disable"
+    libpq = psycopg.pq.PGconn.connect(f"{dsn} require_auth={value}".encode())
+    opens = libpq.status == psycopg.pq.ConnStatus.OK
+    libpq.finish()
+    if user == "by_password" and value.startswith("!"):
+        assert opens  # libpq's rule is laxer: what is not named may go in clear too
+        opens = False
+    if opens:
+        assert log_in(server, user, RIGHT, f"require_auth={value}")
+    else:
+        with pytest.raises(AuthenticationError, match="require_auth"):
+            log_in(server, user, RIGHT, f"require_auth={value}")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 from base64 import b64encode
 
 import pytest
@@ -9,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pg_wired.error import AuthenticationError, Outcome
-from pg_wired.scram import Answer, Challenge, client_first, salted_password
+from pg_wired.scram import (
+    NOT_OFFERED,
+    UNBOUND,
+    Answer,
+    Challenge,
+    Channel,
+    SaltedPasswords,
+    bound_to,
+    client_first,
+    salted_password,
+)
 from rig.scram_server import ProofError, ScramServer
 
 NONCE = "rOprNGfwEbeRWgbNEkqO"
@@ -37,7 +49,7 @@ def server_first(
 def refused(message: bytes) -> str:
     """Why the client refuses this server-first-message."""
     with pytest.raises(AuthenticationError) as caught:
-        Challenge.parse(message, NONCE, CAP)
+        Challenge.parse(message, NONCE, 1, CAP)
     assert caught.value.outcome is Outcome.NOT_SENT
     return str(caught.value)
 
@@ -45,7 +57,9 @@ def refused(message: bytes) -> str:
 def test_vector_of_rfc_7677() -> None:
     """Section 3. PostgreSQL's clients leave the user name empty; the vector has one, so it is put in."""
     first = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
-    challenge = Challenge.parse(first, NONCE, CAP)._replace(messages=b"n=user,r=" + NONCE.encode() + b"," + first)
+    challenge = Challenge.parse(first, NONCE, 4096, 4096)._replace(
+        messages=b"n=user,r=" + NONCE.encode() + b"," + first
+    )
     answer = challenge.answer(salted_password(b"pencil", challenge.salt, challenge.iterations))
     assert answer.client_final == (
         b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
@@ -59,26 +73,81 @@ def test_client_first_names_nobody() -> None:
 
 @given(server=SERVERS, nonce=NONCES)
 def test_exchange(server: ScramServer, nonce: str) -> None:
-    challenge = Challenge.parse(server.first(client_first(nonce)), nonce, 20)
+    challenge = Challenge.parse(server.first(client_first(nonce)), nonce, 1, 20)
     assert (challenge.salt, challenge.iterations) == (server.salt, server.iterations)
     answer = challenge.answer(salted_password(server.password, challenge.salt, challenge.iterations))
     answer.verify(server.final(answer.client_final))
 
 
+HASHES = st.binary(min_size=1, max_size=64)
+
+
+@given(server=SERVERS, nonce=NONCES, binding=HASHES)
+def test_exchange_bound_to_the_certificate(server: ScramServer, nonce: str, binding: bytes) -> None:
+    server = dataclasses.replace(server, binding=binding)
+    channel = bound_to(binding)
+    assert client_first(nonce, channel).startswith(b"p=tls-server-end-point,,n=,r=")
+    challenge = Challenge.parse(server.first(client_first(nonce, channel), "SCRAM-SHA-256-PLUS"), nonce, 1, 20)
+    answer = challenge.answer(salted_password(server.password, challenge.salt, challenge.iterations), channel)
+    answer.verify(server.final(answer.client_final))
+
+
+@given(server=SERVERS, nonce=NONCES, ours=HASHES, theirs=HASHES)
+def test_another_certificate_is_found_out(server: ScramServer, nonce: str, ours: bytes, theirs: bytes) -> None:
+    """A man in the middle of TLS has a certificate of his own: what he passes on does not fit the server's."""
+    server = dataclasses.replace(server, binding=theirs)
+    challenge = Challenge.parse(server.first(client_first(nonce, bound_to(ours)), "SCRAM-SHA-256-PLUS"), nonce, 1, 20)
+    answer = challenge.answer(salted_password(server.password, challenge.salt, challenge.iterations), bound_to(ours))
+    if ours != theirs:
+        with pytest.raises(ProofError):
+            server.final(answer.client_final)
+
+
+@pytest.mark.parametrize(
+    ("channel", "binding", "mechanism", "is_taken"),
+    [
+        (UNBOUND, None, "SCRAM-SHA-256", True),
+        (NOT_OFFERED, None, "SCRAM-SHA-256", True),
+        (UNBOUND, b"hash", "SCRAM-SHA-256", True),
+        (NOT_OFFERED, b"hash", "SCRAM-SHA-256", False),  # -PLUS was taken out of the offer
+        (bound_to(b"hash"), b"hash", "SCRAM-SHA-256", False),
+        (bound_to(b"hash"), b"hash", "SCRAM-SHA-256-PLUS", True),
+        (UNBOUND, b"hash", "SCRAM-SHA-256-PLUS", False),
+        (bound_to(b"hash"), None, "SCRAM-SHA-256-PLUS", False),
+    ],
+)
+def test_flags_as_a_server_takes_them(channel: Channel, binding: bytes | None, mechanism: str, is_taken: bool) -> None:
+    server = ScramServer(b"p", b"salt", 1, b"server", binding=binding)
+    try:
+        challenge = Challenge.parse(server.first(client_first(NONCE, channel), mechanism), NONCE, 1, CAP)
+        answer = challenge.answer(salted_password(b"p", b"salt", 1), channel)
+        answer.verify(server.final(answer.client_final))
+    except ProofError:
+        assert not is_taken
+    else:
+        assert is_taken
+
+
+def test_repr_of_a_channel_hides_nothing_but_noise() -> None:
+    assert repr(bound_to(b"hash")) == "Channel(b'p=tls-server-end-point,,', ...)"
+
+
 @given(server=SERVERS, nonce=NONCES, wrong=st.binary(max_size=80))
 def test_wrong_password(server: ScramServer, nonce: str, wrong: bytes) -> None:
-    challenge = Challenge.parse(server.first(client_first(nonce)), nonce, 20)
+    challenge = Challenge.parse(server.first(client_first(nonce)), nonce, 1, 20)
     answer = challenge.answer(salted_password(wrong, challenge.salt, challenge.iterations))
     if wrong.rstrip(b"\0") != server.password.rstrip(b"\0"):  # HMAC pads a key with zeros
         with pytest.raises(ProofError):
             server.final(answer.client_final)
 
 
-@given(server=SERVERS, nonce=NONCES, data=st.data())
+@given(server=SERVERS, nonce=NONCES, binding=st.none() | HASHES, data=st.data())
 def test_one_changed_byte_of_any_message_ends_the_exchange(
-    server: ScramServer, nonce: str, data: st.DataObject
+    server: ScramServer, nonce: str, binding: bytes | None, data: st.DataObject
 ) -> None:
-    victim = data.draw(st.sampled_from(["server-first", "client-final", "server-final"]))
+    server = dataclasses.replace(server, binding=binding)
+    channel = data.draw(st.sampled_from([UNBOUND, NOT_OFFERED])) if binding is None else bound_to(binding)
+    victim = data.draw(st.sampled_from(["client-first", "server-first", "client-final", "server-final"]))
 
     def pass_on(name: str, message: bytes) -> bytes:
         if name != victim:
@@ -90,8 +159,9 @@ def test_one_changed_byte_of_any_message_ends_the_exchange(
         return message[:index] + bytes([octet]) + message[index + 1 :]
 
     with pytest.raises((AuthenticationError, ProofError)):
-        challenge = Challenge.parse(pass_on("server-first", server.first(client_first(nonce))), nonce, 100)
-        answer = challenge.answer(salted_password(server.password, challenge.salt, challenge.iterations))
+        first = pass_on("client-first", client_first(nonce, channel))
+        challenge = Challenge.parse(pass_on("server-first", server.first(first, server.mechanisms[0])), nonce, 1, 100)
+        answer = challenge.answer(salted_password(server.password, challenge.salt, challenge.iterations), channel)
         answer.verify(pass_on("server-final", server.final(pass_on("client-final", answer.client_final))))
 
 
@@ -109,9 +179,19 @@ def test_iteration_count_has_a_cap(iterations: int | str) -> None:
     assert reason == "SCRAM-SHA-256: the server asks for more than 100000 iterations (scram_max_iterations)"
 
 
+@pytest.mark.parametrize(("asked", "least"), [(4095, 4096), (1, 2), (9, 10)])
+def test_iteration_count_has_a_floor(asked: int, least: int) -> None:
+    with pytest.raises(AuthenticationError) as caught:
+        Challenge.parse(server_first(iterations=b"%d" % asked), NONCE, least, CAP)
+    assert (
+        str(caught.value) == f"SCRAM-SHA-256: the server asks for fewer than {least} iterations (scram_min_iterations)"
+    )
+    assert Challenge.parse(server_first(iterations=b"%d" % least), NONCE, least, CAP).iterations == least
+
+
 @pytest.mark.parametrize("iterations", [1, CAP])
 def test_iteration_count_up_to_the_cap(iterations: int) -> None:
-    assert Challenge.parse(server_first(iterations=b"%d" % iterations), NONCE, CAP).iterations == iterations
+    assert Challenge.parse(server_first(iterations=b"%d" % iterations), NONCE, 1, CAP).iterations == iterations
 
 
 @pytest.mark.parametrize(
@@ -135,7 +215,7 @@ def test_nonce(nonce: bytes, reason: str) -> None:
 
 def test_longest_nonce() -> None:
     nonce = NONCE + "x" * (1024 - len(NONCE))
-    assert Challenge.parse(server_first(nonce.encode()), NONCE, CAP).nonce == nonce
+    assert Challenge.parse(server_first(nonce.encode()), NONCE, 1, CAP).nonce == nonce
 
 
 @pytest.mark.parametrize(
@@ -152,7 +232,7 @@ def test_salt_is_canonical_base64_and_short(salt: bytes) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1023, 1024])
 def test_salt_sizes(size: int) -> None:
-    assert Challenge.parse(server_first(salt=b64encode(bytes(size))), NONCE, CAP).salt == bytes(size)
+    assert Challenge.parse(server_first(salt=b64encode(bytes(size))), NONCE, 1, CAP).salt == bytes(size)
 
 
 NONCE_FIELD, SALT_FIELD, COUNT_FIELD = server_first().split(b",")
@@ -216,6 +296,32 @@ def test_wrong_server_final_message(message: bytes, reason: str) -> None:
     assert reason in str(caught.value)
     assert len(str(caught.value)) < 300
     assert caught.value.outcome is Outcome.NOT_SENT
+
+
+TRIPLES = st.tuples(st.binary(max_size=3), st.binary(max_size=3), st.integers(1, 3))
+
+
+@given(st.lists(TRIPLES, max_size=40), st.integers(1, 5))
+def test_salted_passwords_are_those_of_the_same_three(asked: list[tuple[bytes, bytes, int]], capacity: int) -> None:
+    cache = SaltedPasswords(capacity)
+    model: dict[tuple[bytes, bytes, int], bytes] = {}  # the last to be forgotten last
+    for triple in asked:
+        known = cache.get(*triple)
+        assert known == model.get(triple)
+        if known is None:
+            cache.put(*triple, salted_password(*triple))
+        model[triple] = salted_password(*triple)
+        model = dict([*((key, model[key]) for key in model if key != triple), (triple, model[triple])][-capacity:])
+        assert len(cache) == len(model) <= capacity
+
+
+def test_salted_passwords_keep_no_password() -> None:
+    cache = SaltedPasswords()
+    cache.put(b"tops3cret", b"salt", 4096, b"salted")
+    kept = pickle.dumps(vars(cache)) + repr(cache).encode()
+    assert b"tops3cret" not in kept and b"salted" not in repr(cache).encode()
+    assert cache.get(b"tops3cret", b"salt", 4096) == b"salted"
+    assert cache.get(b"ttops3cret", b"sal", 4096) is None  # the salt's length is part of what is asked
 
 
 def test_repr_hides_the_proof() -> None:

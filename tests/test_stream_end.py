@@ -17,11 +17,11 @@ from pg_wired import (
     UsageError,
 )
 from pg_wired.protocol import messages as m
-from rig.checks import Cancelled, answers, ends_clean, outcome_of, repeatable
+from rig.checks import LATE, Cancelled, answers, ends_clean, outcome_of, repeatable
 from rig.fake_pg import FakePG, Peer, error
 from rig.postgres import Server
 from rig.talk import describe
-from tests.endless import ENDLESS, LATE, was_stopped
+from tests.endless import ENDLESS, was_stopped
 
 pytestmark = pytest.mark.both_loops
 

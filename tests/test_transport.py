@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 import trustme
 
-from pg_wired.transport import SLICE
+from pg_wired.transport import SLICE, TURN
 from rig.checks import ends_clean, repeatable, until
 from rig.pair import KINDS, Kept, Pair, connected
 
@@ -38,6 +38,33 @@ async def test_both_directions_at_once(pair: Pair) -> None:
     heard, _, got = await asyncio.gather(pair.hear(len(ours)), pair.say(theirs), pair.got(len(theirs)))
     assert (heard, got) == (ours, theirs)
     assert pair.receiver.handed == len(ours) and not pair.receiver.out and not pair.receiver.ends
+
+
+@ends_clean()
+async def test_one_turn_of_the_loop_reads_so_much_at_most(pair: Pair) -> None:
+    """The peer never runs dry: it sends as much as was read, at once."""
+    loop, left = asyncio.get_running_loop(), 2 * MEGABYTE
+    read: list[int] = [0]  # by each turn
+
+    def next_turn() -> None:
+        read.append(0)
+        if left:
+            loop.call_soon(next_turn)
+
+    def refill() -> None:
+        nonlocal left
+        n = pair.receiver.reads[-1]
+        read[-1] += n
+        pair.theirs.sendall(bytes(min(n, left)))
+        left -= min(n, left)
+
+    pair.receiver.on_data = refill
+    pair.theirs.sendall(bytes(SLICE))
+    loop.call_soon(next_turn)
+    await pair.got(SLICE + 2 * MEGABYTE)
+    # What the loop calls for the socket, and what the turn before has left to be read on.
+    assert max(read) <= 2 * (TURN + len(pair.receiver.buffer))
+    assert len(read) > 2 * MEGABYTE // (2 * (TURN + len(pair.receiver.buffer)))
 
 
 def send_each(pair: Pair, data: bytes, size: int) -> None:

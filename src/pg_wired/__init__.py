@@ -21,9 +21,11 @@ from .error import (
     UsageError,
 )
 from .exclusive import ExclusiveConn
+from .listener import PoolListener
 from .notifications import NotificationReceiver
 from .pipeline import PgPipeline
 from .pool_stats import PoolStats
+from .protocol.columnar import Column
 from .protocol.notification_queue import ListenerGap, Notification, NotificationGap
 from .protocol.rows import Rows
 from .protocol.types import (
@@ -35,7 +37,7 @@ from .protocol.types import (
     TransactionStatus,
 )
 from .row_stream import RowStream
-from .tls import TlsMode
+from .tls import TlsConfig, TlsMode
 
 PipelineResponse = Rows
 
@@ -44,6 +46,7 @@ __all__ = [
     "AsyncPool",
     "AuthenticationError",
     "CancelToken",
+    "Column",
     "ConfigError",
     "ConnConfig",
     "ConnectionClosed",
@@ -63,6 +66,7 @@ __all__ = [
     "PipelineAborted",
     "PipelineResponse",
     "PoolExhausted",
+    "PoolListener",
     "PoolStats",
     "ProtocolError",
     "RequestTimeout",
@@ -70,6 +74,7 @@ __all__ = [
     "RowStream",
     "Rows",
     "StatementDescription",
+    "TlsConfig",
     "TlsMode",
     "TransactionError",
     "TransactionStatus",

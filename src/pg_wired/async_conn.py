@@ -59,9 +59,9 @@ class AsyncConn(Queries):
         self._is_state_mutated = False
 
     @classmethod
-    async def connect(cls, dsn: str | ConnConfig = "", **options: Any) -> AsyncConn:
-        """Connect and log in; arguments as `ConnConfig.parse` takes them. Raises what `WireConn.connect` does."""
-        return cls(await WireConn.connect(dsn, **options))
+    async def connect(cls, dsn: str | ConnConfig = "", *, timeout: float | None = None, **options: Any) -> AsyncConn:
+        """Connect and log in, within `timeout` seconds; arguments and errors are those of `WireConn.connect`."""
+        return cls(await WireConn.connect(dsn, timeout=timeout, **options))
 
     def exclusive(self, *, acquire_timeout: Patience = ...) -> ExclusiveConn:
         """The connection for you alone: `async with conn.exclusive() as mine`, for transactions and session state.
@@ -94,8 +94,6 @@ class AsyncConn(Queries):
 
     def take_notification_receiver(self, capacity: int = 4096, drop: Drop = "oldest") -> NotificationReceiver:
         """The one receiver of this connection's notifications; of more than `capacity` the `drop` ones are lost."""
-        if capacity < 1 or drop not in ("oldest", "newest"):
-            raise ConfigError(f"capacity is {capacity} and drop {drop!r}: pass 1 or more, and 'oldest' or 'newest'")
         if self._session.notifications.capacity:
             raise UsageError("the notification receiver is taken already: a connection has one")
         return NotificationReceiver(self._link, capacity, drop)
@@ -174,13 +172,23 @@ class AsyncConn(Queries):
 
     @property
     def protocol_version(self) -> tuple[int, int]:
-        """(3, 0)."""
+        """(3, 0), or (3, 2) where `max_protocol_version` asks for it and the server has it."""
         return self._wire.facts.protocol_version
 
     @property
     def auth_mechanism(self) -> str:
-        """How the login went: "trust", "cleartext", "md5" or "SCRAM-SHA-256"."""
+        """How the login went: "trust", "cleartext", "md5", "SCRAM-SHA-256" or "SCRAM-SHA-256-PLUS"."""
         return self._wire.auth_mechanism
+
+    @property
+    def channel_bound(self) -> bool:
+        """Whether the login was bound to the TLS connection: nobody sits between."""
+        return self._wire.channel_bound
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self._wire.is_tls
 
     @property
     def in_flight(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random as randomness
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -16,12 +16,14 @@ from .exclusive import ExclusiveConn
 from .lanes import Lanes
 from .lending import Lending
 from .lent_turn import LentTurn
+from .listener import PoolListener
 from .opener import Opener
 from .owner import Owner
 from .pool_settings import OnConnect, PoolSettings, WhenDown, check_count
 from .pool_stats import PoolStats
 from .probe import Probe
 from .protocol import routing
+from .protocol.notification_queue import Drop
 from .queries import Queries
 from .turn import Patience
 
@@ -114,6 +116,21 @@ class AsyncPool(Queries):
         Raises PoolExhausted if none is free within `acquire_timeout` seconds.
         """
         return ExclusiveConn(self._turn("exclusive()", True), acquire_timeout)
+
+    def listener(
+        self,
+        channels: Iterable[str],
+        *,
+        capacity: int = 4096,
+        drop: Drop = "oldest",
+        acquire_timeout: Patience = ...,
+    ) -> PoolListener:
+        """Notifications of `channels`, on a connection of its own that is made anew when it is lost.
+
+        Of more than `capacity` that wait, the `drop` ones are lost. UsageError, at its beginning, where LISTEN has no
+        effect, as behind a pooler in transaction mode.
+        """
+        return PoolListener(self._lanes, self._lending, channels, capacity, drop, acquire_timeout)
 
     # ---- state
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import ClassVar
 
 from . import dial
+from .encrypt import send_all, until_done
 from .error import IoError, RequestTimeout
 from .frozen import Frozen
 from .protocol import messages
@@ -20,10 +22,12 @@ class CancelToken(Frozen):
     pid: int
     secret_key: bytes
     _is_live: Callable[[], bool]
+    _route: dial.Route
 
     async def cancel(self, timeout: float = 5.0) -> None:
         """Send CancelRequest, and wait until the server has closed that connection ("Canceling Requests in Progress").
 
+        It goes the way of the session: the same address, and where that has TLS, the same TLS, never without.
         Does nothing once the session has ended: its process id may be another's by then. Raises RequestTimeout after
         `timeout` seconds, IoError where the server cannot be reached.
         """
@@ -39,14 +43,14 @@ class CancelToken(Frozen):
             raise IoError(f"the cancel request could not be sent: {error}") from error
 
     async def _send(self, request: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        sock = await dial.connect_to(self.address)
+        sock = await dial.follow(self._route._replace(address=self.address))
         try:
-            await loop.sock_sendall(sock, request)
+            await send_all(sock, request)
             try:
-                while await loop.sock_recv(sock, 64):
+                while await until_done(sock, lambda: sock.recv(64)):
                     pass
-            except ConnectionResetError:  # closing with our packet unread, as some servers do, is an end as well
+            # Closing with our packet unread, as some servers do, is an end as well; so is one without TLS's goodbye.
+            except (ConnectionResetError, ssl.SSLEOFError):
                 pass
         finally:
             sock.close()

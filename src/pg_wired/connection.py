@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import os
 import socket
+import ssl
 import warnings
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakMethod
 
-from . import scram
+from . import dial
 from .cancel import CancelToken
+from .connector import Connector, Shuffle
 from .conninfo import ConnConfig
-from .dial import Address, dial
-from .error import ConnectionClosed, Outcome, PgError, PgWireError, ProtocolError, RequestTimeout, UsageError
+from .credentials import Credentials
+from .error import ConnectionClosed, Outcome, PgError, ProtocolError, UsageError
 from .inbox import Inbox
 from .protocol import messages, startup
 from .protocol.types import FieldDescription, Oid, Row, StatementDescription, TransactionStatus
 from .transport import Receiver, Transport
 
-# 4,096 iterations take a millisecond, 100,000 some twenty: above this the loop must not wait for them.
-ITERATIONS_ON_LOOP = 20_000
 # Bytes of messages that wait to be asked for, or of encoded ones that wait for the socket.
 HIGH_WATER = 1024 * 1024
 _NONCE_BYTES = 18  # as libpq (SCRAM_RAW_NONCE_LEN)
+
+_log = logging.getLogger("pg_wired")
 
 
 class WireConn:
@@ -34,69 +37,53 @@ class WireConn:
     `parameters` are the server's settings as ParameterStatus reports them, `auth_mechanism` is how the login went.
     """
 
-    def __init__(self, config: ConnConfig, sock: socket.socket, address: Address) -> None:
+    def __init__(self, config: ConnConfig, sock: socket.socket, route: dial.Route) -> None:
         self.config = config
-        self.address = address
+        self.address = route.address
+        self._route = route
+        self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         # The loop holds the transport, and that the inbox: none of them may keep alive a WireConn that nobody has.
         self.inbox = Inbox(WeakMethod(self._hold_back))
         self.transport = Transport(asyncio.get_running_loop(), sock, self.inbox)
         self.facts: startup.Startup
         self.parameters: dict[str, str] = {}
         self.transaction_status = TransactionStatus.IDLE
+        self.is_authenticated = False
         self._is_paused = False
         self._is_taken = False
         self._is_closing = False
 
     @classmethod
-    async def connect(cls, dsn: str | ConnConfig = "", **options: Any) -> WireConn:
+    async def connect(cls, dsn: str | ConnConfig = "", *, timeout: float | None = None, **options: Any) -> WireConn:
         """Connect and log in; `dsn` and `options` as `ConnConfig.parse` takes them, or a ConnConfig ready made.
 
-        Raises ConfigError, IoError, RequestTimeout after `connect_timeout`, AuthenticationError, PgError for the
-        server's refusal, ProtocolError.
+        All hosts and addresses are tried, each for `connect_timeout` seconds at most, all together for `timeout`.
+        Raises ConfigError, IoError (the socket or TLS), RequestTimeout, AuthenticationError, PgError for the server's
+        refusal, ConnectionClosed, ProtocolError; what other attempts met with is in the text or the notes.
         """
-        config = ConnConfig.of(dsn, **options)
-        try:
-            async with asyncio.timeout(config.connect_timeout):
-                wire = cls(config, *await dial(config))
-                try:
-                    await wire._log_in()
-                except BaseException as error:
-                    wire.abort()
-                    if isinstance(error, PgWireError):
-                        error.outcome = Outcome.NOT_SENT
-                    raise
-        except TimeoutError as error:
-            text = f"no connection to {config.host!r} within {config.connect_timeout} s (connect_timeout)"
-            raise RequestTimeout(text, Outcome.NOT_SENT) from error
-        return wire
+        return await connector(ConnConfig.of(dsn, **options)).connect(timeout=timeout)
 
-    async def _log_in(self) -> None:
-        config = self.config
-        steps = startup.handshake(
-            config.startup_parameters(),
-            config.password,
-            nonce=base64.b64encode(os.urandom(_NONCE_BYTES)).decode(),
-            max_iterations=config.scram_max_iterations,
-        )
+    async def log_in(self, policy: startup.Policy, credentials: Credentials) -> None:
+        """From StartupMessage to ReadyForQuery. Raises what `startup.handshake` does."""
+        nonce = base64.b64encode(os.urandom(_NONCE_BYTES)).decode()
+        steps = startup.handshake(self.config.startup_parameters(), policy, nonce=nonce)
         step = next(steps)
         try:
             while True:
-                if isinstance(step, startup.DeriveKey):
-                    step = steps.send(await self._derive(step))
-                else:
+                if isinstance(step, bytes):
                     if step and self.inbox.failure is None:  # else what has come says why
                         await self.send_raw(step)
-                    step = steps.send(await self.recv_msg())
+                    message = await self.recv_msg()
+                    self.is_authenticated |= isinstance(message, messages.AuthenticationOk)
+                    step = steps.send(message)
+                else:
+                    step = steps.send(await credentials.answer(step))
         except StopIteration as end:
             self.facts = end.value
             self.parameters = dict(self.facts.parameters)
             self.inbox.is_logged_in = True
-
-    async def _derive(self, step: startup.DeriveKey) -> bytes:
-        arguments = (step.password, step.salt, step.iterations)
-        if step.iterations <= ITERATIONS_ON_LOOP:
-            return scram.salted_password(*arguments)
-        return await self.transport.loop.run_in_executor(None, scram.salted_password, *arguments)
+        for warning in self.facts.warnings:
+            _log.warning("%s: %s", self.address, warning)
 
     # ---- messages
 
@@ -183,6 +170,14 @@ class WireConn:
         """Read up to ReadyForQuery and throw away what comes. Raises PgError, then, if one came."""
         await self._answer()
 
+    async def ask(self, sql: str) -> str:
+        """The only value of the answer to a query, as text. Raises PgError."""
+        await self.send(messages.Query(sql))
+        rows, _ = await self.collect_rows()
+        if len(rows) != 1 or len(rows[0]) != 1:
+            raise ProtocolError(f"the server answered {sql!r} with something else than one value")
+        return (rows[0][0] or b"").decode("utf-8", "replace")
+
     async def describe_statement(self, sql: str) -> StatementDescription:
         """Parse and describe `sql` as the unnamed statement. Raises PgError where the server cannot parse it."""
         await self.send(messages.Parse("", sql), messages.Describe("S"), messages.Sync())
@@ -239,15 +234,36 @@ class WireConn:
 
     @property
     def auth_mechanism(self) -> str:
-        """ "trust", "cleartext", "md5" or "SCRAM-SHA-256"."""
+        """ "trust", "cleartext", "md5", "SCRAM-SHA-256" or "SCRAM-SHA-256-PLUS"."""
         return self.facts.auth_mechanism
+
+    @property
+    def channel_bound(self) -> bool:
+        """Whether the login proved that nobody sits between: the server has the key of this TLS connection."""
+        return self.facts.channel_bound
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self._tls is not None
+
+    @property
+    def tls_version(self) -> str | None:
+        """ "TLSv1.3", say; None without TLS."""
+        return self._tls.version() if self._tls else None
+
+    @property
+    def tls_cipher(self) -> str | None:
+        """OpenSSL's name of the cipher; None without TLS."""
+        cipher = self._tls.cipher() if self._tls else None
+        return cipher[0] if cipher else None
 
     def cancel_token(self) -> CancelToken:
         """What cancels this session's query from elsewhere. UsageError where the server gave no key for it."""
         pid, key = self.facts.pid, self.facts.secret_key
         if pid is None or key is None:
             raise UsageError("the server sent no BackendKeyData: its queries cannot be cancelled")
-        return CancelToken(self.address, pid, key, self.transport.is_open)
+        return CancelToken(self.address, pid, key, self.transport.is_open, self._route)
 
     async def close(self, timeout: float = 10.0) -> None:
         """Send Terminate and wait up to `timeout` seconds for the server to close; idempotent."""
@@ -289,3 +305,8 @@ class WireConn:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+
+def connector(config: ConnConfig, *, shuffle: Shuffle | None = None) -> Connector[WireConn]:
+    """What makes one WireConn after the other on the same terms: for a pool, or whoever connects again and again."""
+    return Connector(config, WireConn, shuffle=shuffle)

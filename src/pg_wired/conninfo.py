@@ -1,51 +1,95 @@
-"""Connection strings, keyword arguments and libpq's environment variables, made into a ConnConfig. It dials nothing.
+"""Connection strings, keyword arguments, service files and libpq's environment variables, made into a ConnConfig.
 
-Messages name the option, its source or the position, never the value: a string that was quoted wrongly has parts of the
-password anywhere.
+It dials nothing. Messages name the option, its source or the position, never the value.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import NoneType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
+from . import hosts, passfile
+from .connection_string import NOT_SENDABLE, SOURCE, UNSENDABLE, parse_string
 from .error import ConfigError
 from .frozen import Frozen
-from .options import ALIASES, BLANK, TABLE, Option
+from .hosts import HostConfig
+from .option_kinds import Option
+from .options import ALIASES, TABLE, UNSUPPORTED, VARIABLES, disagreement
+from .policy import Policy
+from .service_file import read_service
 from .tls import TlsMode
 
-FORMS = "write postgresql://user:password@host:5432/dbname?option=value or host=... port=5432 user=... dbname=..."
+Password: TypeAlias = "str | Callable[[], str | Awaitable[str]]"
+Found: TypeAlias = dict[str, tuple[str, object]]  # the name of an option -> its source, and what that says
+
+KEYWORD = "keyword argument"
 
 
 class ConnConfig(Frozen):
-    """Where and how to connect: every option of the table, settled. Made by `parse`; the constructor checks nothing."""
+    """Where and how to connect: every option of the table, settled. Made by `parse`; the constructor checks nothing.
+
+    `host`, `hostaddr` and `port` are those of the first of the `hosts`. Files of the home directory that libpq would
+    take where no other is named (~/.postgresql/root.crt and others) are not named here either.
+    """
 
     hidden: ClassVar = frozenset(name for name, option in TABLE.items() if option.secret)
-    host: str
-    port: int
+    service: str | None
+    servicefile: str | None
+    hosts: tuple[HostConfig, ...]
     user: str
-    password: str | None
+    password: Password | None
+    passfile: str | None
     dbname: str
     application_name: str | None
-    options: str | None
-    connect_timeout: float | None
-    sslmode: TlsMode
+    fallback_application_name: str | None
     client_encoding: str
+    options: str | None
+    replication: str | None
+    target_session_attrs: str
+    load_balance_hosts: str
+    connect_timeout: float | None
+    keepalives: bool
+    keepalives_idle: int | None
+    keepalives_interval: int | None
+    keepalives_count: int | None
+    tcp_user_timeout: int
+    requirepeer: str | None
+    require_auth: frozenset[str] | None
+    channel_binding: str
+    scram_min_iterations: int
+    scram_max_iterations: int
+    min_protocol_version: tuple[int, int]
+    max_protocol_version: tuple[int, int]
+    sslrootcert: str | None
+    sslmode: TlsMode
+    sslnegotiation: str
+    sslcert: str | None
+    sslkey: str | None
+    sslpassword: str | None
+    sslcertmode: str
+    sslcrl: str | None
+    sslcrldir: str | None
+    sslsni: bool
+    ssl_min_protocol_version: str | None
+    ssl_max_protocol_version: str | None
+    tls: object
     statement_cache_size: int
     max_in_flight: int
-    scram_max_iterations: int
 
     @classmethod
     def parse(cls, dsn: str = "", *, environ: Mapping[str, str] | None = None, **options: object) -> ConnConfig:
-        """The options of keyword arguments, `dsn` (URI or keyword form), `environ` (`os.environ`) and defaults.
+        """The options of keyword arguments, `dsn` (URI or keyword form), service file, `environ` (`os.environ`) and
+        defaults; the first that gives an option wins.
 
-        The first that gives an option wins. A keyword argument that is empty or None gives nothing, but
-        `connect_timeout=None`: no limit. ConfigError names the option or the position that is wrong.
+        A keyword argument that is empty or None gives nothing, but `connect_timeout=None`: no limit. Reads the service
+        file if a service is named, and the password file if no password is. ConfigError names the option, the line or
+        the position that is wrong; a password file that others may read is a warning.
         """
-        found = _found(dsn, os.environ if environ is None else environ, options)
+        environ = os.environ if environ is None else environ
+        found = _found(dsn, environ, options)
         settled: dict[str, Any] = {}
         for name, option in TABLE.items():
             source, value = found.get(name, (None, ""))
@@ -53,7 +97,11 @@ class ConnConfig(Frozen):
                 settled[name] = option.default(settled) if callable(option.default) else option.default
             else:
                 settled[name] = _settle(name, option, source, value)
-        return cls(**settled)
+        if wrong := disagreement(settled):
+            raise ConfigError(wrong)
+        places = hosts.combine(*(settled.pop(name) for name in ("host", "hostaddr", "port")))
+        config = cls(hosts=places, **settled)
+        return config if config.password else config._with_passwords(environ)
 
     @classmethod
     def of(cls, dsn: str | ConnConfig, **options: Any) -> ConnConfig:
@@ -64,73 +112,108 @@ class ConnConfig(Frozen):
             raise ConfigError(f"{', '.join(options)}: a ConnConfig takes no options beside it; parse them into it")
         return dsn
 
+    def _with_passwords(self, environ: Mapping[str, str]) -> ConnConfig:
+        """The same, each host with its password of the password file."""
+        home = _home(environ)
+        path = self.passfile or (f"{home}/.pgpass" if home else None)
+        lines = passfile.read_lines(path) if path else []
+        if not lines:
+            return self
+        found = tuple(host.with_password(lines, self.dbname, self.user) for host in self.hosts)
+        return type(self)(**{**vars(self), "hosts": found})
+
     @property
     def database(self) -> str:
         """`dbname` under its other name."""
         return self.dbname
 
     @property
-    def is_unix(self) -> bool:
-        """Whether `host` is a Unix socket's directory, or with "@" an abstract one."""
-        return self.host.startswith(("/", "@"))
+    def host(self) -> str:
+        """The first host: a name, an address, a Unix socket's directory, "@" and an abstract one, or ""."""
+        return self.hosts[0].host
 
     @property
-    def socket_path(self) -> str | None:
-        """The Unix socket's path as libpq writes it (an abstract one begins with "@"); None for TCP."""
-        return f"{self.host}/.s.PGSQL.{self.port}" if self.is_unix else None
+    def hostaddr(self) -> str | None:
+        """The first host's numeric address, where it was given."""
+        return self.hosts[0].hostaddr
 
     @property
-    def address(self) -> str | tuple[str, int]:
-        """What `socket.connect` takes: the socket's path (abstract: NUL first, unix(7)), or host and port for TCP."""
-        path = self.socket_path
-        if path is None:
-            return self.host, self.port
-        return "\0" + path[1:] if path.startswith("@") else path
+    def port(self) -> int:
+        """The first host's port."""
+        return self.hosts[0].port
 
     def startup_parameters(self) -> dict[str, str]:
         """The names and values of the StartupMessage, in libpq's order."""
+        name = self.application_name
         parameters = {
             "user": self.user,
             "database": self.dbname,
+            "replication": self.replication,
             "options": self.options,
-            "application_name": self.application_name,
+            "application_name": self.fallback_application_name if name is None else name,
             "client_encoding": self.client_encoding,
         }
         return {name: value for name, value in parameters.items() if value}
 
+    def policy(self, *, is_private: bool, is_tls: bool, binding: bytes | None, no_binding: str) -> Policy:
+        """What a server on such a connection may get out of us; `policy.Policy` says what the arguments are."""
+        return Policy(
+            require_auth=self.require_auth,
+            channel_binding=self.channel_binding,
+            min_iterations=self.scram_min_iterations,
+            max_iterations=self.scram_max_iterations,
+            is_private=is_private,
+            is_tls=is_tls,
+            binding=binding,
+            no_binding=no_binding,
+            versions=(self.min_protocol_version, self.max_protocol_version),
+        )
 
-# ---- from four sources to one value ---------------------------------------------------------------------------------
 
-STRING = "connection string"
-KEYWORD = "keyword argument"
-
-# The startup packet ends a string with NUL, and its text is UTF-8; other bytes of the environment arrive as surrogates.
-_UNSENDABLE = "[\0\ud800-\udfff]"
-_NOT_SENDABLE = "must not contain NUL or anything but UTF-8"
+# ---- from five sources to one value ---------------------------------------------------------------------------------
 
 
-def _found(dsn: str, environ: Mapping[str, str], options: Mapping[str, object]) -> dict[str, tuple[str, object]]:
+def _found(dsn: str, environ: Mapping[str, str], options: Mapping[str, object]) -> Found:
     """The options that are given, each with its strongest source and what that says."""
-    found: dict[str, tuple[str, object]] = {}
-    for name, option in TABLE.items():
-        if option.variable is not None and option.variable in environ:
-            found[name] = f"environment variable {option.variable}", environ[option.variable]
     given = {name: value for name, value in options.items() if _gives(_known(name, KEYWORD), value)}
-    for source, pairs in ((STRING, parse_string(dsn)), (KEYWORD, given)):
-        layer: dict[str, tuple[str, object]] = {}
-        for alias, value in pairs.items():
-            name = _known(alias, source)
-            if name in layer and layer[name][1] != value:
-                raise ConfigError(f"{source}: {name} is given under two names with different values")
-            layer[name] = source, value
-        found.update(layer)
+    explicit = _layer(SOURCE, parse_string(dsn)) | _layer(KEYWORD, given)
+    found: Found = {}
+    for name, variable in VARIABLES.items():
+        if variable in environ:
+            found[name] = f"environment variable {variable}", environ[variable]
+    if "sslmode" not in found and environ.get("PGREQUIRESSL", "").startswith("1"):
+        found["sslmode"] = "environment variable PGREQUIRESSL", "require"  # deprecated since 2003, and still read
+    # The name of the service may come from the environment, but what it says is stronger than that.
+    named = found | explicit
+    if "service" in named:
+        file = _text("servicefile", *named["servicefile"]) if "servicefile" in named else None
+        service = _text("service", *named["service"])
+        path, said = read_service(service, file, environ, _home(environ), {*TABLE, *UNSUPPORTED})
+        found |= {name: (f"service file {path!r}", value) for name, value in said.items()}
+    found |= explicit
+    # Last: what is refused may have been turned off by a stronger source.
+    for name, (source, value) in found.items():
+        refused = UNSUPPORTED.get(name)
+        if refused is not None and refused.off is not None and value not in refused.off:
+            raise ConfigError(f"{source}: {name} is refused: {refused.reason}")
     return found
+
+
+def _layer(source: str, pairs: Mapping[str, object]) -> Found:
+    """What one source says, under the names of the table."""
+    layer: Found = {}
+    for alias, value in pairs.items():
+        name = _known(alias, source)
+        if name in layer and layer[name][1] != value:
+            raise ConfigError(f"{source}: {name} is given under two names with different values")
+        layer[name] = source, value
+    return layer
 
 
 def _known(name: str, source: str) -> str:
     """The option's name in the table; refuses a name that is not there."""
     canonical = ALIASES.get(name, name)
-    if canonical in TABLE:
+    if canonical in TABLE or canonical in UNSUPPORTED:
         return canonical
     import difflib  # costs an import and serves this error only
 
@@ -140,108 +223,39 @@ def _known(name: str, source: str) -> str:
 
 def _gives(name: str, value: object) -> bool:
     """PQconnectdbParams passes over empty values; None is one too, where the option has no meaning for it."""
-    return NoneType in TABLE[name].types if value is None else value != ""
+    return (name in TABLE and NoneType in TABLE[name].types) if value is None else value != ""
 
 
 def _settle(name: str, option: Option, source: str, value: object) -> object:
     """The attribute that `value` makes."""
     types = (*option.types, str)
-    if not isinstance(value, types) or isinstance(value, bool):
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         needs = " or ".join(kind.__name__ for kind in types)
         raise ConfigError(f"{source}: {name} must be of type {needs}, not {type(value).__name__}")
-    if isinstance(value, str) and re.search(_UNSENDABLE, value):
-        raise ConfigError(f"{source}: {name} {_NOT_SENDABLE}")
+    if isinstance(value, str):
+        _text(name, source, value)
     try:
         return option.check(option.parse(value) if isinstance(value, str) else value)
     except ValueError:
         raise ConfigError(f"{source}: {name} must be {option.needs}") from None
 
 
-# ---- the two forms of a connection string ---------------------------------------------------------------------------
-
-# Patterns are compiled (and kept) by `re` where they are first used: half of this module's import would be for them.
-_NAME = rf"(\w+)[{BLANK}]*=[{BLANK}]*"
-_QUOTED = rf"(?s)'((?:[^'\\]|\\.)*)'[{BLANK}]*"
-_PLAIN = rf"(?s)(?!')((?:[^{BLANK}\\]|\\.)*)\\?[{BLANK}]*"
-
-# It matches up to what is wrong. A "/" ends the search for "@", a "?" does not: libpq's reading, not RFC 3986's.
-_URI = r"""(?xs)postgres(?:ql)?://
-    (?:(?P<user>[^:@/]*)(?::(?P<password>[^@/]*))?@)?
-    (?:\[(?P<ipv6>[^]]+)\](?![^:/?,])|(?P<host>[^[:/?,][^:/?,]*))?
-    (?::(?P<port>[^/?,]*))?
-    (?:/(?P<dbname>[^?]*))?
-    (?P<query>(?:\?.*)?)"""
-_URI_PARTS = {
-    "user": "user",
-    "password": "password",
-    "ipv6": "host",
-    "host": "host",
-    "port": "port",
-    "dbname": "dbname",
-}
-_URI_STOPS = {
-    "[": 'an IPv6 address must end in "]", and before ":", "/" or "?"',
-    ",": "several hosts are not available in this version",
-}
-_PARAMETER = r"([^=&]*)=([^=&]*)(?:&|\Z)"
-_UNDECODABLE = r" |%00|%(?![0-9A-Fa-f]{2})"
+def _text(name: str, source: str, value: object) -> str:
+    """The value as text that can be sent."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{source}: {name} must be of type str, not {type(value).__name__}")
+    if re.search(UNSENDABLE, value):
+        raise ConfigError(f"{source}: {name} {NOT_SENDABLE}")
+    return value
 
 
-def parse_string(dsn: str) -> dict[str, str]:
-    """What a connection string says, as PQconninfoParse: values are not checked, the last of several wins."""
-    if not isinstance(dsn, str):
-        raise ConfigError(f"the {STRING} must be of type str, not {type(dsn).__name__}; {FORMS}")
-    if unsendable := re.search(_UNSENDABLE, dsn):
-        raise _malformed(unsendable.start(), f"it {_NOT_SENDABLE}")
-    uri = re.match(_URI, dsn)
-    return dict(_uri_pairs(dsn, uri) if uri else _keyword_pairs(dsn))
+def _home(environ: Mapping[str, str]) -> str | None:
+    """The home directory as libpq finds it (pqGetHomeDirectory): HOME, else the system's entry for the user."""
+    if home := environ.get("HOME"):
+        return home
+    import pwd
 
-
-def _malformed(at: int, wrong: str) -> ConfigError:
-    return ConfigError(f"{STRING}, position {at + 1}: {wrong}")
-
-
-def _keyword_pairs(dsn: str) -> Iterator[tuple[str, str]]:
-    at = len(dsn) - len(dsn.lstrip(BLANK))
-    while at < len(dsn):
-        name = re.compile(_NAME).match(dsn, at)
-        if name is None:
-            raise _malformed(at, f"expected option=value; {FORMS}")
-        value = re.compile(_QUOTED).match(dsn, name.end()) or re.compile(_PLAIN).match(dsn, name.end())
-        if value is None:
-            raise _malformed(name.end(), f"the quoted value of {name[1]} does not end")
-        yield name[1], re.sub(r"\\(.)", r"\1", value[1], flags=re.DOTALL)
-        at = value.end()
-
-
-def _uri_pairs(dsn: str, uri: re.Match[str]) -> Iterator[tuple[str, str]]:
-    if uri.end() < len(dsn):
-        raise _malformed(uri.end(), _URI_STOPS[dsn[uri.end()]])
-    for part, name in _URI_PARTS.items():
-        if uri[part]:  # libpq: an empty part gives nothing, an empty parameter the default
-            yield name, _decode(dsn, *uri.span(part))
-    at = uri.start("query") + 1
-    while at < len(dsn):
-        parameter = re.compile(_PARAMETER).match(dsn, at)
-        name = _decode(dsn, *parameter.span(1)) if parameter else ""
-        if parameter is None or not re.fullmatch(r"\w+", name):
-            raise _malformed(at, f"expected option=value; {FORMS}")
-        value = _decode(dsn, *parameter.span(2))
-        # libpq takes JDBC's word for it.
-        yield ("sslmode", "require") if (name, value) == ("ssl", "true") else (name, value)
-        at = parameter.end()
-
-
-def _decode(dsn: str, start: int, end: int) -> str:
-    """A part of a URI without percent-encoding. libpq 18: spaces around it are dropped, inside they must be encoded."""
-    raw = dsn[start:end]
-    text = raw.lstrip(" ")
-    start += len(raw) - len(text)
-    text = text.rstrip(" ")
-    if wrong := re.search(_UNDECODABLE, text):
-        raise _malformed(start + wrong.start(), "write a space as %20, a percent sign as %25, and no NUL")
-    octets = re.sub(rb"%(..)", lambda match: bytes((int(match[1], 16),)), text.encode())
     try:
-        return octets.decode()
-    except UnicodeDecodeError:
-        raise _malformed(start, "this part is not UTF-8 once decoded") from None
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return None

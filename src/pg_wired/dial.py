@@ -1,21 +1,18 @@
-"""From a ConnConfig to a connected socket: names, addresses, socket options. It speaks no protocol."""
+"""From a host to a connected socket: names, addresses, socket options, TLS. It knows no session."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import pwd
 import socket
+import ssl
+import struct
 from typing import Any, NamedTuple
 
 from .conninfo import ConnConfig
-from .error import IoError, Outcome
-
-# The crate's keepalive: a silent peer is found after 60 s and the kernel's nine probes 15 s apart.
-_KEEPALIVE = (
-    ("SO_KEEPALIVE", socket.SOL_SOCKET, 1),
-    ("TCP_KEEPIDLE", socket.IPPROTO_TCP, 60),
-    ("TCP_KEEPINTVL", socket.IPPROTO_TCP, 15),
-)
+from .encrypt import Security, describe, encrypted, is_offered
+from .error import AuthenticationError, IoError, Outcome
+from .hosts import HostConfig
 
 
 class Address(NamedTuple):
@@ -31,41 +28,126 @@ class Address(NamedTuple):
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def dial(config: ConnConfig) -> tuple[socket.socket, Address]:
-    """A connected, non-blocking socket to the first address that answers. Raises IoError with what each one said."""
-    failures: list[str] = []
-    for address in await _addresses(config):
-        try:
-            return await connect_to(address), address
-        except OSError as error:
-            failures.append(f"{address}: {os.strerror(error.errno) if error.errno else error}")
-    raise IoError(f"cannot connect to {config.host!r}: " + "; ".join(failures), Outcome.NOT_SENT)
+class Route(NamedTuple):
+    """One way to a server: the address, and TLS or not. A cancel request goes the same way as its session."""
+
+    config: ConnConfig
+    host: HostConfig
+    address: Address
+    security: Security | None
+
+    @property
+    def place(self) -> str:
+        """Where that is, in the words of psql's messages."""
+        if self.address.family == socket.AF_UNIX:
+            return f'connection to server on socket "{self.address}"'
+        name, (number, port) = self.host.host, self.address.sockaddr[:2]
+        also = f" ({number})" if name not in ("", number) else ""
+        return f'connection to server at "{name or number}"{also}, port {port}'
+
+    def failed(self, error: OSError) -> IoError:
+        """The same as an IoError that names the place."""
+        reason = str(error) if isinstance(error, IoError) else describe(error)
+        return IoError(f"{self.place} failed: {reason}", Outcome.NOT_SENT)
 
 
-async def connect_to(address: Address) -> socket.socket:
-    """A connected, non-blocking socket to exactly this address. Raises OSError."""
+async def reach(route: Route) -> socket.socket:
+    """A connected, non-blocking socket, without TLS. Raises IoError, and AuthenticationError for `requirepeer`."""
     loop = asyncio.get_running_loop()
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    sock = socket.socket(route.address.family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        if address.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for name, level, value in _KEEPALIVE:
-                if hasattr(socket, name):
-                    sock.setsockopt(level, getattr(socket, name), value)
-        await loop.sock_connect(sock, address.sockaddr)
-    except BaseException:
+        _set_options(sock, route.config)
+        await loop.sock_connect(sock, route.address.sockaddr)
+        _check_peer(sock, route.config.requirepeer)
+    except BaseException as error:
         sock.close()
+        if isinstance(error, OSError):
+            raise route.failed(error) from error
         raise
     return sock
 
 
-async def _addresses(config: ConnConfig) -> list[Address]:
-    if config.is_unix:
-        return [Address(socket.AF_UNIX, config.address)]
+async def secure(route: Route, sock: socket.socket) -> ssl.SSLSocket:
+    """TLS over a socket that has agreed to it. Raises IoError, ConfigError."""
+    assert route.security is not None
+    try:
+        return await encrypted(sock, route.security)
+    except OSError as error:
+        raise route.failed(error) from (error.__cause__ or error)
+
+
+async def offers_tls(route: Route, sock: socket.socket) -> bool:
+    """Whether the server agrees to TLS; a direct connection does not ask. Closes the socket where that fails."""
+    assert route.security is not None
+    if route.security.is_direct:
+        return True
+    try:
+        return await is_offered(sock)
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, OSError):
+            raise route.failed(error) from error
+        raise
+
+
+def no_tls(route: Route) -> IoError:
+    """The server has none, and nothing may go out in clear."""
+    return route.failed(IoError(f"the server does not support TLS, which sslmode={route.config.sslmode.value} demands"))
+
+
+async def follow(route: Route) -> socket.socket:
+    """A socket to exactly this address, with TLS if the route has it: never falling back. Raises IoError."""
+    sock = await reach(route)
+    if route.security is None:
+        return sock
+    if not await offers_tls(route, sock):
+        sock.close()
+        raise no_tls(route)
+    return await secure(route, sock)
+
+
+def _set_options(sock: socket.socket, config: ConnConfig) -> None:
+    """Keepalive and the like; nothing of it exists for Unix sockets."""
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    tcp = {"TCP_USER_TIMEOUT": config.tcp_user_timeout or None}
+    if config.keepalives:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        tcp["TCP_KEEPIDLE"] = config.keepalives_idle
+        tcp["TCP_KEEPINTVL"] = config.keepalives_interval
+        tcp["TCP_KEEPCNT"] = config.keepalives_count
+    for name, value in tcp.items():
+        if value is not None and hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _check_peer(sock: socket.socket, wanted: str | None) -> None:
+    """libpq's `requirepeer`: the user that the process at the other end of a Unix socket runs as."""
+    if wanted is None or sock.family != socket.AF_UNIX:
+        return
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid = struct.unpack("3i", credentials)[1]  # unix(7), struct ucred
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = f"user ID {uid}"
+    if name != wanted:
+        text = f"requirepeer specifies {wanted!r}, but the server at the other end of the socket runs as {name!r}"
+        raise AuthenticationError(text, Outcome.NOT_SENT)
+
+
+async def addresses(host: HostConfig) -> list[Address]:
+    """All of a host's, in the resolver's order. Raises IoError."""
+    if host.is_unix:
+        return [Address(socket.AF_UNIX, host.address)]
+    name = host.hostaddr or host.host
+    flags = socket.AI_NUMERICHOST if host.hostaddr else 0
     loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise IoError(f"cannot resolve host {config.host!r}: {error.strerror or error}", Outcome.NOT_SENT) from error
+        found = await loop.getaddrinfo(name, host.port, type=socket.SOCK_STREAM, flags=flags)
+    except (OSError, UnicodeError) as error:  # a name that no resolver can be asked for
+        reason = getattr(error, "strerror", None) or "it is no name"
+        raise IoError(f"could not translate host name {name!r} to address: {reason}", Outcome.NOT_SENT) from error
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]

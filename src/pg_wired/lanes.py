@@ -114,6 +114,7 @@ class Slot:
         if self.state in (State.ALIVE, State.CLOSED):
             return
         if task.cancelled():
+            self._report(asyncio.CancelledError())
             self._timer = self.lanes.loop.call_later(PAUSE, self._fill)
         else:  # it was lost before the task had ended
             self._fill()
@@ -148,6 +149,7 @@ class Slot:
         self._stop_timer()
         self.lanes.remove(lane.conn)
         self.lanes.opener.ended(lane.conn, "a shared connection to")
+        self.lanes.opener.see_off(lane.conn)
         self._fill()
 
     def close(self) -> AsyncConn | None:

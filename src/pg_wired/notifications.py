@@ -1,33 +1,29 @@
-"""The receiver of a connection's notifications: `async for`, and counters that add up."""
+"""Receivers of notifications: `async for`, and counters that add up. Those of one connection."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import cast
 
-from .error import UsageError
+from .error import ConfigError, UsageError
 from .link import Link
 from .protocol import endings
 from .protocol.notification_queue import Drop, Notification, NotificationGap, NotificationQueue
 
 
-class NotificationReceiver:
-    """Yields each Notification, and a NotificationGap where some were lost. Ends behind our own close() or abort().
+class QueueReader:
+    """The one reader of a queue: received = delivered + queued + dropped, at every moment."""
 
-    Raises ConnectionClosed, IoError or ProtocolError behind the last one when the connection ended otherwise.
-    received = delivered + queued + dropped, at every moment.
-    """
-
-    def __init__(self, link: Link, capacity: int, drop: Drop) -> None:
-        self._link = link
-        self._session = link.session
-        self._queue: NotificationQueue = link.session.notifications
-        self._queue.capacity = capacity
-        self._queue.drop = drop
+    def __init__(self, queue: NotificationQueue, capacity: int, drop: Drop) -> None:
+        if capacity < 1 or drop not in ("oldest", "newest"):
+            raise ConfigError(f"capacity is {capacity} and drop {drop!r}: pass 1 or more, and 'oldest' or 'newest'")
+        self._queue = queue
+        queue.capacity = capacity
+        queue.drop = drop
 
     @property
     def received(self) -> int:
-        """All that came on this connection."""
+        """All that came."""
         return self._queue.received
 
     @property
@@ -42,25 +38,42 @@ class NotificationReceiver:
 
     @property
     def dropped(self) -> int:
-        """Those that were lost: for want of room, or because nobody received yet."""
+        """Those that came and were lost: for want of room, or because nobody received yet."""
         return self._queue.dropped
+
+    async def _arrival(self) -> None:
+        """Until there is something to look at."""
+        queue = self._queue
+        if queue.waiter is not None:
+            raise UsageError("another task waits for notifications: one receiver has one reader")
+        queue.waiter = waiter = asyncio.get_running_loop().create_future()
+        try:
+            await waiter
+        finally:
+            queue.waiter = None
+
+
+class NotificationReceiver(QueueReader):
+    """Yields each Notification, and a NotificationGap where some were lost. Ends behind our own close() or abort().
+
+    Raises ConnectionClosed, IoError or ProtocolError behind the last one when the connection ended otherwise.
+    received = delivered + queued + dropped, at every moment.
+    """
+
+    def __init__(self, link: Link, capacity: int, drop: Drop) -> None:
+        super().__init__(link.session.notifications, capacity, drop)
+        self._link = link
+        self._session = link.session
 
     def __aiter__(self) -> NotificationReceiver:
         return self
 
     async def __anext__(self) -> Notification | NotificationGap:
-        queue = self._queue
-        while (item := queue.take()) is None:
+        while (item := self._queue.take()) is None:
             if self._session.failure is not None:
                 if self._session.is_ours:
                     raise StopAsyncIteration
                 raise endings.refused(self._session)
             self._link.transport.check_owner()
-            if queue.waiter is not None:
-                raise UsageError("another task waits for notifications: one receiver has one reader")
-            queue.waiter = waiter = asyncio.get_running_loop().create_future()
-            try:
-                await waiter
-            finally:
-                queue.waiter = None
-        return cast("Notification | NotificationGap", item)  # its one connection leaves no other gap
+            await self._arrival()
+        return cast("Notification | NotificationGap", item)  # one connection leaves no other gap

@@ -13,14 +13,16 @@ from .error import ConnectionClosed, Outcome, PgWireError, RequestTimeout
 from .owner import Owner
 from .pool_settings import PoolSettings
 from .pool_stats import Totals
-from .protocol import endings
+from .protocol import answers, endings
 from .protocol.notification_queue import NotificationQueue
 
 LOG = logging.getLogger("pg_wired.pool")
 
 # Seconds that on_connect may take where connect_timeout sets no limit: the default of that.
 SETUP_TIMEOUT = 10.0
-# Seconds in which a connection that is no longer wanted has to end by itself.
+# Seconds between looks at a connection that still has answers to give, and is no longer wanted.
+LOOK = 0.5
+# Seconds in which the server has to end it then.
 FAREWELL = 10.0
 WRITABLE = ("read-write", "primary")
 
@@ -110,16 +112,34 @@ class Opener:
         session = conn._session
         LOG.warning("%s %s (pid %s) is gone: %s", what, conn.addr, conn.backend_pid, session.failure or _why(conn))
         self._backoff.ended(self.loop.time(), self.loop.time() - conn._link.born)
-        if session.failure is None:
-            self.see_off(conn)
+        if session.retired == answers.REFUSES:
+            self._eject(conn.addr)
+
+    def _eject(self, addr: str) -> None:
+        """A server that refuses to write is the wrong one: none of its connections takes anything more.
+
+        They are all out of the way before what waits on one of them moves.
+        """
+        others = [conn for conn in self.conns if conn.addr == addr and conn.is_alive]
+        for conn in others:
+            conn._session.retired = answers.REFUSES
+        for conn in others:
+            if conn._session.keeper is not None:
+                conn._session.keeper.ended()
+        for conn in others:
+            endings.retire(conn._session, answers.REFUSES)
 
     def see_off(self, conn: AsyncConn) -> None:
-        """Close it when all is answered, and nobody waits for that."""
+        """Close it when all is answered, however long that takes; nobody waits for it but the pool's end."""
         if not conn._transport.is_closed:
             self._start(self._farewell(conn), self._farewells)
 
     @staticmethod
     async def _farewell(conn: AsyncConn) -> None:
+        session, transport = conn._session, conn._transport
+        session.retired = session.retired or "the pool has another one in its place"
+        while (session.waiting() or session.window is not None) and not transport.is_closed:
+            await asyncio.wait([transport.closed], timeout=LOOK)
         try:
             await conn.close(FAREWELL)
         except PgWireError as error:

@@ -24,6 +24,7 @@ HARMLESS = frozenset(
         "SAVEPOINT",
         "RELEASE",
         "NOTIFY",
+        "SHOW",
     ]
 ) | {"START TRANSACTION", "SET CONSTRAINTS", "LOCK TABLE", ""}
 # DISCARD ALL in its parts (chapter "DISCARD"), but for what we keep: statements of our cache, and the connection's

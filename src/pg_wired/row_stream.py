@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from .error import ConfigError, RequestTimeout, UsageError
 from .protocol import requests
-from .protocol.rows import Rows
+from .protocol.rows import RowBody, Rows
 from .protocol.types import FieldDescription, Row
 from .turn import Patience, Turn
 
@@ -88,7 +88,7 @@ class Inflow:
 
 
 class RowStream:
-    """`async with conn.stream(...) as rows`: `rows.fields`, then `async for row in rows`, or lists by `batches()`.
+    """`async with conn.stream(...) as rows`: `rows.fields`, then `async for row in rows`, or Rows by `batches()`.
 
     Leaving early has the server stop the query, and throws away what it has sent; the connection goes on.
     """
@@ -103,8 +103,7 @@ class RowStream:
         self._acquire_timeout = acquire_timeout
         self._is_entered = False
         self.reply.add_done_callback(self._overtake)
-        self._batch: list[Row] = []
-        self._next = 0
+        self._rest: Iterator[Row] = iter(())
         self.fields: tuple[FieldDescription, ...] = ()
 
     @property
@@ -123,9 +122,9 @@ class RowStream:
         self.fields = fields
         self._inflow.header_arrived()
 
-    def take(self, rows: list[Row], n: int) -> None:
+    def take(self, body: RowBody, n: int) -> None:
         """For the session: rows have come, of `n` bytes."""
-        self._inflow.arrived(rows, len(rows), n)
+        self._inflow.arrived(Rows(self.fields, [], "", body), body.count, n)
 
     async def __aenter__(self) -> RowStream:
         if self._is_entered:
@@ -154,27 +153,28 @@ class RowStream:
         return self
 
     async def __anext__(self) -> Row:
-        if self._next == len(self._batch):
-            self._batch, self._next = await self._more(), 0
-            if not self._batch:
+        while True:
+            for row in self._rest:
+                return row
+            batch = await self._more()
+            if batch is None:
                 raise StopAsyncIteration
-        row = self._batch[self._next]
-        self._next += 1
-        return row
+            self._rest = iter(batch)
 
     def _overtake(self, reply: asyncio.Future[Rows]) -> None:
         """A deadline does not wait for the rows that are kept."""
         if not reply.cancelled() and isinstance(reply.exception(), RequestTimeout):
             self._inflow.clear()
-            self._batch, self._next = [], 0
+            self._rest = iter(())
 
-    async def _more(self) -> list[Row]:
+    async def _more(self) -> Rows | None:
         self._turn.check_open()
         batch = await self._inflow.next()
-        return batch if isinstance(batch, list) else []
+        return batch if isinstance(batch, Rows) else None
 
-    async def batches(self) -> AsyncIterator[list[Row]]:
-        """Lists of rows, as they came; for speed."""
-        while batch := self._batch[self._next :] or await self._more():
-            self._batch, self._next = [], 0
+    async def batches(self) -> AsyncIterator[Rows]:
+        """Rows as they came, for speed: to be iterated, or taken column by column."""
+        if begun := list(self._rest):
+            yield Rows(self.fields, begun, "")
+        while batch := await self._more():
             yield batch

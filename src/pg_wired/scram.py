@@ -1,8 +1,8 @@
-"""SCRAM-SHA-256, the client's half (RFC 5802, RFC 7677), as pure functions; the nonce and the hashing time are others'.
+"""SCRAM-SHA-256 and -PLUS, the client's half (RFC 5802, RFC 7677), pure; the nonce and the hashing time are others'.
 
 An exchange, each value made from the one before:
 
-    client_first(nonce)                     -> SASLInitialResponse
+    client_first(nonce, channel)            -> SASLInitialResponse
     Challenge.parse(server_first, ...)      <- AuthenticationSASLContinue
     salted_password(password, salt, iterations)
     challenge.answer(salted)                -> SASLResponse
@@ -20,9 +20,8 @@ from typing import NamedTuple
 from .error import AuthenticationError, Outcome
 
 MECHANISM = "SCRAM-SHA-256"
+MECHANISM_PLUS = "SCRAM-SHA-256-PLUS"
 
-# RFC 5802, 7: "n" says that this client does not support channel binding; no authorization identity.
-_GS2_HEADER = b"n,,"
 # Ours: PostgreSQL's nonce has 48 characters for both halves, its salt 16 bytes (SCRAM_RAW_NONCE_LEN and
 # SCRAM_DEFAULT_SALT_LEN in common/scram-common.h); both far below these.
 MAX_NONCE = 1024
@@ -31,6 +30,26 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 
 # RFC 5802, 7: attr-val.
 _ATTRIBUTE = r"[A-Za-z]=[^\0,]+"
+
+
+class Channel(NamedTuple):
+    """What the client says of channel binding (RFC 5802, 6): the gs2-header, and the data that follow it."""
+
+    gs2_header: bytes
+    data: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Channel({self.gs2_header!r}, ...)"
+
+
+# RFC 5802, 7: this client cannot bind; it could, and thinks that the server cannot. Neither names another user.
+UNBOUND = Channel(b"n,,")
+NOT_OFFERED = Channel(b"y,,")
+
+
+def bound_to(certificate_hash: bytes) -> Channel:
+    """Bound to the server's certificate, by RFC 5929's tls-server-end-point."""
+    return Channel(b"p=tls-server-end-point,,", certificate_hash)
 
 
 class Challenge(NamedTuple):
@@ -42,8 +61,8 @@ class Challenge(NamedTuple):
     messages: bytes  # client-first-message-bare and server-first-message, as they were on the wire
 
     @classmethod
-    def parse(cls, server_first: bytes, nonce: str, max_iterations: int) -> Challenge:
-        """Read the message that answers `client_first(nonce)`; AuthenticationError if it breaks a rule or a bound."""
+    def parse(cls, server_first: bytes, nonce: str, min_iterations: int, max_iterations: int) -> Challenge:
+        """Read the message that answers `client_first`; AuthenticationError if it breaks a rule or a bound."""
         attributes = _attributes(server_first, "server-first-message", "rsi")
         combined, iterations = attributes["r"], attributes["i"]
         if len(combined) > MAX_NONCE or not all("!" <= char <= "~" for char in combined):
@@ -56,11 +75,16 @@ class Challenge(NamedTuple):
         # Digits are counted first: int() refuses very long numbers with an error of its own.
         if len(iterations) > len(str(max_iterations)) or int(iterations) > max_iterations:
             raise _refusal(f"the server asks for more than {max_iterations} iterations (scram_max_iterations)")
+        if int(iterations) < min_iterations:
+            raise _refusal(f"the server asks for fewer than {min_iterations} iterations (scram_min_iterations)")
         return cls(salt, int(iterations), combined, _client_first_bare(nonce) + b"," + server_first)
 
-    def answer(self, salted: bytes) -> Answer:
-        """The client's final message, and what the server must prove; `salted` comes from `salted_password`."""
-        binding = binascii.b2a_base64(_GS2_HEADER, newline=False)
+    def answer(self, salted: bytes, channel: Channel = UNBOUND) -> Answer:
+        """The client's final message, and what the server must prove; `salted` comes from `salted_password`.
+
+        `channel` is the one of `client_first`: the server compares.
+        """
+        binding = binascii.b2a_base64(channel.gs2_header + channel.data, newline=False)
         without_proof = b"c=" + binding + b",r=" + self.nonce.encode()
         auth_message = self.messages + b"," + without_proof
         client_key = _hmac(salted, b"Client Key")
@@ -89,14 +113,48 @@ class Answer(NamedTuple):
             raise _refusal("the server's signature is wrong: it does not know the password, and may be an impostor")
 
 
-def client_first(nonce: str) -> bytes:
+def client_first(nonce: str, channel: Channel = UNBOUND) -> bytes:
     """The first message. `nonce`: printable ASCII without a comma, never used before."""
-    return _GS2_HEADER + _client_first_bare(nonce)
+    return channel.gs2_header + _client_first_bare(nonce)
 
 
 def salted_password(password: bytes, salt: bytes, iterations: int) -> bytes:
     """RFC 5802's SaltedPassword, 32 bytes, of a password prepared by `saslprep`. The one slow step."""
     return hashlib.pbkdf2_hmac("sha256", password, salt, iterations)
+
+
+class SaltedPasswords:
+    """The last salted passwords, for an owner who logs in often: a reconnect with the same three costs no hashing.
+
+    Keeps at most `capacity` of them, and no password: a SHA-256 of all that goes in stands for it. What it keeps is as
+    good as the password to whoever can read this process's memory, as the password in its ConnConfig is.
+    """
+
+    def __init__(self, capacity: int = 64) -> None:
+        self._kept: dict[bytes, bytes] = {}
+        self._capacity = capacity
+
+    def get(self, password: bytes, salt: bytes, iterations: int) -> bytes | None:
+        """What `salted_password` would say, if it is known; it is then the last to be forgotten."""
+        key = self._key(password, salt, iterations)
+        # A dict keeps the order in which keys came: taken out and put back, it is the youngest.
+        salted = self._kept.pop(key, None)
+        if salted is not None:
+            self._kept[key] = salted
+        return salted
+
+    def put(self, password: bytes, salt: bytes, iterations: int, salted: bytes) -> None:
+        """Keep what `salted_password` said."""
+        self._kept[self._key(password, salt, iterations)] = salted
+        if len(self._kept) > self._capacity:
+            del self._kept[next(iter(self._kept))]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def _key(self, password: bytes, salt: bytes, iterations: int) -> bytes:
+        # The salt's length keeps the border between salt and password from moving.
+        return hashlib.sha256(b"%d,%d," % (iterations, len(salt)) + salt + password).digest()
 
 
 def _client_first_bare(nonce: str) -> bytes:

@@ -24,7 +24,10 @@ def row_of(body: bytes, n: int | None = None) -> bytearray:
 
 def take(p: bytearray, columns: int = 2, i: int = 0, end: int | None = None) -> tuple[int, list[Row]]:
     out: list[Row] = []
-    return backend.rows(p, i, len(p) if end is None else end, columns, out), out
+    at = backend.check(p, i, len(p) if end is None else end, columns)
+    assert backend.make(p, i, at, len(p), out) == at
+    assert backend.count(p, i, at) == len(out)
+    return at, out
 
 
 @given(rows=ROWS, before=st.binary(max_size=3), behind=st.sampled_from([b"", b"C\0\0\0\4", b"D\0\0\0\x20\0\2", b"D\0"]))
@@ -46,12 +49,11 @@ def test_a_cut_row_is_left_for_later(rows: list[Row], data: st.DataObject) -> No
     assert (rest, taken + others) == (len(p), rows)
 
 
-@given(rows=ROWS)
-def test_rows_are_checked_also_where_they_are_not_kept(rows: list[Row]) -> None:
-    p = stream(rows)
-    assert backend.rows(p, 0, len(p), 2, None) == len(p)
-    with pytest.raises(ProtocolError, match="-7 bytes where"):
-        backend.rows(p + row_of(b"\0\2\0\0\0\0\xff\xff\xff\xf9"), 0, len(p) + 15, 2, None)
+@given(rows=ROWS, limit=st.integers(0, 6))
+def test_so_many_rows_are_made(rows: list[Row], limit: int) -> None:
+    p, out = stream(rows), list[Row]()
+    assert backend.make(p, 0, len(p), limit, out) == len(stream(rows[:limit]))
+    assert out == rows[:limit]
 
 
 def test_null_empty_and_every_byte() -> None:
@@ -87,20 +89,17 @@ def test_any_number_of_columns(n: int) -> None:
 )
 def test_what_does_not_fit_is_refused(p: bytearray, error: str) -> None:
     good = stream([(b"x", b"y")])
-    out: list[Row] = []
     with pytest.raises(ProtocolError, match=error):
-        backend.rows(good + p, 0, len(good + p), 2, out)
-    assert out == [(b"x", b"y")]
+        backend.check(good + p, 0, len(good + p), 2)
 
 
 @given(p=st.binary(max_size=60).map(lambda data: bytearray(b"D\0\0\0" + data)), columns=st.integers(-2, 3))
 def test_any_bytes_are_rows_or_a_protocol_error(p: bytearray, columns: int) -> None:
     """What is taken encodes to the very bytes it came from; nothing behind `end` is read."""
-    out: list[Row] = []
     try:
-        i = backend.rows(p, 0, len(p), columns, out)
+        i, out = take(p, columns)
     except ProtocolError:
-        i = len(stream(out))
+        return
     assert p[:i] == stream(out)
     assert columns == octets.ANY_COUNT or all(len(row) == columns for row in out)
 

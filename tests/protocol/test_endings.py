@@ -15,7 +15,7 @@ from pg_wired.error import (
     TransactionError,
     UsageError,
 )
-from pg_wired.protocol import endings
+from pg_wired.protocol import endings, requests
 from pg_wired.protocol import messages as m
 from rig.talk import describe, error
 from tests.protocol.conversation import (
@@ -435,3 +435,101 @@ def test_the_last_words_are_the_cause() -> None:
     client.session.lost(ConnectionResetError(104, "reset"))
     assert isinstance(sink.error, ConnectionClosed) and "shutting down" in str(sink.error)
     assert isinstance(sink.error.__cause__, PgError)
+
+
+# ---- a keeper
+
+
+class Keeper:
+    """Takes over what it is offered, if it wants to."""
+
+    def __init__(self, wants: bool = True) -> None:
+        self.wants = wants
+        self.ends = 0
+        self.moved: list[requests.Request] = []
+
+    def ended(self) -> None:
+        self.ends += 1
+
+    def unsent(self, request: requests.Request) -> bool:
+        assert self.ends  # it knows already
+        if self.wants:
+            self.moved.append(request)
+        return self.wants
+
+
+def kept(client: Client, wants: bool = True) -> Keeper:
+    keeper = Keeper(wants)
+    client.session.keeper = keeper
+    return keeper
+
+
+def may_move(client: Client) -> None:
+    for request in client.session.waiting():
+        request.may_move = True
+
+
+@pytest.mark.parametrize("sent", [0, 1, 2, 3])
+def test_what_never_left_is_for_the_keeper(sent: int) -> None:
+    client = Client(max_in_flight=3)
+    keeper = kept(client)
+    client.sinks[:] = [client.query(f"select {n}") for n in range(5)]
+    may_move(client)
+    if sent:
+        client.session.handed = client.session.inflight[sent - 1].begin + 1
+    client.session.lost(None)
+    assert outcomes(*client.sinks[:sent]) == [Outcome.UNKNOWN] * sent
+    assert [request.sink for request in keeper.moved] == client.sinks[sent:]
+    other = Client()
+    for request in keeper.moved:
+        assert not request.may_move
+        other.session.submit(request)
+    for _ in keeper.moved:
+        other.feed(*first((b"1",)))
+    assert [list(sink.result) for sink in client.sinks[sent:]] == [[(b"1",)]] * (5 - sent)
+
+
+def test_what_it_does_not_want_fails() -> None:
+    client = Client()
+    keeper = kept(client, wants=False)
+    sink, still = client.query("select 1"), client.query("select 2")
+    client.session.waiting()[0].may_move = True
+    client.session.lost(None)
+    assert outcomes(sink, still) == [Outcome.NOT_SENT] * 2 and not keeper.moved
+
+
+def test_what_nobody_waits_for_does_not_move() -> None:
+    client = Client()
+    keeper = kept(client)
+    client.query("select 1").cancelled = True
+    may_move(client)
+    client.session.lost(None)
+    assert not keeper.moved and keeper.ends == 1
+
+
+def test_a_unit_moves_as_a_whole() -> None:
+    client = Client()
+    keeper = kept(client)
+    sinks = [client.query("select 1"), client.transaction("set local a = 1", "select 2")]
+    unit = client.session.inflight[1].unit
+    assert unit is not None
+    unit.whole.may_move = True
+    client.session.handed = 1
+    client.session.lost(None)
+    assert outcomes(*sinks) == [Outcome.UNKNOWN, None] and keeper.moved == [unit.whole]
+    other = Client()
+    other.session.submit(unit.whole)
+    assert other.tags() == "QQPBEPDBESQ"
+
+
+def test_a_retired_session_hands_on_what_waits() -> None:
+    client = Client(max_in_flight=1)
+    keeper = kept(client)
+    sinks = [client.query("select 1"), client.query("select 2")]
+    may_move(client)
+    endings.retire(client.session, "for a test")
+    assert [request.sink for request in keeper.moved] == sinks[1:] and keeper.ends == 1
+    client.feed(*first((b"1",)))
+    assert list(sinks[0].result) == [(b"1",)]
+    client.session.lost(None)
+    assert keeper.ends == 2

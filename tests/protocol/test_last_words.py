@@ -51,15 +51,17 @@ def test_other_notices_are_no_last_words() -> None:
     assert str(client.session.failure) == "the connection was closed: the server sent no reason"
 
 
-def test_several_errors_the_first_is_the_cause() -> None:
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_several_errors_the_first_is_the_cause(is_busy: bool) -> None:
     client = Client()
-    sink = client.simple("select")
+    sink = client.simple("select") if is_busy else None
     client.take()
     for n in range(1, 10):
         client.feed(error("57P01", f"word {n}", "FATAL"))
     client.session.lost(None)
-    assert isinstance(sink.error, ConnectionClosed) and sink.error.outcome is Outcome.UNKNOWN
-    cause = sink.error.__cause__
+    failure = sink.error if sink else client.session.failure
+    assert isinstance(failure, ConnectionClosed) and failure.outcome is Outcome.UNKNOWN
+    cause = failure.__cause__
     assert isinstance(cause, PgError) and cause.message == "word 1"
     assert cause.__notes__ == [f"then: FATAL:  word {n}" for n in range(2, 10)]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pg_wired.error import ProtocolError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.notification_queue import Drop, Notification, NotificationGap, NotificationQueue
+from pg_wired.protocol.notification_queue import Drop, ListenerGap, Notification, NotificationGap, NotificationQueue
 from tests.protocol.conversation import Sink
 
 
@@ -153,3 +153,89 @@ def test_every_one_is_accounted_for(capacity: int, drop: Drop, takes: list[bool]
                 assert item.payload == put[at]
                 at += 1
         assert at == len(put) == q.received
+
+
+# ---- a queue that goes from one connection to the next
+
+
+def lost(seconds: float, before: int, after: int) -> ListenerGap:
+    return ListenerGap(0, seconds, before, after)
+
+
+@pytest.mark.parametrize("drop", get_args(Drop))
+def test_a_marker_stands_where_the_connection_changed(drop: Drop) -> None:
+    q = queue(2, drop)
+    q.put(numbered(1))
+    q.reconnected(lost(1.0, 7, 8))
+    q.put(numbered(2))
+    assert [q.take(), q.take(), q.take(), q.take()] == [numbered(1), lost(1.0, 7, 8), numbered(2), None]
+    q.reconnected(lost(2.0, 8, 9))
+    assert q.take() == lost(2.0, 8, 9) and (q.received, q.delivered, q.dropped) == (2, 2, 0)
+
+
+def test_two_with_nothing_in_between_are_one() -> None:
+    q = queue(1)
+    q.reconnected(lost(1.0, 7, 8))
+    q.reconnected(lost(2.0, 8, 9))
+    assert (q.take(), q.take()) == (lost(3.0, 7, 9), None)
+
+
+def test_the_newest_are_lost_behind_a_marker() -> None:
+    q = queue(1, "newest")
+    q.put(numbered(1))
+    q.reconnected(lost(1.0, 7, 8))
+    q.put(numbered(2))
+    assert [q.take(), q.take(), q.take()] == [numbered(1), ListenerGap(1, 1.0, 7, 8), None]
+    q.put(numbered(3))
+    q.put(numbered(4))
+    q.reconnected(lost(1.0, 8, 9))  # behind a gap: both are one
+    assert [q.take(), q.take(), q.take()] == [numbered(3), ListenerGap(1, 1.0, 8, 9), None]
+
+
+def test_the_oldest_are_lost_around_a_marker() -> None:
+    q = queue(1)
+    q.reconnected(lost(1.0, 7, 8))
+    for number in range(3):
+        q.put(numbered(number))
+    assert [q.take(), q.take(), q.take()] == [ListenerGap(2, 1.0, 7, 8), numbered(2), None]
+    q.put(numbered(3))
+    q.put(numbered(4))
+    q.put(numbered(5))
+    q.reconnected(lost(1.0, 8, 9))
+    q.put(numbered(6))
+    q.put(numbered(7))
+    assert [q.take(), q.take(), q.take()] == [ListenerGap(4, 1.0, 8, 9), numbered(7), None]
+    assert q.received == q.delivered + q.dropped == 8
+
+
+@given(drop=st.sampled_from(get_args(Drop)), steps=st.lists(st.sampled_from(["put", "take", "change"]), max_size=40))
+def test_with_markers_every_one_is_accounted_for(drop: Drop, steps: list[str]) -> None:
+    q = queue(2, drop)
+    expected = number = changes = 0
+    ends: list[int] = []
+
+    def take() -> bool:
+        nonlocal expected
+        item = q.take()
+        if isinstance(item, Notification):
+            assert int(item.payload) == expected
+            expected += 1
+        elif item is not None:
+            expected += item.dropped
+            if isinstance(item, ListenerGap):
+                ends.append(item.after or 0)
+        return item is not None
+
+    for step in steps:
+        if step == "put":
+            q.put(numbered(number))
+            number += 1
+        elif step == "take":
+            take()
+        else:
+            changes += 1
+            q.reconnected(lost(1.0, changes - 1, changes))
+        assert q.received == number == q.delivered + q.dropped + len(q) and len(q) <= 2
+    while take():
+        pass
+    assert expected == number and ends == sorted(ends) and (ends[-1] if ends else 0) == changes

@@ -275,3 +275,18 @@ def _is_taken(params: tuple[bytes, ...]) -> bool:
     except ConfigError:
         return False
     return True
+
+
+def test_a_request_that_never_left_forgets_how_it_was_encoded() -> None:
+    client = Client()
+    known(client, "select 1")
+    client.query("select 1")
+    simple = client.simple("select 2")
+    query, other = client.session.inflight
+    assert query.statement is not None and query.columns == 1 and query.fields
+    query.forget_encoding()
+    other.forget_encoding()
+    forgotten: tuple[object, ...] = (query.statement, query.columns, query.fields, query.begin)
+    assert forgotten == (None, octets.NO_ROWS, (), octets.NEVER)
+    assert other.sink is simple and other.data is not None and other.script == requests.SIMPLE
+    assert query.fate(10**9) is other.fate(10**9) is Outcome.NOT_SENT

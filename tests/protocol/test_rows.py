@@ -4,22 +4,57 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired.protocol.rows import Rows
-from pg_wired.protocol.types import FieldDescription
+from pg_wired.protocol import messages
+from pg_wired.protocol.rows import BATCH, RowBody, Rows
+from pg_wired.protocol.types import FieldDescription, Row
 
 FIELD = FieldDescription("a", 0, 0, 25, -1, -1, 0)
 TWO: list[tuple[bytes | None, ...]] = [(b"1",), (None,)]
 
 
-def test_a_sequence() -> None:
-    rows = Rows((FIELD,), list(TWO), "SELECT 2")
+def as_it_came(rows: list[Row], cuts: int = 1) -> Rows:
+    """The rows as a body, that has come in so many parts."""
+    body = RowBody()
+    for part in range(cuts):
+        p = b"xx" + messages.encode(*map(messages.DataRow, rows[part::cuts])) + b"C\0\0\0\4"
+        body.append(bytearray(p), 2, len(p) - 5)
+    return Rows((FIELD,), [], f"SELECT {len(rows)}", body)
+
+
+@pytest.mark.parametrize("rows", [Rows((FIELD,), list(TWO), "SELECT 2"), as_it_came(TWO), as_it_came(TWO, 2)])
+def test_a_sequence(rows: Rows) -> None:
     assert (len(rows), rows[0], rows[-1], rows[1:]) == (2, (b"1",), (None,), [(None,)])
     assert list(rows) == TWO and list(reversed(rows)) == TWO[::-1]
     assert (b"1",) in rows and rows.index((None,)) == 1 and rows.count((b"1",)) == 1
     assert (rows.fields, rows.command_tag) == ((FIELD,), "SELECT 2")
     assert bool(rows) and not Rows((), [], "")
-    with pytest.raises(IndexError):
-        rows[2]
+    for beyond in (2, -3):
+        with pytest.raises(IndexError):
+            rows[beyond]
+    with pytest.raises(TypeError):
+        rows["0"]  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("n", [0, 1, BATCH - 1, BATCH, BATCH + 1, 5 * BATCH])
+def test_a_body_is_what_the_rows_would_have_been(n: int) -> None:
+    made: list[Row] = [(b"%d" % i, None, b"") for i in range(n)]
+    rows = as_it_came(made)
+    assert (len(rows), list(rows), list(rows)) == (n, made, made)
+    assert [rows[i] for i in range(-n, n)] == made + made
+    assert rows[3:-5:7] == made[3:-5:7] and rows[::-1] == made[::-1]
+    assert rows == Rows((FIELD,), made, "") and rows == made and (rows == made[1:]) is (n == 0)
+    assert all(type(row) is tuple for row in rows)
+
+
+def test_several_may_iterate_at_the_same_time() -> None:
+    rows = as_it_came([(b"%d" % i,) for i in range(1000)])
+    assert [a + b for a, b in zip(rows, rows, strict=True)] == [(b"%d" % i,) * 2 for i in range(1000)]
+
+
+def test_columns_of_either_kind() -> None:
+    for rows in (Rows((FIELD,), list(TWO), ""), as_it_came(TWO)):
+        (column,) = rows.columns()
+        assert (column.field, bytes(column.data), column.offsets.tolist()) == (FIELD, b"1", [0, 1, 1])
 
 
 def test_equality() -> None:

@@ -9,6 +9,7 @@ import pytest
 from pg_wired.error import ConnectionClosed, Outcome, PgError, ProtocolError, UsageError
 from pg_wired.protocol import messages as m
 from pg_wired.protocol import requests
+from pg_wired.protocol.rows import Rows
 from pg_wired.protocol.session import BUFFER_SIZE
 from pg_wired.protocol.types import TransactionStatus
 from rig.talk import describe, error
@@ -362,6 +363,26 @@ def test_the_parts_of_a_unit_share_their_fate() -> None:
 # ---- answers in parts
 
 
+def test_a_result_that_comes_in_several_reads_is_kept_as_it_came() -> None:
+    client = Client()
+    sink = client.query("select 1")
+    client.feed(*first()[:4], m.DataRow((b"1",)), m.DataRow((None,)))
+    client.feed(m.DataRow((b"3",)), *result(tag="SELECT 3"), READY)
+    assert sink.result == [(b"1",), (None,), (b"3",)] and len(sink.result) == 3
+    other = client.query("select 1")
+    client.feed(*later((b"4",)))
+    assert other.result == [(b"4",)] and sink.result[2] == (b"3",)
+
+
+def test_a_notice_among_rows_parts_nothing() -> None:
+    client = Client()
+    sink = client.query("select 1")
+    notice = m.NoticeResponse((("C", "00000"),))
+    client.feed(*first()[:4], m.DataRow((b"1",)), notice, m.DataRow((b"2",)))
+    client.feed(m.DataRow((b"3",)), notice, *result(tag="SELECT 3"), READY)
+    assert sink.result == [(b"1",), (b"2",), (b"3",)]
+
+
 def test_rows_go_to_a_taker_as_they_come() -> None:
     client = Client()
     taker = Taker()
@@ -371,7 +392,7 @@ def test_rows_go_to_a_taker_as_they_come() -> None:
     client.feed(*first()[:4], m.DataRow((b"1",)), m.DataRow((b"2",)))
     client.feed(m.DataRow((b"3",)), *result(tag="SELECT 3"), READY)
     assert [[field.name for field in fields] for fields in taker.headers] == [["a"]]
-    assert taker.parts == [[(b"1",), (b"2",)], [(b"3",)]]
+    assert [Rows((), [], "", body) for body in taker.parts] == [[(b"1",), (b"2",)], [(b"3",)]]
     sink: Any = request.sink
     assert (list(sink.result), sink.result.command_tag) == ([], "SELECT 3")
 

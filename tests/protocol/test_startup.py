@@ -3,82 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pg_wired.error import AuthenticationError, ConfigError, Outcome, PgError, PgWireError, ProtocolError
+from pg_wired.error import AuthenticationError, ConfigError, Outcome, PgError, ProtocolError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.startup import DeriveKey, Startup, Step, handshake
-from pg_wired.scram import salted_password
+from pg_wired.protocol.startup import AskPassword, DeriveKey, Startup, handshake
 from rig import strategies
-from rig.scram_server import ScramServer
+from tests.protocol.login import (
+    NONCE,
+    OK,
+    PASSWORD,
+    READY,
+    SASL,
+    Login,
+    decode,
+    play_scram,
+    policy,
+    scram_server,
+)
 
-PASSWORD = "correct horse"
-NONCE = "client-nonce"
-OK = m.AuthenticationOk()
-READY = m.ReadyForQuery("I")
 KEY = m.BackendKeyData(42, b"\x01\x02\x03\x04")
-SASL = m.AuthenticationSASL(("SCRAM-SHA-256",))
 FATAL = m.ErrorResponse((("S", "FATAL"), ("V", "FATAL"), ("C", "28P01"), ("M", "no")))
-
-
-class Login:
-    """A handshake, and the last step it took."""
-
-    def __init__(self, password: str | None = PASSWORD, *, max_iterations: int = 100_000, **parameters: str) -> None:
-        self.steps = handshake({"user": "alice", **parameters}, password, nonce=NONCE, max_iterations=max_iterations)
-        self.sent: list[Step] = [next(self.steps)]
-
-    def take(self, *replies: m.BackendMessage | bytes) -> Step:
-        """Hand in what the server sends; the step after the last of it."""
-        for reply in replies:
-            self.sent.append(self.steps.send(reply))
-        return self.sent[-1]
-
-    def finish(self, *replies: m.BackendMessage | bytes) -> Startup:
-        """The same, where the last reply is the last of all."""
-        self.take(*replies[:-1])
-        with pytest.raises(StopIteration) as caught:
-            self.steps.send(replies[-1])
-        startup = caught.value.value
-        assert isinstance(startup, Startup)
-        return startup
-
-    def fail(self, *replies: m.BackendMessage | bytes) -> PgWireError:
-        """The same, where the last reply ends it: nothing is sent in answer, and the password stays hidden."""
-        self.take(*replies[:-1])
-        with pytest.raises(PgWireError) as caught:
-            self.steps.send(replies[-1])
-        assert caught.value.outcome is Outcome.NOT_SENT
-        assert PASSWORD not in repr(caught.value) + str(caught.value)
-        return caught.value
-
-
-def decode(step: Step, password_as: type[m.AuthenticationResponse] = m.PasswordMessage) -> Any:
-    """The one tagged message that a step sends."""
-    assert isinstance(step, bytes)
-    assert int.from_bytes(step[1:5]) == len(step) - 1
-    return m.decode_frontend(step[0], step[5:], password_as)
-
-
-def scram_server(**options: Any) -> ScramServer:
-    return ScramServer(PASSWORD.encode(), salt=b"0123456789abcdef", iterations=7, nonce=b"server-nonce", **options)
-
-
-def play_scram(login: Login, server: ScramServer, stop: str = "") -> m.BackendMessage:
-    """The exchange up to, and without, the AuthenticationSASLFinal that is returned; or up to the step named `stop`."""
-    initial = decode(login.take(SASL), m.SASLInitialResponse)
-    assert initial.mechanism == "SCRAM-SHA-256"
-    server_first = m.AuthenticationSASLContinue(server.first(initial.response))
-    if stop == "challenge":
-        return server_first
-    derive = login.take(server_first)
-    assert derive == DeriveKey(server.password, server.salt, server.iterations)
-    step = login.take(salted_password(server.password, server.salt, server.iterations))
-    return m.AuthenticationSASLFinal(server.final(decode(step, m.SASLResponse).data))
 
 
 # ---- StartupMessage --------------------------------------------------------------------------------------------------
@@ -111,20 +59,20 @@ def test_startup_message_comes_first() -> None:
 )
 def test_parameters_that_cannot_be_sent(changes: dict[str, str], reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        next(handshake({"user": "alice", **changes}, PASSWORD, nonce=NONCE, max_iterations=1))
+        next(handshake({"user": "alice", **changes}, policy(), nonce=NONCE))
     assert str(caught.value).startswith(reason)
     assert caught.value.outcome is Outcome.NOT_SENT
 
 
 def test_user_is_needed() -> None:
     with pytest.raises(ConfigError, match="a user is needed to connect"):
-        next(handshake({"database": "x"}, None, nonce=NONCE, max_iterations=1))
+        next(handshake({"database": "x"}, policy(), nonce=NONCE))
 
 
 @pytest.mark.parametrize("password", ["hunter\0two", "hunter\ud800two"])
 def test_password_that_cannot_be_sent_is_not_shown(password: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Login(password)
+        Login(password).take(m.AuthenticationCleartextPassword())
     assert str(caught.value).startswith("the password contains ")
     seen = repr((caught.value, caught.value.__cause__, caught.value.__context__))
     assert "hunter" not in seen and "two" not in seen
@@ -146,8 +94,8 @@ def test_length_of_the_startup_message_is_the_servers_limit() -> None:
 def test_trust(password: str | None) -> None:
     login = Login(password)
     startup = login.finish(OK, READY)
-    assert startup == Startup({}, None, None, "trust", (3, 0), ())
-    assert login.sent[1:] == [b""]
+    assert startup == Startup({}, None, None, "trust", False, (3, 0), (), ())
+    assert (login.sent[1:], login.asked) == ([b""], 0)
 
 
 def test_cleartext() -> None:
@@ -162,7 +110,9 @@ def test_md5() -> None:
     step = login.take(m.AuthenticationMD5Password(b"salt"))
     inner = hashlib.md5(b"p\xc3\xa4\xff\xc3\xa4lice").hexdigest()
     assert decode(step).password == "md5" + hashlib.md5(inner.encode() + b"salt").hexdigest()
-    assert login.finish(OK, READY).auth_mechanism == "md5"
+    startup = login.finish(OK, READY)
+    assert startup.auth_mechanism == "md5"
+    assert startup.warnings == ("md5 passwords are deprecated: change to scram-sha-256 (password_encryption)",)
 
 
 def test_md5_where_openssl_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,16 +128,34 @@ def test_md5_where_openssl_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_scram(extensions: bytes) -> None:
     login = Login()
     final = play_scram(login, scram_server(first_extensions=extensions, final_extensions=extensions))
-    assert login.finish(final, OK, READY).auth_mechanism == "SCRAM-SHA-256"
-    assert [step for step in login.sent if step == b""] == [b"", b""]
+    startup = login.finish(final, OK, READY)
+    assert (startup.auth_mechanism, startup.channel_bound) == ("SCRAM-SHA-256", False)
+    assert startup.warnings == ("the password is hashed with 7 iterations on the server, and 4096 are usual",)
+    assert ([step for step in login.sent if step == b""], login.asked) == ([b"", b""], 1)
+
+
+@pytest.mark.parametrize("extensions", [b"", b",x=1"])
+def test_scram_bound_to_the_certificate(extensions: bytes) -> None:
+    login = Login(policy=policy(is_tls=True, binding=b"hash", channel_binding="require"))
+    server = scram_server(4096, binding=b"hash", first_extensions=extensions, final_extensions=extensions)
+    startup = login.finish(play_scram(login, server), OK, READY)
+    assert server.gs2_header == b"p=tls-server-end-point,,"
+    assert (startup.auth_mechanism, startup.channel_bound, startup.warnings) == ("SCRAM-SHA-256-PLUS", True, ())
 
 
 def test_scram_among_other_mechanisms() -> None:
     login = Login()
-    offer = m.AuthenticationSASL(("SCRAM-SHA-256-PLUS", "OAUTHBEARER", "SCRAM-SHA-256"))
+    offer = m.AuthenticationSASL(("GS2-KRB5", "OAUTHBEARER", "SCRAM-SHA-256"))
     assert decode(login.take(offer), m.SASLInitialResponse) == m.SASLInitialResponse(
         "SCRAM-SHA-256", b"n,,n=,r=client-nonce"
     )
+
+
+def test_the_password_is_asked_for_where_it_is_needed() -> None:
+    steps = handshake({"user": "alice"}, policy(), nonce=NONCE)
+    next(steps)
+    assert steps.send(SASL) == AskPassword()
+    assert steps.send("secret") == m.encode(m.SASLInitialResponse("SCRAM-SHA-256", b"n,,n=,r=client-nonce"))
 
 
 def test_scram_prepares_the_password() -> None:
@@ -225,40 +193,15 @@ def test_missing_password(request_: m.BackendMessage, name: str, password: str |
 @pytest.mark.parametrize(
     ("request_", "name"),
     [
-        (m.AuthenticationKerberosV5(), "Kerberos V5"),
-        (m.AuthenticationGSS(), "GSSAPI"),
-        (m.AuthenticationSSPI(), "SSPI"),
+        (m.AuthenticationKerberosV5(), "kerberos v5"),
+        (m.AuthenticationGSS(), "gss"),
+        (m.AuthenticationSSPI(), "sspi"),
     ],
 )
 def test_unsupported_methods(request_: m.BackendMessage, name: str) -> None:
     error = Login().fail(request_)
     assert isinstance(error, AuthenticationError)
     assert f"asks for {name}, which is not supported" in str(error)
-
-
-@pytest.mark.parametrize(
-    ("mechanisms", "offer"),
-    [
-        ((), "0 SASL mechanisms, ''"),
-        (("SCRAM-SHA-256-PLUS",), "1 SASL mechanisms, 'SCRAM-SHA-256-PLUS'"),
-        (("OAUTHBEARER", "\x1b[2J"), r"2 SASL mechanisms, 'OAUTHBEARER, \x1b[2J'"),
-        (("scram-sha-256",), "1 SASL mechanisms, 'scram-sha-256'"),
-        (("x" * 20_000,), "1 SASL mechanisms, 'xxxx"),
-        (("SCRAM-SHA-256",) * 101, "101 SASL mechanisms, 'SCRAM-SHA-256, SCRAM"),
-        (("X",) * 9_999 + ("SCRAM-SHA-256",), "10000 SASL mechanisms, 'X, X"),
-    ],
-    ids=lambda value: str(value)[:30],
-)
-def test_mechanisms(mechanisms: tuple[str, ...], offer: str) -> None:
-    error = Login().fail(m.AuthenticationSASL(mechanisms))
-    assert isinstance(error, AuthenticationError)
-    assert str(error).startswith(f"the server offers {offer}")
-    assert str(error).endswith("SCRAM-SHA-256 is needed")
-    assert len(str(error)) < 300
-
-
-def test_as_many_mechanisms_as_allowed() -> None:
-    assert Login().take(m.AuthenticationSASL(("X",) * 99 + ("SCRAM-SHA-256",)))
 
 
 # ---- Servers that do not prove themselves ----------------------------------------------------------------------------
@@ -268,7 +211,7 @@ def test_as_many_mechanisms_as_allowed() -> None:
     "iterations", [b"0", b"-1", b"4096x", b" 4096", b"04096", b"1001", b"2147483647", b"1" + b"0" * 30]
 )
 def test_bad_iteration_counts_are_never_hashed(iterations: bytes) -> None:
-    login = Login(max_iterations=1000)
+    login = Login(policy=policy(max_iterations=1000))
     login.take(SASL)
     error = login.fail(m.AuthenticationSASLContinue(b"r=client-nonce-x,s=QUJD,i=" + iterations))
     assert isinstance(error, AuthenticationError)
@@ -277,7 +220,7 @@ def test_bad_iteration_counts_are_never_hashed(iterations: bytes) -> None:
 
 @pytest.mark.parametrize("iterations", [1, 1000])
 def test_iteration_counts_up_to_the_cap_are_hashed(iterations: int) -> None:
-    login = Login(max_iterations=1000)
+    login = Login(policy=policy(max_iterations=1000))
     login.take(SASL)
     step = login.take(m.AuthenticationSASLContinue(b"r=client-nonce-x,s=QUJD,i=%d" % iterations))
     assert step == DeriveKey(PASSWORD.encode(), b"ABC", iterations)
@@ -371,16 +314,55 @@ def test_error_response_is_raised_with_its_fields(state: str) -> None:
     assert error.fields == {"S": "FATAL", "V": "FATAL", "C": "28P01", "M": "no"}
 
 
+NEWER = policy(versions=((3, 0), (3, 2)))
+
+
+@pytest.mark.parametrize("newest", [(3, 0), (3, 2)])
 @pytest.mark.parametrize(
     ("version", "options"),
-    [(3 << 16 | 2, ()), (3 << 16, ("_pq_.x",)), (0, ()), (2 << 16, ()), (-1, ()), (3 << 16, ("x" * 999,) * 9)],
+    [
+        *((3 << 16 | 1, ()), (3 << 16 | 3, ()), (3 << 16, ("_pq_.x",)), (0, ()), (2 << 16, ()), (4 << 16, ())),
+        *((-1, ()), (2, ()), (3 << 16, ("x" * 999,) * 9)),
+    ],
     ids=lambda value: str(value)[:20],
 )
-def test_other_versions(version: int, options: tuple[str, ...]) -> None:
-    error = Login().fail(m.NegotiateProtocolVersion(version, options))
+def test_versions_that_no_server_may_answer(newest: tuple[int, int], version: int, options: tuple[str, ...]) -> None:
+    error = Login(policy=policy(versions=((3, 0), newest))).fail(m.NegotiateProtocolVersion(version, options))
     assert isinstance(error, ProtocolError)
-    assert "the server answers protocol 3.0 with version" in str(error)
+    assert f"the server answers protocol 3.{newest[1]} with version" in str(error)
     assert len(str(error)) < 300
+
+
+def test_a_newer_version_than_asked_for() -> None:
+    assert isinstance(Login().fail(m.NegotiateProtocolVersion(3 << 16 | 2, ())), ProtocolError)
+
+
+@pytest.mark.parametrize(("version", "size"), [((3, 2), 4), ((3, 2), 32), ((3, 2), 256)])
+def test_version_3_2_has_longer_keys(version: tuple[int, int], size: int) -> None:
+    login = Login(policy=policy(versions=((3, 0), version)))
+    (step,) = login.sent
+    assert isinstance(step, bytes) and step[4:8] == b"\0\3\0\2"
+    startup = login.finish(OK, m.BackendKeyData(42, bytes(size)), READY)
+    assert (startup.protocol_version, startup.secret_key) == ((3, 2), bytes(size))
+
+
+@pytest.mark.parametrize(("answer", "size"), [(3 << 16, 4), (3 << 16 | 2, 256)])
+def test_negotiated_down_or_not_at_all(answer: int, size: int) -> None:
+    login = Login(policy=NEWER)
+    startup = login.finish(m.NegotiateProtocolVersion(answer, ()), OK, m.BackendKeyData(42, bytes(size)), READY)
+    assert startup.protocol_version == (3, answer & 3)
+
+
+def test_negotiated_down_the_key_is_short() -> None:
+    login = Login(policy=NEWER)
+    error = login.fail(m.NegotiateProtocolVersion(3 << 16, ()), OK, m.BackendKeyData(42, bytes(32)))
+    assert isinstance(error, ProtocolError) and "a key that is not 4 bytes long" in str(error)
+
+
+def test_the_oldest_version_that_will_do() -> None:
+    error = Login(policy=policy(versions=((3, 2), (3, 2)))).fail(m.NegotiateProtocolVersion(3 << 16, ()))
+    assert isinstance(error, AuthenticationError)
+    assert str(error) == "the server speaks protocol 3.0 at most, and min_protocol_version is 3.2"
 
 
 @pytest.mark.parametrize("password_request", [None, SASL])
@@ -413,8 +395,10 @@ def test_settings_key_and_notices() -> None:
         pid=42,
         secret_key=b"\x01\x02\x03\x04",
         auth_mechanism="trust",
+        channel_bound=False,
         protocol_version=(3, 0),
         notices=(notice, notice),
+        warnings=(),
     )
     assert r"\x01\x02" not in repr(startup)
 

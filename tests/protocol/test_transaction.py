@@ -200,6 +200,7 @@ def test_lost_on_the_way(answered: int) -> None:
         client.feed(*answer)
     client.session.lost(None)
     assert isinstance(sink.error, ConnectionClosed) and sink.error.outcome is Outcome.UNKNOWN
+    assert client.sole is None  # there is nothing left to be cancelled
 
 
 def test_inside_anothers_transaction_it_never_succeeds() -> None:

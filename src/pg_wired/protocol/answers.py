@@ -19,6 +19,7 @@ MAX_NOTES = 10
 RETIRING = frozenset({"client_encoding", "standard_conforming_strings", "session_authorization", "in_hot_standby"})
 # read_only_sql_transaction: a server that was the primary may have become a standby.
 READ_ONLY = "25006"
+REFUSES = f"the server refuses to write ({READ_ONLY})"
 # On a crash or an immediate shutdown the reason comes as a notice: crash_shutdown, admin_shutdown.
 SHUTDOWN_NOTICES = ("57P02", "57P01")
 
@@ -57,7 +58,11 @@ def take(session: Session, action: int, tag: int, body: bytes) -> None:
     elif action == Action.PARAMETER:
         _parameter(session, message.name, message.value)
     elif action == Action.LAST_WORDS:
-        session.last_words = session.last_words or PgError(message.fields)
+        error = PgError(message.fields)
+        if session.last_words is None:
+            session.last_words = error
+        else:
+            _note(session.last_words, error)
     elif action != Action.SKIP:
         _answer(session, action, session.head, message)
 
@@ -128,17 +133,22 @@ def _fail(session: Session, request: requests.Request, error: PgError) -> None:
     if error.is_fatal:
         session.last_words = session.last_words or error
     if request.error is not None:
-        if len(getattr(request.error, "__notes__", ())) < MAX_NOTES:
-            request.error.add_note(f"then: {error}")
+        _note(request.error, error)
         return
     request.error = error
     if session.must_write and error.code == READ_ONLY and not session.retired:
-        endings.retire(session, "the server refuses to write (25006)")
+        endings.retire(session, REFUSES)
     error.partial = request.results or []
     statement = request.statement
     if statement is not None and request.parses and not statement.is_described and not request.is_bound:
         statement.has_failed = not statement.is_parsed
         session.statements.drop(statement, close=statement.is_parsed)
+
+
+def _note(first: PgError, further: PgError) -> None:
+    """A pooler has something to add when the server behind it has said why it ends."""
+    if len(getattr(first, "__notes__", ())) < MAX_NOTES:
+        first.add_note(f"then: {further}")
 
 
 def _give_up_copy(session: Session, request: requests.Request) -> None:

@@ -1,4 +1,4 @@
-"""The hot decoder: runs of DataRow and CopyData. Knows no requests; reads only bytes it has checked to be there."""
+"""The hot decoder: runs of DataRow and CopyData. Knows no requests; `check` comes before all that trusts lengths."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from . import octets
 from .types import Row
 
 
-def rows(p: bytearray, i: int, end: int, columns: int, out: list[Row] | None) -> int:
-    """Append the complete DataRow messages that begin at `i` to `out`, or only check them where it is None.
+def check(p: bytearray, i: int, end: int, columns: int) -> int:
+    """Check the complete DataRow messages that begin at `i`; returns the position behind the last of them.
 
-    Returns the position behind the last of them. Raises ProtocolError where a count or a length does not fit (chapter
-    "Message Formats", DataRow), before any of that row is kept.
+    Raises ProtocolError where a count or a length does not fit (chapter "Message Formats", DataRow).
     """
     while i + 7 <= end and p[i] == 68:  # D
         stop = i + 1 + octets.get_i32(p, i + 1)
@@ -25,23 +24,44 @@ def rows(p: bytearray, i: int, end: int, columns: int, out: list[Row] | None) ->
         if stop - i - 7 < 4 * count:
             raise ProtocolError(f"DataRow of {stop - i - 1} bytes cannot hold {count} columns")
         i += 7
-        row = octets.new_row(count if out is not None else 0)
-        for column in range(count):
+        for _ in range(count):
             if stop - i < 4:
                 raise ProtocolError("DataRow ends before its last column")
             n = octets.get_i32(p, i)
             i += 4
             if n > stop - i or n < -1:
                 raise ProtocolError(f"DataRow has a column of {n} bytes where {stop - i} are left")
-            if out is not None:
-                octets.set_cell(row, column, p, i, n)
             if n > 0:
                 i += n
         if i != stop:
             raise ProtocolError(f"DataRow has {stop - i} bytes behind its last column")
-        if out is not None:
-            out.append(octets.seal(row))
     return i
+
+
+def make(p: bytearray, i: int, end: int, limit: int, out: list[Row]) -> int:
+    """Append the rows of checked DataRow messages from `i` on, at most `limit`; returns the position behind them."""
+    while i < end and limit > 0:
+        limit -= 1
+        count = octets.get_u16(p, i + 5)
+        i += 7
+        row = octets.new_row(count)
+        for column in range(count):
+            n = octets.get_i32(p, i)
+            i += 4
+            octets.set_cell(row, column, p, i, n)
+            if n > 0:
+                i += n
+        out.append(octets.seal(row))
+    return i
+
+
+def count(p: bytearray, i: int, end: int) -> int:
+    """How many checked messages there are from `i` to `end`."""
+    n = 0
+    while i < end:
+        i += 1 + octets.get_i32(p, i + 1)
+        n += 1
+    return n
 
 
 def data(p: bytearray, i: int, end: int, out: bytearray) -> int:

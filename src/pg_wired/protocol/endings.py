@@ -131,7 +131,7 @@ def sole(session: Session) -> requests.Request | None:
     inflight = session.inflight
     if len(inflight) == 1:
         return None if session.head.is_item else session.head
-    unit = session.head.unit
+    unit = session.head.unit if inflight else None  # a lost session keeps its head
     return unit.query if unit is not None and all(part.unit is unit for part in inflight) else None
 
 
@@ -164,6 +164,21 @@ def expire(session: Session, now: float) -> float:
     session.pending = deque([r for r in session.pending if r.sink is None or not r.sink.done()])
     session.pump()  # a window that gave up was in the way of others
     return following
+
+
+def lose(session: Session, cause: BaseException | None) -> None:
+    """Tell everybody who waits; nothing is left to be sent or answered."""
+    session.failure = error = failure(session, cause)
+    waiting = session.waiting()
+    session.foreign = None
+    session.group = []
+    session.pending.clear()
+    session.inflight.clear()
+    if session.window is not None:
+        session.window.inside.clear()
+    session.out = bytearray()
+    session.notifications.wake()
+    tell(session, waiting, error)
 
 
 def failure(session: Session, cause: BaseException | None) -> PgWireError:

@@ -82,6 +82,13 @@ cdef inline Py_ssize_t put_part(unsigned char *q, Py_ssize_t i, const unsigned c
     memcpy(q + i, p + j, n)
     return i + n
 
+cdef inline int put_native(unsigned char *q, Py_ssize_t i, int n) noexcept nogil:
+    memcpy(q + i, &n, 4)
+    return 0
+
+cdef inline long long *longs(bytearray room) noexcept:
+    return <long long *>PyByteArray_AS_STRING(room)
+
 cdef inline tuple new_row(Py_ssize_t columns):
     return PyTuple_New(columns)
 

@@ -6,6 +6,8 @@ bounds: the caller has.
 
 from __future__ import annotations
 
+from sys import byteorder
+
 from . import types
 from .types import Action, Next, State
 
@@ -42,6 +44,16 @@ def put_part(q: bytearray, i: int, p: bytearray | bytes, j: int, n: int) -> int:
     """Put the `n` bytes of `p` from `j` on."""
     q[i : i + n] = p[j : j + n]
     return i + n
+
+
+def put_native(q: bytearray, i: int, n: int) -> None:
+    """Put an integer of 32 bits in the machine's own order."""
+    q[i : i + 4] = n.to_bytes(4, byteorder, signed=True)
+
+
+def longs(room: bytearray) -> memoryview:
+    """Its bytes as integers of 64 bits in the machine's own order; valid while somebody holds `room`."""
+    return memoryview(room).cast("q")
 
 
 def new_row(columns: int) -> list[bytes | None]:

@@ -1,5 +1,5 @@
 cimport cython
-from . cimport frontend, octets, statements
+from . cimport frontend, octets, rows, statements
 
 cdef class Request:
     cdef public object sink
@@ -29,7 +29,8 @@ cdef class Request:
     cdef public int columns
     cdef public tuple param_oids
     cdef public tuple fields
-    cdef public list rows
+    cdef public list made
+    cdef public rows.RowBody body
     cdef public object result
     cdef public list results
     cdef public str tag

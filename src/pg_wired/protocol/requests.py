@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..error import Outcome, PgError, PgWireError, UsageError
-from . import frontend, messages, octets, script, statements
+from . import frontend, messages, octets, rows, script, statements
 from .rows import Rows
 from .types import FieldDescription, Oid, Row, State, StatementDescription, Value
 
 ALL_TEXT = frontend.ALL_TEXT
+EMPTY: list[Row] = []  # shared, so nothing is ever put into it
 SYNC = messages.encode(messages.Sync())
 SYNC_SCRIPT = bytes([State.SYNC])
 COPY_IN = bytes([State.COPY_IN_QUERY, State.SYNC])
@@ -88,7 +89,8 @@ class Request:
         self.columns = octets.NO_ROWS
         self.param_oids: tuple[Oid, ...] = ()
         self.fields: tuple[FieldDescription, ...] = ()
-        self.rows: list[Row] = []
+        self.made: list[Row] = EMPTY  # made at once, where all of a result came in one piece; else ...
+        self.body: rows.RowBody | None = None
         self.result: Rows | None = None
         self.results: list[Rows] | None = None
         self.tag = ""
@@ -101,14 +103,16 @@ class Request:
         self.has_committed = False
 
     def end_result(self, tag: str) -> None:
-        """One statement has ended: make its Rows."""
-        self.result = Rows(self.fields, self.rows, tag)
-        self.rows = []
+        """One statement has ended: make its Rows, if somebody waits for them."""
+        if self.sink is not None:
+            self.result = Rows(self.fields, self.made, tag, self.body)
+            if self.results is not None:
+                self.results.append(self.result)
+        self.made = EMPTY
+        self.body = None
         if self.script[0] == octets.QUERY:
             self.fields = ()
             self.columns = octets.NO_ROWS
-        if self.results is not None:
-            self.results.append(self.result)
 
     def answer(self) -> Any:
         """What its caller gets when all went well."""
@@ -116,7 +120,7 @@ class Request:
             return self.results
         if self.is_description:
             return StatementDescription(self.param_oids, self.fields)
-        return self.result if self.result is not None else Rows((), [], "")
+        return self.result if self.result is not None else Rows((), EMPTY, "")
 
     def fail(self, error: PgWireError) -> None:
         """Tell the caller, if it still waits."""

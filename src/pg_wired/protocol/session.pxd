@@ -1,5 +1,5 @@
 cimport cython
-from . cimport backend, frontend, notification_queue, octets, requests, statements
+from . cimport backend, frontend, notification_queue, octets, requests, rows, statements
 
 cdef class Session:
     cdef public dict parameters

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from ..error import PgError, PgWireError, ProtocolError, UsageError
-from . import answers, backend, endings, frontend, messages, notification_queue, octets, requests, statements
+from . import answers, backend, endings, frontend, messages, notification_queue, octets, requests, rows, statements
 from .types import ACTIONS, NEXT_STATES, State, TransactionStatus
 
 if TYPE_CHECKING:
@@ -288,18 +288,34 @@ class Session:
         """Take a run of DataRow; thrown away as they come where nobody waits for them."""
         request = self.head
         self.look_for_reader(request)
-        at = backend.rows(self.buffer, i, end, request.columns, None if request.discards else request.rows)
-        if request.taker is not None and request.rows:
+        at = backend.check(self.buffer, i, end, request.columns)
+        if at == i or request.discards:
+            return at
+        if request.taker is not None:
             if self.state == octets.EXECUTE:  # and not what follows a COPY, or stands in its place
-                request.taker.take(request.rows, at - i)
-            request.rows = []
+                request.body = rows.RowBody()
+                request.body.append(self.buffer, i, at)
+                request.taker.take(request.body, at - i)
+                request.body = None
+        elif request.body is None and (request.made or (at < end and self.buffer[at] != 68)):
+            # All of it is here: few rows, which are made at once.
+            if not request.made:
+                request.made = []
+            backend.make(self.buffer, i, at, end, request.made)
+        else:
+            if request.body is None:
+                request.body = rows.RowBody()
+            request.body.append(self.buffer, i, at)
         return at
 
     def look_for_reader(self, request: requests.Request) -> None:
         """Behind the first part of an answer: throw away what comes if nobody waits for it any more."""
-        if (request.rows or request.taker is not None) and (request.sink is None or request.sink.done()):
+        if request.body is None and request.taker is None and not request.made:
+            return
+        if request.sink is None or request.sink.done():
             request.discards = True
-            request.rows = []
+            request.made = requests.EMPTY
+            request.body = None
 
     def take_data(self, i: int, end: int) -> int:
         """Take a run of CopyData, as one piece."""
@@ -323,7 +339,7 @@ class Session:
         request.tag = tag
         if self.window is not None:
             self.window.saw(tag, self.head.columns == octets.NO_ROWS)
-        if tag[:1] in "CDP":  # COMMIT, DISCARD ALL, DEALLOCATE ALL, PREPARE TRANSACTION
+        if p[i] == 67 or p[i] == 68 or p[i] == 80:  # COMMIT, DISCARD ALL, DEALLOCATE ALL, PREPARE TRANSACTION
             answers.special_tag(self, request, tag)
         request.end_result(tag)
 
@@ -428,16 +444,5 @@ class Session:
 
     def lost(self, cause: BaseException | None) -> None:
         """The connection has ended: everybody who waits is told, and whether its request may have run."""
-        if self.failure is not None:
-            return
-        self.failure = failure = endings.failure(self, cause)
-        waiting = self.waiting()
-        self.foreign = None
-        self.group = []
-        self.pending.clear()
-        self.inflight.clear()
-        if self.window is not None:
-            self.window.inside.clear()
-        self.out = bytearray()
-        self.notifications.wake()
-        endings.tell(self, waiting, failure)
+        if self.failure is None:
+            endings.lose(self, cause)

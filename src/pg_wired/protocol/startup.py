@@ -6,6 +6,8 @@ The contract with whoever drives `handshake`:
     while True:
         if isinstance(step, DeriveKey):
             reply = scram.salted_password(step.password, step.salt, step.iterations)
+        elif isinstance(step, AskPassword):
+            reply = password        # or None; asked once at most, when the policy agrees that it is sent
         else:
             write(step)             # empty where there is nothing to say
             reply = read_message()  # exactly one BackendMessage; what lies behind it stays unread
@@ -19,35 +21,46 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Mapping
-from typing import ClassVar, TypeAlias, TypeVar
+from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
 
 from .. import scram
-from ..error import AuthenticationError, ConfigError, Outcome, PgError, ProtocolError
+from ..error import ConfigError, Outcome, PgError, ProtocolError
 from ..frozen import Frozen
+from ..policy import Policy as Policy
+from ..policy import refusal
 from ..saslprep import saslprep
 from . import messages
 
-PROTOCOL = (3, 0)
 # PostgreSQL's libpq/pqcomm.h; the length word itself is not counted.
 MAX_STARTUP_PACKET_LENGTH = 10_000
 # Ours: PostgreSQL 18 reports 15 settings at startup, and poolers add a few.
 MAX_ENTRIES = 1000
-# Ours: PostgreSQL offers two at most.
-MAX_MECHANISMS = 100
-# Protocol chapter, BackendKeyData: always 4 in protocol 3.0.
+# Protocol chapter, BackendKeyData: always 4 in protocol 3.0; from 3.2 on the message's own 4 to 256.
 KEY_SIZE = 4
+# PostgreSQL's default since 10 (scram_iterations), and RFC 7677's least.
+USUAL_ITERATIONS = 4096
 
-_UNSUPPORTED: dict[type[messages.Authentication], str] = {
-    messages.AuthenticationKerberosV5: "Kerberos V5",
-    messages.AuthenticationGSS: "GSSAPI",
-    messages.AuthenticationSSPI: "SSPI",
+# What the server asks for, as `require_auth` has it; and what is not built.
+_METHODS: dict[type[messages.Authentication], str] = {
+    messages.AuthenticationOk: "none",
+    messages.AuthenticationCleartextPassword: "password",
+    messages.AuthenticationMD5Password: "md5",
+    messages.AuthenticationSASL: "scram-sha-256",
+    messages.AuthenticationGSS: "gss",
+    messages.AuthenticationSSPI: "sspi",
+    messages.AuthenticationKerberosV5: "kerberos v5",
 }
+_UNSUPPORTED = ("gss", "sspi", "kerberos v5")
+
+
+class AskPassword(Frozen):
+    """Answer it with the password, or None: the server needs one, and the policy agrees."""
 
 
 class DeriveKey(Frozen):
     """Answer it with the 32 bytes of `scram.salted_password`: 100,000 iterations take tens of milliseconds.
 
-    Equal ones have equal answers, so they can be kept.
+    Equal ones have equal answers, so they can be kept (`scram.SaltedPasswords`).
     """
 
     hidden: ClassVar = frozenset({"password"})
@@ -63,36 +76,46 @@ class Startup(Frozen):
     parameters: dict[str, str]
     pid: int | None
     secret_key: bytes | None
-    auth_mechanism: str  # "trust" where nothing was asked for, "cleartext", "md5" or "SCRAM-SHA-256"
+    auth_mechanism: (
+        str  # "trust" where nothing was asked for, "cleartext", "md5", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"
+    )
+    channel_bound: bool  # the server has proved that it is the end of this very TLS connection
     protocol_version: tuple[int, int]
     notices: tuple[messages.NoticeResponse, ...]
+    warnings: tuple[str, ...]  # what a careful user would change on the server
 
 
-Step: TypeAlias = bytes | DeriveKey
-Reply: TypeAlias = messages.BackendMessage | bytes
+class Login(NamedTuple):
+    """How the server has let us in."""
+
+    mechanism: str
+    warnings: tuple[str, ...] = ()
+
+
+Step: TypeAlias = bytes | AskPassword | DeriveKey
+Reply: TypeAlias = messages.BackendMessage | bytes | str | None
 T = TypeVar("T")
 
 
-def handshake(
-    parameters: Mapping[str, str], password: str | None, *, nonce: str, max_iterations: int
-) -> Generator[Step, Reply, Startup]:
+def handshake(parameters: Mapping[str, str], policy: Policy, *, nonce: str) -> Generator[Step, Reply, Startup]:
     """Log in: `parameters` are StartupMessage's, `nonce` is `scram.client_first`'s. See the contract above.
 
-    Raises ConfigError before the first byte; PgError where the server says no, AuthenticationError where we do; and
-    ProtocolError.
+    Raises ConfigError before the first byte, or for a password that cannot be sent; PgError where the server says no,
+    AuthenticationError where the policy does; and ProtocolError.
     """
-    _check("the password", password or "")
-    reply = yield _startup_message(parameters)
+    oldest, version = policy.versions
+    reply = yield _startup_message(parameters, version)
     if isinstance(reply, messages.NegotiateProtocolVersion):
-        if (reply.version, reply.options) != (PROTOCOL[0] << 16 | PROTOCOL[1], ()):
-            raise _broken(f"the server answers protocol 3.0 with version {reply.version:#x} and {reply.options!r:.200}")
+        version = _negotiated(reply, oldest, version)
         reply = yield b""
-    user = parameters["user"]
-    mechanism = yield from _authenticate(_expect(reply, messages.Authentication), user, password, nonce, max_iterations)
-    return (yield from _until_ready(mechanism))
+    request = _expect(reply, messages.Authentication)
+    login = yield from _authenticate(request, policy, parameters["user"], nonce)
+    # At the end, whatever way led here: a check at the beginning alone was CVE-2025-49146.
+    policy.check_end(login.mechanism == scram.MECHANISM_PLUS)
+    return (yield from _until_ready(login, version))
 
 
-def _startup_message(parameters: Mapping[str, str]) -> bytes:
+def _startup_message(parameters: Mapping[str, str], version: tuple[int, int]) -> bytes:
     if not parameters.get("user"):
         raise ConfigError("a user is needed to connect: pass user=, or set PGUSER")
     for name, value in parameters.items():
@@ -101,57 +124,90 @@ def _startup_message(parameters: Mapping[str, str]) -> bytes:
             raise ConfigError(f"{name!r} cannot be a startup parameter")
         _check(f"the startup parameter {name!r}", name)
         _check(f"the value of the startup parameter {name!r}", value)
-    message = messages.encode(messages.StartupMessage(*PROTOCOL, tuple(parameters.items())))
+    message = messages.encode(messages.StartupMessage(*version, tuple(parameters.items())))
     size = len(message) - 4
     if size > MAX_STARTUP_PACKET_LENGTH:
         raise ConfigError(f"the startup parameters take {size} bytes, and servers read {MAX_STARTUP_PACKET_LENGTH}")
     return message
 
 
+def _negotiated(
+    answer: messages.NegotiateProtocolVersion, oldest: tuple[int, int], asked: tuple[int, int]
+) -> tuple[int, int]:
+    """The version that the server speaks instead; the rules are libpq's (pqGetNegotiateProtocolVersion3)."""
+    # Written as in StartupMessage; servers before 9.3 do not know this message, and refuse.
+    version = answer.version >> 16, answer.version & 0xFFFF
+    # 3.1 never was; and no option was asked for that could be unknown.
+    if not (3, 0) <= version <= asked or version == (3, 1) or answer.options:
+        text = f"with version {answer.version:#x} and {answer.options!r:.200}"
+        raise _broken(f"the server answers protocol {asked[0]}.{asked[1]} {text}")
+    if version < oldest:
+        text = f"speaks protocol {version[0]}.{version[1]} at most, and min_protocol_version is {oldest[0]}.{oldest[1]}"
+        raise refusal(f"the server {text}")
+    return version
+
+
 def _authenticate(
-    request: messages.Authentication, user: str, password: str | None, nonce: str, max_iterations: int
-) -> Generator[Step, Reply, str]:
-    """Do what the server asks for, up to its AuthenticationOk; the name of it."""
+    request: messages.Authentication, policy: Policy, user: str, nonce: str
+) -> Generator[Step, Reply, Login]:
+    """Do what the server asks for, if the policy agrees, up to its AuthenticationOk."""
+    method = _METHODS.get(type(request))
+    if method is None:
+        raise _broken(f"{type(request).__name__} came first")
+    policy.allow(method)
+    if method in _UNSUPPORTED:
+        raise refusal(f"the server asks for {method}, which is not supported: see pg_hba.conf for another method")
     match request:
-        case messages.AuthenticationOk():
-            return "trust"
         case messages.AuthenticationCleartextPassword():
-            mechanism = "cleartext"
-            reply = yield messages.encode(messages.PasswordMessage(_required(password, mechanism)))
+            login = Login("cleartext")
+            password = yield from _password(login.mechanism)
+            reply = yield messages.encode(messages.PasswordMessage(password))
         case messages.AuthenticationMD5Password(salt):
-            mechanism = "md5"
-            reply = yield messages.encode(messages.PasswordMessage(_md5(user, _required(password, mechanism), salt)))
+            login = Login("md5", ("md5 passwords are deprecated: change to scram-sha-256 (password_encryption)",))
+            password = yield from _password(login.mechanism)
+            reply = yield messages.encode(messages.PasswordMessage(_md5(user, password, salt)))
         case messages.AuthenticationSASL(mechanisms):
-            mechanism = scram.MECHANISM
-            reply = yield from _scram(mechanisms, password, nonce, max_iterations)
+            return (yield from _scram(mechanisms, policy, nonce))
         case _:
-            name = _UNSUPPORTED.get(type(request))
-            if name is None:
-                raise _broken(f"{type(request).__name__} came first")
-            raise _refusal(f"the server asks for {name}, which is not supported: see pg_hba.conf for another method")
+            return Login("trust")
     _expect(reply, messages.AuthenticationOk)
-    return mechanism
+    return login
 
 
-def _scram(
-    mechanisms: tuple[str, ...], password: str | None, nonce: str, max_iterations: int
-) -> Generator[Step, Reply, Reply]:
-    """The exchange of RFC 5802, whose end is a verified server; returns what came after it."""
-    if scram.MECHANISM not in mechanisms or len(mechanisms) > MAX_MECHANISMS:
-        offer = ", ".join(mechanisms)[:200]
-        raise _refusal(f"the server offers {len(mechanisms)} SASL mechanisms, {offer!r}: {scram.MECHANISM} is needed")
-    prepared = saslprep(_required(password, scram.MECHANISM))
-    reply = yield messages.encode(messages.SASLInitialResponse(scram.MECHANISM, scram.client_first(nonce)))
+def _scram(mechanisms: tuple[str, ...], policy: Policy, nonce: str) -> Generator[Step, Reply, Login]:
+    """The exchange of RFC 5802, whose end is a verified server."""
+    mechanism, channel = policy.choose(mechanisms)
+    prepared = saslprep((yield from _password(mechanism)))
+    reply = yield messages.encode(messages.SASLInitialResponse(mechanism, scram.client_first(nonce, channel)))
     server_first = _expect(reply, messages.AuthenticationSASLContinue).data
-    challenge = scram.Challenge.parse(server_first, nonce, max_iterations)
+    challenge = scram.Challenge.parse(server_first, nonce, policy.min_iterations, policy.max_iterations)
     reply = yield DeriveKey(prepared, challenge.salt, challenge.iterations)
-    answer = challenge.answer(_expect(reply, bytes))
+    answer = challenge.answer(_expect(reply, bytes), channel)
     reply = yield messages.encode(messages.SASLResponse(answer.client_final))
     answer.verify(_expect(reply, messages.AuthenticationSASLFinal).data)
-    return (yield b"")
+    _expect((yield b""), messages.AuthenticationOk)
+    if challenge.iterations >= USUAL_ITERATIONS:
+        return Login(mechanism)
+    text = (
+        f"the password is hashed with {challenge.iterations} iterations on the server, and {USUAL_ITERATIONS} are usual"
+    )
+    return Login(mechanism, (text,))
 
 
-def _until_ready(mechanism: str) -> Generator[Step, Reply, Startup]:
+def _password(mechanism: str) -> Generator[Step, Reply, str]:
+    """Ask for the password; an empty one is none, as in libpq."""
+    password = yield AskPassword()
+    if not password:
+        raise refusal(
+            f"the server asks for a password ({mechanism}) and none was given: "
+            "pass password=, set PGPASSWORD or add a line to the password file"
+        )
+    text = _expect(password, str)
+    _check("the password", text)
+    return text
+
+
+def _until_ready(login: Login, version: tuple[int, int]) -> Generator[Step, Reply, Startup]:
     """Take what comes between AuthenticationOk and the first ReadyForQuery."""
     parameters: dict[str, str] = {}
     notices: list[messages.NoticeResponse] = []
@@ -163,7 +219,7 @@ def _until_ready(mechanism: str) -> Generator[Step, Reply, Startup]:
             case messages.NoticeResponse() as notice:
                 notices.append(notice)
             case messages.BackendKeyData() as key_data:
-                if key is not None or len(key_data.secret_key) != KEY_SIZE:
+                if key is not None or (version == (3, 0) and len(key_data.secret_key) != KEY_SIZE):
                     raise _broken(f"BackendKeyData came twice, or with a key that is not {KEY_SIZE} bytes long")
                 key = key_data
             case reply:
@@ -174,7 +230,16 @@ def _until_ready(mechanism: str) -> Generator[Step, Reply, Startup]:
     if status != "I":
         raise _broken(f"the first ReadyForQuery has the status {status}")
     pid, secret_key = (key.pid, key.secret_key) if key else (None, None)
-    return Startup(parameters, pid, secret_key, mechanism, PROTOCOL, tuple(notices))
+    return Startup(
+        parameters=parameters,
+        pid=pid,
+        secret_key=secret_key,
+        auth_mechanism=login.mechanism,
+        channel_bound=login.mechanism == scram.MECHANISM_PLUS,
+        protocol_version=version,
+        notices=tuple(notices),
+        warnings=login.warnings,
+    )
 
 
 def _expect(reply: Reply, due: type[T]) -> T:
@@ -185,18 +250,8 @@ def _expect(reply: Reply, due: type[T]) -> T:
         raise PgError(reply.fields, Outcome.NOT_SENT)
     surprise = f"{type(reply).__name__} came where {due.__name__} was due"
     if isinstance(reply, messages.Authentication):
-        raise _refusal(f"{surprise}: the server leaves out a step of the authentication, and may be an impostor")
+        raise refusal(f"{surprise}: the server leaves out a step of the authentication, and may be an impostor")
     raise _broken(surprise)
-
-
-def _required(password: str | None, mechanism: str) -> str:
-    """The password; an empty one is none, as in libpq."""
-    if not password:
-        raise _refusal(
-            f"the server asks for a password ({mechanism}) and none was given: "
-            "pass password=, set PGPASSWORD or add a line to the password file"
-        )
-    return password
 
 
 def _md5(user: str, password: str, salt: bytes) -> str:
@@ -206,7 +261,7 @@ def _md5(user: str, password: str, salt: bytes) -> str:
         inner = hashlib.md5(secret).hexdigest()
         return "md5" + hashlib.md5(inner.encode() + salt).hexdigest()
     except ValueError as error:
-        raise _refusal("the server asks for md5, which this Python's OpenSSL forbids") from error
+        raise refusal("the server asks for md5, which this Python's OpenSSL forbids") from error
 
 
 def _check(name: str, text: str) -> None:
@@ -220,10 +275,6 @@ def _is_writable(text: str) -> bool:
         return b"\0" not in text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return False
-
-
-def _refusal(reason: str) -> AuthenticationError:
-    return AuthenticationError(reason, Outcome.NOT_SENT)
 
 
 def _broken(reason: str) -> ProtocolError:

@@ -1,0 +1,159 @@
+"""A TCP proxy that misbehaves on demand: holds bytes back, cuts, makes small segments. Knows no protocol.
+
+Each direction has its own faults, which can be changed at any time and count for all connections:
+
+    async with Proxy(server.host, server.port) as proxy:
+        conn = await AsyncConn.connect(f"{server.dsn} {proxy.address}")
+        proxy.down.hold()  # nothing comes from the server any more
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from contextlib import suppress
+from typing import Literal, TypeAlias
+
+End: TypeAlias = Literal["fin", "rst"]
+
+READ = 65536  # bytes
+RST = struct.pack("ii", 1, 0)  # socket(7): to linger for 0 seconds
+
+
+class Direction:
+    """What becomes of the bytes that go one way."""
+
+    def __init__(self) -> None:
+        self.segment = READ  # bytes that are passed on at once
+        self.delay = 0.0  # seconds before each of them
+        self.cut_at: int | None = None  # this many bytes of a connection are passed on; then both its ends see `end`
+        self.end: End = "fin"
+        self.passed = 0  # bytes in all
+        self._flows = asyncio.Event()
+        self._flows.set()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nothing is passed on."""
+        return not self._flows.is_set()
+
+    def hold(self) -> None:
+        """Pass nothing on; what comes fills the buffers of the sockets."""
+        self._flows.clear()
+
+    def release(self) -> None:
+        """Go on, with what was held first."""
+        self._flows.set()
+
+    async def pump(self, source: socket.socket, sink: socket.socket) -> End:
+        """Until one end closes, or the fault says so; how it is to end."""
+        loop = asyncio.get_running_loop()
+        done = 0
+        while True:
+            try:
+                data = await loop.sock_recv(source, self.segment)
+            except ConnectionResetError:
+                return "rst"
+            await self._flows.wait()
+            if self.delay:
+                await asyncio.sleep(self.delay)
+            if not data:
+                return "fin"
+            if self.cut_at is not None and done + len(data) >= self.cut_at:
+                await loop.sock_sendall(sink, data[: self.cut_at - done])
+                return self.end
+            await loop.sock_sendall(sink, data)
+            done += len(data)
+            self.passed += len(data)
+
+
+class Proxy:
+    """Between clients and one server; `up` is towards the server, `down` from it. Ends with its `async with` block."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.target = (host, port)
+        self.up = Direction()
+        self.down = Direction()
+        self.accepted = 0
+        self._links: dict[asyncio.Task[None], tuple[socket.socket, ...]] = {}
+        self._listener = socket.create_server(("127.0.0.1", 0))
+
+    @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    @property
+    def address(self) -> str:
+        """What leads to it, in a connection string."""
+        return f"host=127.0.0.1 port={self.port}"
+
+    @property
+    def connections(self) -> int:
+        return len(self._links)
+
+    def cut(self, end: End = "fin") -> None:
+        """End every connection, at both sides."""
+        for link, sockets in self._links.items():
+            _close(sockets, end)
+            link.cancel()
+
+    def hold(self) -> None:
+        """Nothing goes through any more; no connection ends."""
+        self.up.hold()
+        self.down.hold()
+
+    def release(self) -> None:
+        """Everything goes through again."""
+        self.up.release()
+        self.down.release()
+
+    async def __aenter__(self) -> Proxy:
+        self._listener.setblocking(False)
+        self._accepting = asyncio.create_task(self._accept())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._accepting.cancel()
+        self.cut("rst")
+        await asyncio.gather(self._accepting, *self._links, return_exceptions=True)
+        self._listener.close()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            client, _ = await loop.sock_accept(self._listener)
+            self.accepted += 1
+            server = socket.socket()
+            for sock in (client, server):
+                sock.setblocking(False)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            link = asyncio.create_task(self._serve(client, server))
+            self._links[link] = (client, server)
+            link.add_done_callback(self._links.pop)
+
+    async def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        end: End = "rst"  # for the client, where there is no server
+        pumps: list[asyncio.Task[End]] = []
+        try:
+            await asyncio.get_running_loop().sock_connect(server, self.target)
+            ways = ((self.up, client, server), (self.down, server, client))
+            pumps = [asyncio.create_task(way.pump(source, sink)) for way, source, sink in ways]
+            done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            end = done.pop().result()
+        except OSError:
+            pass
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            _close((client, server), end)
+
+
+def _close(sockets: tuple[socket.socket, ...], end: End) -> None:
+    for sock in sockets:
+        with sock, suppress(OSError):  # closed already, or not connected
+            if end == "rst":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
+            else:
+                sock.shutdown(socket.SHUT_RDWR)

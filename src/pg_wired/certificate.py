@@ -1,0 +1,37 @@
+"""tls-server-end-point: the data that binds a SCRAM exchange to the server's certificate (RFC 5929, 4). No socket."""
+
+from __future__ import annotations
+
+import hashlib
+
+# RFC 5929, 4.1: where the signature uses one of these, SHA-256 is used in its place.
+_WEAK = ("md5", "sha1")
+# RFC 8410, 3.
+_HASHLESS = {"1.3.101.112": "Ed25519", "1.3.101.113": "Ed448"}
+MISSING = "the package cryptography is not installed: pip install pg-wired[tls]"
+
+
+def end_point(der: bytes | None) -> tuple[bytes | None, str]:
+    """The hash of a server's certificate, with the hash function of its signature; or None, and why there is none.
+
+    `der` is `SSLSocket.getpeercert(binary_form=True)`.
+    """
+    if not der:
+        return None, "the server showed no certificate"
+    try:
+        from cryptography import x509  # some 50 ms, and only who binds needs it
+        from cryptography.exceptions import UnsupportedAlgorithm
+    except ImportError:
+        return None, MISSING
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        algorithm = certificate.signature_hash_algorithm
+    except (ValueError, UnsupportedAlgorithm):
+        return None, "the signature of the server's certificate is of an unknown kind"
+    if algorithm is None:
+        kind = _HASHLESS.get(certificate.signature_algorithm_oid.dotted_string, "such")
+        return None, f"{kind} certificates have no hash (RFC 5929, 4.1)"
+    name = "sha256" if algorithm.name in _WEAK else algorithm.name.replace("-", "_")
+    if name not in hashlib.algorithms_available:
+        return None, f"the server's certificate is signed with {algorithm.name}, which is not available here"
+    return hashlib.new(name, der).digest(), ""

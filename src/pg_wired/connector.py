@@ -1,0 +1,147 @@
+"""From a ConnConfig to a session: hosts, addresses and ways (plain, TLS) one after the other, until one lets us in.
+
+Which failure leads where is libpq's (fe-connect.c, PQconnectPoll), but that a host which breaks off is passed over too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeAlias
+
+from . import dial, target
+from .attempt import Attempt, Make, S
+from .conninfo import ConnConfig
+from .deadline import seconds
+from .error import IoError, Outcome, PgError, PgWireError, RequestTimeout
+from .failures import Failures, is_final
+from .hosts import HostConfig
+from .terms import Terms
+from .tls import TlsMode
+
+PLAIN, TLS = False, True
+# In this order; the other modes demand TLS.
+WAYS = {TlsMode.DISABLE: (PLAIN,), TlsMode.ALLOW: (PLAIN, TLS), TlsMode.PREFER: (TLS, PLAIN)}
+
+Shuffle: TypeAlias = Callable[[list[Any]], None]
+
+
+class Unfit(IoError):
+    """The session is none that `target_session_attrs` asks for."""
+
+
+class Connector(Generic[S]):
+    """Makes connections with one ConnConfig, on the same terms: TLS context, policy, salted passwords.
+
+    `make` turns a socket into a Session; `shuffle` puts a list into random order (load_balance_hosts=random), the
+    system's randomness does without it. Raises ConfigError where `tls` cannot be used.
+    """
+
+    def __init__(self, config: ConnConfig, make: Make[S], *, shuffle: Shuffle | None = None) -> None:
+        self.config = config
+        self._make = make
+        self._shuffle = shuffle
+        self._terms = Terms(config)
+
+    async def connect(self, *, timeout: float | None = None) -> S:
+        """One more connection, after at most `timeout` seconds for all attempts together.
+
+        Raises RequestTimeout at that deadline, else what `Failures.error` makes of the attempts' errors.
+        """
+        failures = Failures()
+        limit = asyncio.timeout(seconds(timeout))
+        try:
+            async with limit:
+                return await self._search(failures)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            late = RequestTimeout(f"no connection within {timeout} s", Outcome.NOT_SENT)
+            for line in failures.lines():
+                late.add_note(line)
+            raise late from error
+
+    async def _search(self, failures: Failures) -> S:
+        for demand in target.PASSES[self.config.target_session_attrs]:
+            for host in self._in_order(self.config.hosts):
+                session = await self._try_host(host, demand, failures)
+                if session is not None:
+                    return session
+        raise failures.error()
+
+    def _in_order(self, items: Iterable[Any]) -> list[Any]:
+        """As they are, or shuffled: the hosts, and the addresses of each (libpq, load_balance_hosts)."""
+        ordered = list(items)
+        if self.config.load_balance_hosts == "random":
+            if self._shuffle is None:
+                from random import SystemRandom  # for this option only
+
+                self._shuffle = SystemRandom().shuffle
+            self._shuffle(ordered)
+        return ordered
+
+    async def _try_host(self, host: HostConfig, demand: target.Demand | None, failures: Failures) -> S | None:
+        """A session at one of the host's addresses; None where another host has to be tried."""
+        name = f"host name {host.hostaddr or host.host!r}"
+        try:
+            async with self._limit(name):
+                addresses = self._in_order(await dial.addresses(host))
+        except (IoError, RequestTimeout) as error:
+            failures.add(name, error)
+            return None
+        for address in addresses:
+            route = dial.Route(self.config, host, address, None)
+            try:
+                async with self._limit(route.place):
+                    return await self._try_address(route, demand, failures)
+            except PgWireError as error:
+                failures.add(route.place, error)
+                if is_final(error):
+                    final = failures.error(error)
+                    raise final from final.__cause__
+                if isinstance(error, Unfit | PgError):
+                    return None
+        return None
+
+    @asynccontextmanager
+    async def _limit(self, place: str) -> AsyncIterator[None]:
+        """`connect_timeout` for one attempt."""
+        limit = asyncio.timeout(self.config.connect_timeout)
+        try:
+            async with limit:
+                yield
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            text = f"{place} failed: timeout expired after {self.config.connect_timeout} s (connect_timeout)"
+            raise RequestTimeout(text, Outcome.NOT_SENT) from error
+
+    async def _try_address(self, route: dial.Route, demand: target.Demand | None, failures: Failures) -> S:
+        """One way after the other, each with a socket of its own. libpq has no TLS on a Unix socket, in any mode."""
+        first, *second = WAYS.get(self.config.sslmode, (TLS,)) if not route.host.is_unix else (PLAIN,)
+        attempt = Attempt(self._terms, route, self._make)
+        try:
+            session = await self._run(attempt, first, bool(second))
+        except PgWireError as error:
+            if not second or not attempt.leads_to_the_other_way(error):
+                raise
+            failures.add(route.place, error)
+            session = await self._run(Attempt(self._terms, route, self._make), second[0], False)
+        return await self._fitting(session, demand)
+
+    @staticmethod
+    async def _run(attempt: Attempt[S], way: bool, may_fall_back: bool) -> S:
+        return await (attempt.encrypted(may_fall_back=may_fall_back) if way is TLS else attempt.plain())
+
+    async def _fitting(self, session: S, demand: target.Demand | None) -> S:
+        """The session, if it is of the kind that is asked for; else it is closed."""
+        try:
+            refusal = await target.refusal(demand, session.parameters, session.ask)
+            if refusal is None:
+                return session
+            await session.close(0)  # it says Terminate, and does not wait
+        except BaseException:
+            session.abort()
+            raise
+        raise Unfit(f"{refusal} (target_session_attrs={self.config.target_session_attrs})", Outcome.NOT_SENT)

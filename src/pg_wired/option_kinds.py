@@ -1,0 +1,115 @@
+"""What a row of the table of options is, and the kinds of value that there are. It knows no option by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, NamedTuple
+
+# libpq reads its integer options into a C int (fe-connect.c, pqParseIntParam).
+INT_MAX = 2**31 - 1
+# C's isspace() in the C locale; Python's \s has more.
+BLANK = " \t\n\v\f\r"
+
+
+def as_is(value: Any) -> Any:
+    return value
+
+
+class Option(NamedTuple):
+    """One row of the table. `parse` and `check` raise ValueError for what `needs` does not describe."""
+
+    meaning: str  # for docs/connecting.md
+    variable: str | None  # libpq's environment variable
+    default: object  # or a function of the options settled before, whose docstring says what it is
+    needs: str = ""  # for messages: "... must be <needs>"
+    parse: Callable[[str], Any] = as_is  # the text of any source -> a value
+    check: Callable[[Any], Any] = as_is  # a value -> the attribute
+    types: tuple[type, ...] = ()  # what a keyword argument may be beside str
+    blank: bool = True  # an empty string means the default, as in libpq; where not, it is parsed and perhaps refused
+    secret: bool = False  # never shown
+
+
+class Unsupported(NamedTuple):
+    """An option of libpq's that is not built: taken where its value turns it `off`, else refused with the `reason`."""
+
+    variable: str | None
+    reason: str
+    off: tuple[str, ...] | None = ("",)  # None: whatever it says, libpq does nothing either
+
+
+def integer(text: str) -> int:
+    """strtol() as libpq calls it: blanks around and a sign are allowed, a C int must hold the result."""
+    match = re.fullmatch(f"[{BLANK}]*([+-]?)0*([0-9]{{1,10}})[{BLANK}]*", text)
+    if match is None or not -INT_MAX - 1 <= (value := int(match[1] + match[2])) <= INT_MAX:
+        raise ValueError
+    return value
+
+
+def between(low: int, high: int) -> Callable[[int], int]:
+    def check(value: int) -> int:
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return check
+
+
+def number(meaning: str, default: int, low: int) -> Option:
+    """One of our own options: an integer, no less than `low`."""
+    needs = f"an integer from {low} to {INT_MAX}"
+    return Option(meaning, None, default, needs, integer, between(low, INT_MAX), (int,), blank=False)
+
+
+def text(meaning: str, variable: str | None = None, secret: bool = False) -> Option:
+    """Any text; None where there is none."""
+    return Option(meaning, variable, None, secret=secret)
+
+
+def words(meaning: str, variable: str | None, default: object, *allowed: str) -> Option:
+    """One of a few words, spelt exactly so."""
+
+    def parse(word: str) -> str:
+        if word not in allowed:
+            raise ValueError
+        return word
+
+    return Option(meaning, variable, default, _listed(allowed), parse, blank=False)
+
+
+def members(meaning: str, variable: str | None, default: object, kind: type[Enum]) -> Option:
+    """The same, as the members of an Enum."""
+    return Option(meaning, variable, default, _listed([m.value for m in kind]), kind, types=(kind,), blank=False)
+
+
+def switch(meaning: str, variable: str | None, parse: Callable[[str], int], needs: str) -> Option:
+    """On, unless it is 0."""
+    return Option(meaning, variable, True, needs, parse, bool, (bool, int), blank=False)
+
+
+def kernel_seconds(meaning: str, default: int | None) -> Option:
+    """An integer for the kernel; 0 or less leaves it to the kernel, and is None."""
+
+    def check(value: int) -> int | None:
+        return between(1, INT_MAX)(value) if value > 0 else None
+
+    needs = f"an integer up to {INT_MAX} (0 or less: the kernel's default)"
+    return Option(meaning, None, default, needs, integer, check, (int,), blank=False)
+
+
+def version(meaning: str, variable: str, default: object, allowed: Mapping[str, Any]) -> Option:
+    """A version by its name; the attribute is what `allowed` has for it."""
+
+    def parse(name: str) -> Any:
+        try:
+            return allowed[name]
+        except KeyError:
+            raise ValueError from None
+
+    return Option(meaning, variable, default, _listed([*allowed]), parse, blank=False)
+
+
+def _listed(allowed: tuple[str, ...] | list[str]) -> str:
+    *others, last = allowed
+    return f"{', '.join(others)} or {last}"

@@ -1,0 +1,123 @@
+"""A result column by column, in Arrow's variable-size binary layout: offsets, validity bitmap, one body of bytes.
+
+Source: Arrow's "Columnar Format", Variable-size Binary Layout and Validity bitmaps. All columns of a result share one
+piece of memory, which lives as long as any of them.
+"""
+
+from __future__ import annotations
+
+from sys import byteorder
+
+from ..frozen import Frozen
+from . import octets
+from .types import FieldDescription
+
+# Arrow recommends buffers that begin at a multiple of 64 bytes.
+ALIGNMENT = 64
+# The largest offset of 32 bits with a sign.
+MAX_BODY = 2**31 - 1
+
+
+class Column(Frozen):
+    """One column of `count` values. The three buffers are memoryviews, to be wrapped without a copy.
+
+    `data` has all values, one behind the other; value n is `data[offsets[n] : offsets[n + 1]]`. `offsets` has count + 1
+    integers of 32 bits in the machine's order; bit n % 8 of byte n // 8 of `validity` is 0 where value n is NULL.
+    """
+
+    field: FieldDescription | None
+    count: int
+    null_count: int
+    data: memoryview
+    offsets: memoryview
+    validity: memoryview
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __repr__(self) -> str:
+        name = self.field.name if self.field else ""
+        return f"<Column {name!r}: {self.count} values, {self.null_count} of them NULL, {len(self.data)} bytes>"
+
+
+def columns(p: bytearray, rows: int, fields: tuple[FieldDescription, ...]) -> tuple[Column, ...]:
+    """The columns of checked DataRow messages, as many as the first row has. ValueError where they cannot be made."""
+    width = octets.get_u16(p, 5) if rows else len(fields)
+    sizes, nulls = bytearray(8 * width), bytearray(8 * width)
+    measure(p, rows, width, sizes, nulls)
+    places: list[tuple[int, int, int]] = []
+    end = 0
+    for size in memoryview(sizes).cast("q"):
+        if size > MAX_BODY:
+            raise ValueError(f"a column has {size} bytes, and offsets of 32 bits: take the batches of a stream")
+        offsets = end
+        validity = offsets + _aligned(4 * (rows + 1))
+        data = validity + _aligned((rows + 7) // 8)
+        end = data + _aligned(size)
+        places.append((offsets, validity, data))
+    room = bytearray(end)
+    begins = bytearray(b"".join([place.to_bytes(8, byteorder) for triple in places for place in triple]))
+    fill(p, rows, width, room, begins)
+    view = memoryview(room)
+    return tuple(
+        [
+            Column(
+                field=fields[number] if number < len(fields) else None,
+                count=rows,
+                null_count=null_count,
+                data=view[data : data + size],
+                offsets=view[offsets : offsets + 4 * (rows + 1)].cast("i"),
+                validity=view[validity : validity + (rows + 7) // 8],
+            )
+            for number, ((offsets, validity, data), size, null_count) in enumerate(
+                zip(places, memoryview(sizes).cast("q"), memoryview(nulls).cast("q"), strict=True)
+            )
+        ]
+    )
+
+
+def _aligned(n: int) -> int:
+    return (n + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+
+
+def measure(p: bytearray, rows: int, width: int, sizes: bytearray, nulls: bytearray) -> None:
+    """Add up the bytes and the NULLs of each column, into integers of 64 bits."""
+    size = octets.longs(sizes)
+    null = octets.longs(nulls)
+    i = 0
+    for row in range(rows):
+        count = octets.get_u16(p, i + 5)
+        if count != width:
+            raise ValueError(f"row {row} has {count} columns where the first has {width}")
+        i += 7
+        for column in range(width):
+            n = octets.get_i32(p, i)
+            i += 4
+            if n < 0:
+                null[column] += 1
+            else:
+                size[column] += n
+                i += n
+
+
+def fill(p: bytearray, rows: int, width: int, room: bytearray, begins: bytearray) -> None:
+    """Copy every value to its column. `begins` has where each one's offsets, validity and data begin in `room`."""
+    q = octets.grow(room, 0)
+    begin = octets.longs(begins)
+    moved = bytearray(begins)
+    ends = octets.longs(moved)
+    i = 0
+    for row in range(rows):
+        i += 7
+        for column in range(width):
+            n = octets.get_i32(p, i)
+            i += 4
+            at = ends[3 * column + 2]
+            if n >= 0:
+                octets.put_part(q, at, p, i, n)
+                at += n
+                i += n
+                ends[3 * column + 2] = at
+                bit = begin[3 * column + 1] + row // 8
+                q[bit] |= 1 << row % 8
+            octets.put_native(q, begin[3 * column] + 4 * (row + 1), at - begin[3 * column + 2])

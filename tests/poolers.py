@@ -1,0 +1,48 @@
+"""What tests of PgBouncer share: a pooler or a reason why not, its console, and questions with one right answer."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pg_wired import AsyncConn, Rows
+from pg_wired.queries import Queries
+from rig.pgbouncer import PgBouncer, PoolMode, binary, missing
+from rig.postgres import Postgres, Setting
+
+OLD, NEW = "1.18", "1.24"
+
+
+@contextmanager
+def pooler(
+    version: str, server: Postgres, pool_mode: PoolMode = "transaction", **settings: Setting
+) -> Iterator[PgBouncer]:
+    """Two connections to the server, unless `settings` say otherwise. Skips where there is no such PgBouncer.
+
+    With CI=true that is a failure, but for a machine that cannot have it: then the installer says why.
+    """
+    if binary(version) is None:
+        reason = missing(version)
+        if reason is None and os.environ.get("CI") == "true":
+            pytest.fail(f"PgBouncer {version} is not here: `make pgbouncer` unpacks it")
+        pytest.skip(reason or f"no PgBouncer {version} here: `make pgbouncer` unpacks it")
+    with PgBouncer.launch(version, server, pool_mode, **{"default_pool_size": 2, **settings}) as found:
+        yield found
+
+
+async def console(pooler: PgBouncer, command: str) -> Rows:
+    """What the admin console says to it."""
+    async with await AsyncConn.connect(pooler.admin_dsn) as conn:
+        return (await conn.simple_query(command))[-1]
+
+
+async def own_answer(conn: Queries, kind: int = 0) -> int:
+    """Ask something new: the answer has to be to that, and to this kind of statement. Returns the backend."""
+    nonce = secrets.token_hex(8)
+    [(pid, *said)] = await conn.exec_query(f"select pg_backend_pid(), $1::text, {kind}", (nonce,), timeout=30)
+    assert said == [nonce.encode(), b"%d" % kind], f"asked for {nonce} and {kind}"
+    return int(pid or b"")

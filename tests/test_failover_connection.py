@@ -1,0 +1,83 @@
+"""One connection, and its server's standby: what is said when either goes, waits or is promoted, and what it means."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from pg_wired import AsyncConn, ConnectionClosed, Outcome, PgError
+from rig.checks import answers, ends_clean, outcome_of, until, until_sql
+from rig.cluster import Cluster
+from tests.outcomes import column
+
+pytestmark = pytest.mark.servers
+
+WAITS = "select count(*) = 1 from pg_stat_activity where wait_event = 'SyncRep' and pid = {}"
+
+
+@pytest.fixture(autouse=True)
+def written(cluster: Cluster) -> None:
+    cluster.primary.sql("drop table if exists written; create table written(a int)")
+
+
+def write(conn: AsyncConn, verb: str, number: int) -> Any:
+    sql = f"insert into written values ({number})"
+    return conn.simple_query(sql) if verb == "simple" else conn.exec_query(sql)
+
+
+@pytest.mark.parametrize("verb", ["simple", "extended"])
+@pytest.mark.parametrize("how", ["cancel", "terminate"])
+@ends_clean(60)
+async def test_nobody_confirms(cluster: Cluster, verb: str, how: str) -> None:
+    """A commit that waits for the standby is done already: cancelled it is a success with a warning, else unknown."""
+    notices: list[PgError] = []
+    number = 1 + 2 * (verb == "simple") + (how == "cancel")
+    async with await AsyncConn.connect(cluster.primary.dsn) as admin:
+        conn = await AsyncConn.connect(cluster.primary.dsn)
+        conn.set_notice_handler(notices.append)
+        cluster.standby.stop("immediate")
+        asked = asyncio.ensure_future(write(conn, verb, number))
+        await until_sql(admin, WAITS.format(conn.backend_pid))
+        if how == "cancel":
+            await conn.cancel_token().cancel()
+            await asked
+            await until(lambda: bool(notices), "the notice")
+            assert [notice.code for notice in notices] == ["01000"]
+            assert "canceling wait for synchronous replication" in notices[0].message
+            await answers(conn)
+        else:
+            await admin.exec_query(f"select pg_terminate_backend({conn.backend_pid})")
+            error = await outcome_of(asked)
+            assert isinstance(error, ConnectionClosed) and error.outcome is Outcome.UNKNOWN
+            assert isinstance(error.__cause__, PgError) and error.__cause__.code == "57P01"
+            assert "canceling the wait for synchronous replication" in error.__cause__.message
+        await conn.close()
+        assert number in await column(admin, "select a from written")
+        await asyncio.to_thread(cluster.standby.start)
+
+
+@ends_clean(60)
+async def test_the_standby_is_promoted(cluster: Cluster) -> None:
+    """A session on it goes on; but it may write now: that is another connection to those who share it, so it ends."""
+    conn = await AsyncConn.connect(cluster.standby.dsn)
+    assert conn.parameters["in_hot_standby"] == "on"
+    refused = await outcome_of(write(conn, "extended", 100))
+    assert isinstance(refused, PgError) and (refused.code, refused.outcome) == ("25006", Outcome.REJECTED)
+    await asyncio.to_thread(cluster.fail_over)
+    # The server reports the change with an answer, and answers what is asked by then.
+    assert await conn.exec_query("select pg_is_in_recovery()") == [(b"f",)]
+    assert conn.parameters["in_hot_standby"] == "off" and conn.is_broken
+    late = await outcome_of(asyncio.wait_for(refusing(conn), 5))
+    assert late.outcome is Outcome.NOT_SENT
+    await until(lambda: not conn.is_alive, "the end of the connection")
+    await conn.close()
+    async with await AsyncConn.connect(cluster.primary.dsn) as again:
+        await write(again, "extended", 101)
+        assert 101 in await column(again, "select a from written")
+    await asyncio.to_thread(cluster.rejoin)
+
+
+async def refusing(conn: AsyncConn) -> None:
+    await conn.exec_query("select 1")

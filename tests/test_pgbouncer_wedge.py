@@ -1,0 +1,55 @@
+"""A pooler that takes one request at a time: `max_in_flight=1` works with it, and without that nothing hangs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pg_wired import AsyncConn, Outcome, RequestTimeout
+from rig.checks import ends_clean
+from rig.fake_pg import FakePG, Peer
+
+pytestmark = pytest.mark.both_loops
+
+REQUESTS = 20
+
+
+async def wedge(peer: Peer) -> None:
+    """It answers a request with a number, and loses what came along with it."""
+    await peer.startup()
+    for number in range(REQUESTS):
+        await peer.answer_rows([(b"%d" % number,)])
+        peer.talk.unread.clear()
+
+
+async def loses_all_but_the_first(peer: Peer) -> None:
+    await peer.startup()
+    await peer.answer_rows([(b"first",)])
+    peer.talk.unread.clear()
+    while await peer.read():
+        pass
+
+
+@pytest.mark.parametrize("cache", [0, 256])
+@ends_clean()
+async def test_one_at_a_time(cache: int) -> None:
+    async with (
+        FakePG(wedge) as fake,
+        await AsyncConn.connect(fake.dsn, max_in_flight=1, statement_cache_size=cache) as conn,
+    ):
+        asked = [conn.exec_query("select $1", (str(n),)) for n in range(REQUESTS)]
+        assert [list(rows) for rows in await asyncio.gather(*asked)] == [[(b"%d" % n,)] for n in range(REQUESTS)]
+
+
+@ends_clean()
+async def test_all_at_once_is_too_much_for_it() -> None:
+    """Its fault, and the caller's deadline ends the wait."""
+    async with FakePG(loses_all_but_the_first) as fake:
+        conn = await AsyncConn.connect(fake.dsn)
+        head = conn.exec_query("select 'head'")
+        asked = [conn.exec_query("select $1", (str(n),), timeout=0.2) for n in range(REQUESTS)]
+        assert await head == [(b"first",)]
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(isinstance(end, RequestTimeout) and end.outcome is Outcome.UNKNOWN for end in ends), ends
+        conn.abort()

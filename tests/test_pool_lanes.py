@@ -1,0 +1,471 @@
+"""Lanes: the least loaded gets the next request, a slow one gets none, and what never left a lost one moves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from pg_wired import (
+    AsyncConn,
+    AsyncPool,
+    ConfigError,
+    ConnectionClosed,
+    Outcome,
+    PgError,
+    PoolExhausted,
+    RequestTimeout,
+    ResponseCollector,
+    Rows,
+    TransactionError,
+)
+from pg_wired.protocol import messages as m
+from rig.checks import ends_clean, outcome_of, until
+from rig.fake_pg import FakePG, Peer, error
+from rig.lively_pg import LivelyPG
+from rig.postgres import Server
+from tests.outcomes import column
+
+pytestmark = pytest.mark.both_loops
+
+
+def pid(rows: Rows) -> int:
+    return int(rows[0][0] or b"")
+
+
+# ---- routing
+
+
+@ends_clean()
+async def test_each_request_goes_where_least_is_to_do() -> None:
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=3) as pool:
+        fake.may_answer.clear()
+        replies = [pool.exec_query("select 1") for _ in range(30)]
+        assert pool.stats().in_flight == 30
+        assert [conn.in_flight for conn in pool._lanes.conns] == [10, 10, 10]
+        fake.may_answer.set()
+        answers = [pid(await reply) for reply in replies]
+        assert {number: answers.count(number) for number in answers} == {1: 10, 2: 10, 3: 10}
+
+
+@ends_clean()
+async def test_a_slow_lane_gets_nothing_new() -> None:
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2) as pool:
+        fake.mute.add(1)
+        slow = pool.exec_query("select 'slow'")
+        await until(lambda: pool._lanes.sessions[0].slow > 0, "the watch to see that")
+        replies = [pool.exec_query("select 1") for _ in range(20)]
+        assert {pid(await reply) for reply in replies} == {2}
+        fake.mute.add(2)
+        pool.exec_query("select 'slow too'").add_done_callback(lambda reply: reply.exception())
+        await until(lambda: pool._lanes.sessions[1].slow > 0, "the watch to see that, too")
+        both = [pool.exec_query("select 1") for _ in range(4)]
+        assert [conn.in_flight for conn in pool._lanes.conns] == [3, 3]  # all are so: both have their share
+        fake.mute.clear()
+        assert pid(await slow) == 1
+        await asyncio.gather(*both)
+        [first] = await asyncio.gather(pool.exec_query("select 1"))
+        assert pid(first) == 1  # and what was slow is not so for ever
+
+
+@ends_clean()
+async def test_a_window_on_a_lane_holds_up_nobody() -> None:
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2) as pool, pool.get().exclusive():
+        assert {pid(await pool.exec_query("select 1")) for _ in range(5)} == {2}
+
+
+@ends_clean()
+async def test_bytes_count_too() -> None:
+    async with LivelyPG(unix=True) as fake, await AsyncPool.connect(fake.dsn, size=2) as pool:
+        fake.may_answer.clear()
+        large = pool.exec_query("select $1", [bytes(4_000_000)])
+        await until(lambda: pool.get() is pool._lanes.conns[1], "the first lane to be behind")
+        small = [pool.exec_query("select $1", [b"x"]) for _ in range(10)]
+        assert pool._lanes.conns[1].in_flight == 10
+        fake.may_answer.set()
+        await asyncio.gather(large, *small)
+
+
+@ends_clean()
+async def test_a_batch_stays_together() -> None:
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=3) as pool:
+        query = m.encode(m.Parse("", "select 1"), m.Bind(), m.Execute(), m.Sync())
+        batch = [(query, ResponseCollector.DRAIN)] * 5
+        replies = pool.submit_batch(batch)
+        assert sorted(conn.in_flight for conn in pool._lanes.conns) == [0, 0, 5]
+        assert len(await replies) == 5
+
+
+# ---- rescue
+
+
+@ends_clean()
+async def test_what_never_left_moves() -> None:
+    """What is beyond max_in_flight is answered elsewhere; what was handed to the socket is UNKNOWN."""
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2, max_in_flight=5) as pool:
+        fake.may_answer.clear()
+        replies = [pool.exec_query("select $1", [str(n)]) for n in range(40)]
+        transactions = [pool.exec_transaction("set local a = 1", "select 1") for _ in range(2)]
+        await until(lambda: fake.heard[1] > 0, "the first to arrive")
+        fake.kill(1)
+        await until(lambda: pool.stats().moved == 16, "half of them to move")
+        fake.may_answer.set()
+        ends = [await outcome_of(reply) for reply in replies]
+        assert [getattr(end, "outcome", None) for end in ends].count(Outcome.UNKNOWN) == 5
+        assert sum(isinstance(end, Rows) and end[0][1] == b"%d" % n for n, end in enumerate(ends)) == 35
+        assert [type(await outcome_of(each)) for each in transactions] == [Rows, Rows]
+
+
+@ends_clean()
+async def test_a_transaction_that_was_encoded_and_never_left_moves() -> None:
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
+        fake.may_answer.clear()
+        first = pool.exec_query("select 1")
+        transaction = pool.exec_transaction("set local a = 1", "select $1", ["x"])  # leaves at the end of this turn
+        query = pool.exec_query("select $1", ["y"])
+        pool._lanes.conns[0].abort()
+        fake.may_answer.set()
+        assert (await outcome_of(first)).outcome is Outcome.UNKNOWN
+        assert (await transaction)[0][1] == b"x" and (await query)[0][1] == b"y"
+        assert pool.stats().moved == 2
+
+
+@ends_clean()
+async def test_they_move_once() -> None:
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2) as pool:
+        fake.may_answer.clear()
+        first, second = pool._lanes.conns
+        kept = [pool.exec_query("select 1"), pool.exec_query("select 1")]
+        reply = pool.exec_query("select 1")
+        first.abort()
+        assert pool.stats().moved == 1
+        second.abort()
+        assert (await outcome_of(reply)).outcome is Outcome.NOT_SENT
+        await asyncio.gather(*kept, return_exceptions=True)
+        fake.may_answer.set()
+
+
+@ends_clean()
+async def test_what_was_asked_of_one_connection_stays_there() -> None:
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, max_in_flight=1) as pool:
+        fake.may_answer.clear()
+        conn = pool.get()
+        replies = [conn.exec_query("select 1") for _ in range(3)]
+        conn.abort()
+        assert [(await outcome_of(reply)).outcome for reply in replies] == [
+            Outcome.UNKNOWN,
+            Outcome.NOT_SENT,
+            Outcome.NOT_SENT,
+        ]
+        assert pool.stats().moved == 0
+        fake.may_answer.set()
+
+
+@ends_clean()
+async def test_a_retired_lane_hands_on_what_waits() -> None:
+    """A setting that others rely on was changed: what was sent is answered, the rest goes elsewhere."""
+
+    async def first(peer: Peer) -> None:
+        await peer.startup()
+        await peer.group()
+        await peer.send(m.ParameterStatus("client_encoding", "LATIN1"), *DONE)
+        await peer.expect(m.Terminate)
+        peer.close()
+
+    async def second(peer: Peer) -> None:
+        await peer.startup()
+        for _ in range(3):
+            await peer.group()
+            await peer.send(*DONE)
+        await peer.expect(m.Terminate)
+        peer.close()
+
+    async with FakePG([first, second]) as fake, await AsyncPool.connect(fake.dsn, size=1, max_in_flight=1) as pool:
+        replies = [pool.simple_query("set something") for _ in range(4)]
+        assert [(await reply)[0].command_tag for reply in replies] == ["SET"] * 4
+        assert pool.stats().moved == 3
+
+
+DONE = (m.CommandComplete("SET"), m.ReadyForQuery("I"))
+
+
+@ends_clean()
+async def test_a_server_that_refuses_to_write_is_left() -> None:
+    """25006 on a pool that has to write; whoever got the error has it, all others are answered by the next server."""
+
+    async def standby(peer: Peer) -> None:
+        await peer.startup()
+        await peer.group()
+        await peer.send(error("25006"), m.ReadyForQuery("I"))
+        await peer.expect(m.Terminate)
+        peer.close()
+
+    async def primary(peer: Peer) -> None:
+        await peer.startup()
+        await peer.group()
+        await peer.send(*DONE)
+        await peer.expect(m.Terminate)
+        peer.close()
+
+    async with FakePG([standby, primary]) as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
+        pool._lanes.conns[0]._session.must_write = True
+        with pytest.raises(PgError) as caught:
+            await pool.simple_query("insert")
+        assert caught.value.code == "25006" and caught.value.outcome is Outcome.REJECTED
+        assert (await pool.simple_query("insert"))[0].command_tag == "SET"
+
+
+@ends_clean()
+async def test_so_are_all_its_connections() -> None:
+    """One write is refused: no other lane of that server gets one, nor is one of its idle connections lent."""
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=3) as pool:
+        async with pool.exclusive():
+            pass
+        for conn in pool._opener.conns:
+            conn._session.must_write = True
+        fake.standbys = {1, 2, 3, 4}
+        with pytest.raises(PgError, match="no"):
+            await pool.simple_query("insert")
+        assert not pool.alive_count and not pool.stats().idle
+        for _ in range(5):
+            assert (await pool.simple_query("insert"))[0].command_tag == "INSERT"
+        async with pool.exclusive() as mine:
+            assert pid(await mine.exec_query("select 1")) > 4
+        await until(lambda: pool.alive_count == 3 and not fake.standbys & fake.sessions.keys(), "all to be others")
+        assert pool.stats().connects == 8
+
+
+# ---- none is up
+
+
+@ends_clean()
+async def test_requests_wait_for_a_lane_in_order() -> None:
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, max_in_flight=1) as pool:
+        fake.refuses = True
+        fake.kill(1)
+        await until(lambda: not pool.alive_count, "the loss to be seen")
+        replies = [pool.exec_query("select $1", [str(n)]) for n in range(5)]
+        transaction = pool.exec_transaction("set local a = 1", "select 1")
+        replies[2].cancel()
+        assert pool.stats().waiting == 6
+        await until(lambda: pool.stats().connect_failures > 1, "an attempt to fail")
+        fake.refuses = False
+        answers = [await reply for reply in replies if not reply.cancelled()]
+        assert [rows[0][1] for rows in answers] == [b"0", b"1", b"3", b"4"]
+        await transaction
+        assert pool.stats().waiting == 0 and sum(fake.heard.values()) == 9  # of a transaction five
+
+
+@ends_clean()
+async def test_they_do_not_wait_for_ever() -> None:
+    told: dict[str, Any] = {"size": 1, "acquire_timeout": 0.2, "max_waiting": 2}
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, **told) as pool:
+        fake.refuses = True
+        fake.kill(1)
+        await until(lambda: pool.stats().connect_failures > 0, "an attempt to fail")
+        patient, hurried = pool.exec_query("select 1"), pool.exec_query("select 1", timeout=0.1)
+        third, at_once = pool.exec_query("select 1"), pool.exec_query("select 1", timeout=0)
+        begin = time.monotonic()
+        errors = [await outcome_of(each) for each in (at_once, third, hurried, patient)]
+        assert [type(each) for each in errors] == [RequestTimeout, PoolExhausted, RequestTimeout, PoolExhausted]
+        assert [each.outcome for each in errors] == [Outcome.NOT_SENT] * 4
+        assert "2 requests wait" in str(errors[1]) and "0.2 s" in str(errors[3])
+        assert isinstance(errors[3].__cause__, ConnectionClosed | PgError)
+        assert 0.19 <= time.monotonic() - begin < 2
+        with pytest.raises(ConnectionClosed, match="none of 1"):
+            pool.get()
+        fake.refuses = False
+
+
+@ends_clean()
+async def test_or_fail_at_once_by_option() -> None:
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, when_down="fail") as pool:
+        fake.may_answer.clear()
+        sent, unsent = pool.exec_query("select 1"), pool.exec_query("select 1")
+        fake.refuses = True
+        pool._lanes.conns[0].abort()
+        assert [(await outcome_of(each)).outcome for each in (sent, unsent)] == [Outcome.UNKNOWN, Outcome.NOT_SENT]
+        await until(lambda: pool.stats().connect_failures > 0, "an attempt to fail")
+        error = await outcome_of(pool.exec_query("select 1"))
+        assert isinstance(error, ConnectionClosed) and error.outcome is Outcome.NOT_SENT and error.__cause__
+        error = await outcome_of(pool.exclusive().__aenter__())
+        assert isinstance(error, ConnectionClosed) and error.outcome is Outcome.NOT_SENT
+        fake.refuses = False
+        fake.may_answer.set()
+
+
+@ends_clean()
+async def test_a_thousand_wait_for_a_server_that_comes_back() -> None:
+    """All are served, and no more connections are made than there may be."""
+
+    async def borrow(n: int) -> bytes | None:
+        async with pool.exclusive() as mine:
+            return (await mine.exec_query("select $1", [str(n)]))[0][1]
+
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2, max_exclusive=3) as pool:
+        fake.refuses = True
+        for number in (1, 2):
+            fake.kill(number)
+        await until(lambda: not pool.alive_count, "the loss to be seen")
+        requests = [pool.exec_query("select $1", [str(n)]) for n in range(900)]
+        borrowers = [asyncio.ensure_future(borrow(n)) for n in range(100)]
+        await until(lambda: pool.stats().connect_failures > 3, "some attempts to fail")
+        fake.refuses = False
+        assert [rows[0][1] for rows in await asyncio.gather(*requests)] == [b"%d" % n for n in range(900)]
+        assert await asyncio.gather(*borrowers) == [b"%d" % n for n in range(100)]
+        assert fake.most <= 5 and pool.stats().connects <= 2 + 5
+
+
+# ---- slots
+
+
+@ends_clean()
+async def test_one_attempt_at_a_time() -> None:
+    """Also while connections are lent, and when all come back together."""
+    now = most = 0
+
+    async def on_connect(conn: AsyncConn) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await conn.simple_query("setup")
+        now -= 1
+
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=4, on_connect=on_connect) as pool:
+
+        async def borrow() -> None:
+            async with pool.exclusive() as mine:
+                await mine.exec_query("select 1")
+
+        for _ in range(2):
+            for number in list(fake.sessions):
+                fake.kill(number)
+            await until(lambda: not pool.stats().idle, "the loss to be seen")
+            await asyncio.gather(*[borrow() for _ in range(4)])
+            await until(lambda: pool.alive_count == 4, "all to be back")
+        assert most == 1 and fake.most <= 8
+
+
+@ends_clean()
+async def test_the_first_has_to_succeed(postgres: Server) -> None:
+    async def on_connect(conn: AsyncConn) -> None:
+        raise ValueError("not this one")
+
+    with pytest.raises(ValueError, match="not this one"):
+        await AsyncPool.connect(postgres.dsn, size=3, on_connect=on_connect)
+    with pytest.raises(PgError, match="no_such_database"):
+        await AsyncPool.connect(postgres.dsn, dbname="no_such_database")
+
+
+@ends_clean()
+async def test_the_others_may_come_later() -> None:
+    async with LivelyPG() as fake:
+        attempts = 0
+
+        async def on_connect(conn: AsyncConn) -> None:
+            nonlocal attempts
+            attempts += 1
+            if attempts in (2, 3):
+                raise ValueError("not yet")
+
+        async with await AsyncPool.connect(fake.dsn, size=3, on_connect=on_connect) as pool:
+            assert pool.size == 3 and pool.alive_count >= 1
+            await until(lambda: pool.alive_count == 3, "the others")
+            assert pool.stats().connect_failures == 2 and pool.stats().connects == 3
+
+
+@ends_clean()
+async def test_a_successor_is_there_before_a_lane_ends() -> None:
+    """max_lifetime: no request sees it, and every request is answered by somebody."""
+    async with LivelyPG() as fake:
+        async with await AsyncPool.connect(fake.dsn, size=2, max_lifetime=0.1, random=lambda: 0.5) as pool:
+            answered: set[int] = set()
+            while len(answered) < 6:
+                assert pool.alive_count == 2
+                answered |= {
+                    pid(rows) for rows in await asyncio.gather(*[pool.exec_query("select 1") for _ in range(9)])
+                }
+        assert pool.stats().connect_failures == pool.stats().moved == 0 and fake.most <= 4
+
+
+@ends_clean()
+async def test_an_old_lane_gives_all_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long they take: the time that a farewell may take begins behind them."""
+    monkeypatch.setattr("pg_wired.opener.FAREWELL", 0.01)
+    monkeypatch.setattr("pg_wired.opener.LOOK", 0.01)
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, max_lifetime=0.05) as pool:
+        fake.mute.add(1)
+        replies = [pool.exec_query("select 1") for _ in range(3)]
+        window = pool.get().exclusive()
+        entering = asyncio.ensure_future(window.__aenter__())
+        await until(lambda: pool.stats().connects >= 2, "a successor")
+        assert pid(await pool.exec_query("select 1")) > 1
+        await asyncio.sleep(0.05)
+        fake.mute.clear()
+        assert [pid(await reply) for reply in replies] == [1, 1, 1]
+        mine = await entering
+        await asyncio.sleep(0.05)
+        assert pid(await mine.exec_query("select 1")) == 1
+        await mine.__aexit__()
+        await until(lambda: 1 not in fake.sessions, "the old one to go")
+
+
+@ends_clean()
+async def test_a_lane_that_somebody_marks_is_replaced() -> None:
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
+        reply = pool.exec_query("select 1")
+        pool.get().mark_broken()
+        assert not pool.alive_count
+        assert pid(await pool.exec_query("select 1")) == 2 and pid(await reply) == 1
+        await until(lambda: list(fake.sessions) == [2], "the other one to go")
+
+
+@ends_clean()
+async def test_a_silent_server_is_found_while_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pg_wired.probe.PATIENCE", 0.1)
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2, probe_interval=0.05) as pool:
+        async with pool.exclusive():
+            pass
+        await until(lambda: len(fake.heard) == 3 and all(fake.heard.values()), "each to be asked")
+        fake.mute |= {1, 3}
+        await until(lambda: pool.stats().connects == 4 and pool.alive_count == 2, "the silent ones to go")
+        assert pool.stats().idle == 0 and pool.get().is_alive
+        fake.mute.clear()
+
+
+@ends_clean()
+async def test_resize(postgres: Server) -> None:
+    async with await AsyncPool.connect(postgres.dsn, size=1) as pool:
+        pool.resize(3)
+        await until(lambda: pool.alive_count == 3, "more")
+        replies = [pool.exec_query("select pg_sleep(0.01)") for _ in range(9)]
+        pool.resize(1)
+        assert pool.size == pool.alive_count == 1
+        await asyncio.gather(*replies)
+        for size in (0, -1):
+            with pytest.raises(ConfigError):
+                pool.resize(size)
+        assert await column(pool.get(), "select 1") == [1]
+
+
+@ends_clean()
+async def test_a_task_that_cancels_everything_does_not_end_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pg_wired.lanes.PAUSE", 0.01)
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
+        fake.refuses = True
+        fake.kill(1)
+        await until(lambda: pool.stats().connect_failures > 0, "an attempt to fail")
+        for task in list(pool._opener.tasks):
+            task.cancel()
+        fake.refuses = False
+        assert pid(await pool.exec_query("select 1")) > 1
+
+
+@ends_clean()
+async def test_a_pool_has_no_transaction_either(postgres: Server) -> None:
+    async with await AsyncPool.connect(postgres.dsn, size=1) as pool:
+        with pytest.raises(TransactionError, match=r"exclusive\(\)"):
+            await pool.exec_query("begin")
+        assert pool.alive_count == 1
