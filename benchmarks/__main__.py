@@ -36,6 +36,7 @@ MB are those on the wire. "held" is until the rows are there, and before one of 
 Transactions: pg_wired sends all of one in one write; asyncpg's pool sends BEGIN and SET LOCAL together, the select, and
 COMMIT, the fewest round trips that it can do with; "transaction()" is what its documentation shows. pgbench sends
 {depth} of them at a time.
+Connect: pg_wired with one connector, as its pool does, which hashes the password once; "each alone": each time.
 Pipelines: {depth} queries and one Sync, one after the other. asyncpg has none: it asks one by one. psqlpy's are
 in a transaction.
 COPY: data in memory, from and to; psql's is a whole process, with its start and its login, from and to a file.

@@ -14,14 +14,14 @@ from .results import Taken
 class Budget(NamedTuple):
     """`client` has to be `asked` times better than `peer`; or to need at most so many times what `peer` needs.
 
-    `asked` is for asyncio and for uvloop. Without a peer it is what may be needed at most.
+    `asked` is for asyncio, and for uvloop where it is asked there. Without a peer it is what may be needed at most.
     """
 
     line: str
     metric: Metric
     client: str
     peer: str
-    asked: tuple[float, float]
+    asked: tuple[float, ...]
     transport: str = "unix"
     at_most: bool = False
 
@@ -56,6 +56,8 @@ BUDGETS = (
     Budget("rows", HELD, US, "bare drain", (1.3, 1.3), at_most=True),
     Budget("rows", TOUCH, "pg_wired columns", US, (3, 3)),
     Budget("rows", WHOLE, US, "asyncpg", (2.5, 2.5), "tls"),
+    Budget(ONE_TASK, WALL, US, "asyncpg", (1.5,), "tls"),
+    Budget("64-tasks", WALL, US, POOL, (8,), "tls"),
     Budget("streamed", WHOLE, US, "asyncpg", (2, 2)),
     Budget("copy-out", WHOLE, US, "asyncpg", (1, 1)),
     Budget("copy-out", WHOLE, US, "psql", (0.9, 0.9)),

@@ -124,10 +124,9 @@ def _bounds(metric: Metric, chart: Chart, row: Row, rows: Sequence[Row]) -> Iter
     place = (chart.line, metric, row.client, chart.transport)
     for budget in BUDGETS:
         if (budget.line, budget.metric, budget.client, budget.transport) == place:
-            other = peer(rows, row, budget.peer)
+            other, asked = peer(rows, row, budget.peer), dict(zip(LOOPS, budget.asked, strict=False)).get(row.loop)
             theirs = other.median(metric) if other else None
-            if theirs is not None:
-                asked = budget.asked[LOOPS.index(row.loop)]
+            if theirs is not None and asked is not None:
                 yield theirs * asked if budget.at_most else theirs / asked
 
 

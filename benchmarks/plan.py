@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import pg_wired
-
 from .growth import CURVES, Curve
 from .lines import ONE_TASK, TASKS
 
@@ -32,7 +30,6 @@ ANY = "-"  # no loop, or no transport
 
 # A Unix socket, on which the budgets are; loopback TCP; and a second server that has TLS, with and without it.
 UNIX, TCP, TLS, NO_TLS = "unix", "tcp", "tls", "no tls"
-ENCRYPTED = (TLS,) if hasattr(pg_wired, "TlsConfig") else ()  # where this build of ours can do it
 
 Clients = dict[str, str]  # who is measured, and what opens it in the modules with_*
 ALONE = {
@@ -66,7 +63,7 @@ PIPELINING = {
 }
 FETCHING = {
     "pg_wired": "with_pg_wired.fetch",
-    **({"pg_wired columns": "with_pg_wired.columns"} if hasattr(pg_wired.Rows, "columns") else {}),
+    "pg_wired columns": "with_pg_wired.columns",
     "asyncpg": "with_asyncpg.fetch",
     "psycopg": "with_psycopg.fetch",
     "psqlpy": "with_psqlpy.fetch",
@@ -83,6 +80,7 @@ COPYING = {
 }
 CONNECTING = {
     "pg_wired": "with_pg_wired.connects",
+    "pg_wired, each alone": "with_pg_wired.lone_connects",
     "asyncpg": "with_asyncpg.connects",
     "psycopg": "with_psycopg.connects",
 }
@@ -120,7 +118,7 @@ def plan(scale: Scale) -> list[Sample]:
     samples += _selects("pipelines", PIPELINING, TOGETHER_AT_MOST, "--tasks=1", seconds)
     samples += _bulk(scale)
     connects = f"--connects={scale.connects}"
-    for transport in (TCP, *ENCRYPTED):
+    for transport in (TCP, TLS):
         samples += _on_both_loops("connect", transport, CONNECTING, connects)
     samples += _on_both_loops("notifications", UNIX, NOTIFIED, f"--notifications={scale.notifications}")
     for package in ("pg_wired", "asyncpg", "psycopg", "psqlpy"):
@@ -132,9 +130,8 @@ def plan(scale: Scale) -> list[Sample]:
 def _bulk(scale: Scale) -> Iterator[Sample]:
     rows, moved = f"--rows={scale.rows}", f"--moved={scale.rows}"
     yield from _on_both_loops("rows", UNIX, FETCHING, rows)
-    for transport in ENCRYPTED:
-        yield from _on_both_loops("rows", transport, _of(FETCHING, "pg_wired", "asyncpg", "psycopg"), rows)
-        yield from _on_both_loops("rows", NO_TLS, _of(FETCHING, "pg_wired"), rows)
+    yield from _on_both_loops("rows", TLS, _of(FETCHING, "pg_wired", "asyncpg", "psycopg"), rows)
+    yield from _on_both_loops("rows", NO_TLS, _of(FETCHING, "pg_wired"), rows)
     yield from _on_both_loops("streamed", UNIX, STREAMING, moved)
     for line in ("rows", "streamed"):
         yield Sample(line, UNIX, ANY, "bare drain", ("benchmarks.limits", "drain"))
@@ -154,8 +151,8 @@ def _selects(line: str, clients: Clients, limits: dict[str, str], *options: str)
         yield from _on_both_loops(line, transport, clients if transport == UNIX else main, *options)
         for client, script in limits.items():
             yield Sample(line, transport, ANY, client, ("benchmarks.limits", script, options[-1]))
-    for transport in ENCRYPTED if line in (ONE_TASK, "64-tasks") else ():
-        yield from _on_both_loops(line, transport, main, *options)
+    if line in (ONE_TASK, "64-tasks"):
+        yield from _on_both_loops(line, TLS, main, *options)
 
 
 def _on_both_loops(line: str, transport: str, clients: Clients, *options: str) -> Iterator[Sample]:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any
 
-from pg_wired import AsyncConn, AsyncPool, ConnConfig, FormatCode, Notification, Rows
+from pg_wired import AsyncConn, AsyncPool, ConnConfig, FormatCode, Notification, Rows, connection
 
 from .work import CHANNEL, COPIED, DEPTH, SCAN, SELECT, SETUP, TEXT, Connect, Fetch, Move, Query, Receive, Task
 
@@ -92,12 +92,21 @@ async def ask() -> AsyncIterator[Query]:
 
 @asynccontextmanager
 async def connects() -> AsyncIterator[Connect]:
-    """With one configuration, which is read once."""
-    config = ConnConfig.parse("")
+    """As a pool does it: one connector, which keeps the salted password."""
+    connector = connection.connector(ConnConfig.parse(""))
 
     async def connect() -> None:
-        conn = await AsyncConn.connect(config)
-        await conn.close()
+        await AsyncConn(await connector.connect()).close()
+
+    yield connect
+
+
+@asynccontextmanager
+async def lone_connects() -> AsyncIterator[Connect]:
+    """Each on its own, as a program does that connects once."""
+
+    async def connect() -> None:
+        await (await AsyncConn.connect()).close()
 
     yield connect
 
@@ -116,7 +125,7 @@ async def columns() -> AsyncIterator[Fetch]:
 class Columns(Sequence[Any]):
     """As long as its rows. To touch it is to make the columns, and to take each of them once: four."""
 
-    def __init__(self, rows: Any) -> None:
+    def __init__(self, rows: Rows) -> None:
         self._rows = rows
 
     def __len__(self) -> int:

@@ -126,6 +126,13 @@ def test_a_budget_of_at_most() -> None:
     assert verdict.is_kept and verdict.reached == 14.0
 
 
+def test_a_budget_on_one_loop_alone() -> None:
+    walls = [(loop, client, [{"wall_us": 1.0}]) for loop in ("asyncio", "uvloop") for client in ("pg_wired", "asyncpg")]
+    found = made("1-task", *walls)
+    taken = [each._replace(sample=each.sample._replace(transport="tls")) for each in found.taken]
+    assert [(verdict.loop, verdict.asked) for verdict in budgets.verdicts(taken)] == [("asyncio", 1.5)]
+
+
 def test_what_bends_upwards() -> None:
     assert list(growth.bends([9.0, 3.0, 2.0, 2.4, 2.6, 2.0])) == [False, False, False, False, True, False]
     curve = growth.CURVES[0]
