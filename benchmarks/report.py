@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import statistics
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -97,7 +98,7 @@ def costs(curve: Curve, results: Results) -> dict[str, dict[int, float]]:
                 if (each.sample.line, each.sample.client, each.sample.point) == (curve.name, client, point)
             ]
             if walls:
-                found.setdefault(client, {})[point] = cost(curve, point, sorted(walls)[len(walls) // 2])
+                found.setdefault(client, {})[point] = cost(curve, point, statistics.median(walls))
     return found
 
 
