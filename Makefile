@@ -20,7 +20,7 @@ READY = $(PACKAGE:build/compiled=build/compiled/.ready)
 # Folders are among them: a file that went away must be noticed too.
 SOURCES = setup.py pyproject.toml $(shell find src/pg_wired -not -path '*__pycache__*')
 
-.PHONY: help demo test smoke soak pgbouncer lint bench count wheel clean
+.PHONY: help demo test smoke soak pgbouncer lint bench bench-quick write-up count wheel clean
 .NOTPARALLEL:
 .SECONDARY:
 .SECONDEXPANSION:
@@ -31,7 +31,7 @@ help:
 	@echo "make soak    failover twenty times, and ten minutes of faults"
 	@echo "make pgbouncer  unpack the poolers that tests want into build/ (Debian; else those tests are left out)"
 	@echo "make lint    format, style and types"
-	@echo "make bench   side by side with the other drivers"
+	@echo "make bench   side by side with the other drivers; bench-quick: to see that it works; write-up: into the docs"
 	@echo "make count   instructions of five pieces of work, against those accepted (ARGS=--accept); needs valgrind"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove what the others have built, but not .venv"
@@ -86,7 +86,7 @@ build/py%/.$(BUILD): build/py%/build.group build/py%/test.group $(SOURCES)
 demo: .venv/server.group $(READY)
 	@$(run) -m rig.demo
 
-test: .venv/test.group $(READY)
+test: .venv/test.group .venv/bench.group $(READY)
 	@[ $(BUILD) = compiled ] || echo "make: PG_WIRED_PURE=1, so nothing is compiled"
 	@PYTHONPATH="$(CURDIR)/src" PG_WIRED_EXPECT=interpreted .venv/bin/python $(pytest)
 	@[ "$(ARGS)" ] || PYTHONPATH="$(CURDIR)/src" .venv/bin/python -m tests.check_coverage
@@ -112,13 +112,19 @@ soak: .venv/test.group $(READY)
 pgbouncer:
 	@rig/pgbouncer.sh build
 
-lint: .venv/lint.group .venv/test.group
+lint: .venv/lint.group .venv/test.group .venv/bench.group
 	@.venv/bin/python -m ruff format --check .
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m mypy
 
 bench: .venv/bench.group $(READY)
 	@$(run) -m benchmarks $(ARGS)
+
+bench-quick: .venv/bench.group $(READY)
+	@$(run) -m benchmarks --quick $(ARGS)
+
+write-up: .venv/bench.group $(READY)
+	@$(run) -m benchmarks.write_up $(ARGS)
 
 count: .venv/build.group $(READY)
 	@$(run) -m benchmarks.count $(ARGS)

@@ -1,4 +1,4 @@
-"""Runs the whole comparison against a server of its own, interleaved, and prints one table."""
+"""Runs the whole comparison against servers of its own, interleaved, and prints tables; keeps every sample."""
 
 from __future__ import annotations
 
@@ -13,80 +13,78 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from rig.postgres import Postgres
-
 from . import report
-from .plan import FULL, LINES, ONE_TASK, QUICK, Sample, Scale, plan
-from .report import Taken
-from .server import SETTINGS, environment, fill, pinned
+from .growth import BENT
+from .lines import ONE_TASK
+from .plan import FULL, QUICK, Sample, Scale, growth, plan
+from .results import Results, Taken, save
+from .server import Servers, pinned
 from .work import DEPTH, OUTPUT, ROOT
 
 DEADLINE = 120.0  # seconds for one sample; the slowest takes about four
 EXPLANATION = """\
-Each sample is a process of its own, all samples of a round in a new order; medians over {rounds} rounds.
-Columns "asyncpg" and "limit": 2.00x needs half of what asyncpg needs on the same loop, or what the line's limit needs.
-The limits are pgbench, pgbench pipelined, the bare drain, and psql. Less is better, but for 1000/s.
-Several tasks: pg_wired has 1 connection, the others 10. asyncpg's pool has its option `reset` set to do nothing, as
-nothing is reset on a shared connection; as it comes, it sends one more query after each. A bare queue of connections is
-faster than a pool and looks after nothing. pgbench has 1 connection, sends 50 requests, waits for all of their answers,
-and says Sync after each, as pg_wired does; "one Sync": after all 50, which the server then runs as one transaction.
+Each sample is a process of its own, all samples of a round in a new order; medians over {rounds} rounds, with the
+smallest and the largest. "2.00x" needs half of what the other needs on the same loop and transport. Less is better, but
+for 1000/s. The budgets are on the Unix socket; over loopback TCP the server itself needs longer for each Sync.
+Several tasks: pg_wired has 1 connection, or a pool of 2, the others 10. asyncpg's pool as it comes sends a query to
+reset a connection after each use; "no reset" has its option `reset` do nothing. A bare queue of connections is faster
+than a pool and looks after nothing. pgbench has 1 connection, sends {depth} requests, waits for all of their answers,
+and says Sync after each, as pg_wired does; "one Sync": after all, which the server then runs as one transaction.
+Latency: from when a request is due to its answer.
 Rows: values are bytes with pg_wired, Python objects with the others. The drain reads the answer and throws it away; its
-MB are those on the wire.
-Transactions: pg_wired sends all of one in one write, on 1 connection, or on 2 that the tasks take in turns (there is no
-pool yet); asyncpg's pool of 10 sends BEGIN and SET LOCAL together, the select, and COMMIT, the fewest round trips that
-it can do with; "transaction()" is what its documentation shows. pgbench sends {depth} of them at a time.
-Pipelines: {depth} queries and one Sync, one pipeline after the other. asyncpg has none: it asks one by one.
+MB are those on the wire. "held" is until the rows are there, and before one of them is touched.
+Transactions: pg_wired sends all of one in one write; asyncpg's pool sends BEGIN and SET LOCAL together, the select, and
+COMMIT, the fewest round trips that it can do with; "transaction()" is what its documentation shows. pgbench sends
+{depth} of them at a time.
+Connect: pg_wired with one connector, as its pool does, which hashes the password once; "each alone": each time.
+Pipelines: {depth} queries and one Sync, one after the other. asyncpg has none: it asks one by one. psqlpy's are
+in a transaction.
 COPY: data in memory, from and to; psql's is a whole process, with its start and its login, from and to a file.
 Notifications: another process's. The server holds them back while the listener is in a transaction; measured from its
-COMMIT to the last of them."""
+COMMIT to the last of them.
+Growth: what one costs; "bends up" is {bent} times the least so far."""
 
 
 def take(sample: Sample, variables: dict[str, str]) -> dict[str, float]:
     """Run it; ends this process where it fails."""
     command = [sys.executable, "-m", *sample.command]
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=DEADLINE)
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=DEADLINE)
+    except subprocess.TimeoutExpired:
+        sys.exit(f"{sample.name} took more than {DEADLINE:.0f} s: {' '.join(command)}")
     if done.returncode:
         sys.exit(f"{sample.name} failed: {' '.join(command)}\n{done.stderr}")
     metrics: dict[str, float] = json.loads(done.stdout)
     return metrics
 
 
-def run(server: Postgres, samples: Sequence[Sample], scale: Scale, core: int | None = None) -> list[Taken]:
+def run(servers: Servers, samples: Sequence[Sample], scale: Scale, core: int | None = None) -> list[Taken]:
     """All rounds; each in an order of its own, so that nobody always follows the same neighbour."""
-    variables = environment(server)
-    fill(server, scale.rows)
     for sample in {sample for sample in samples if sample.line == "import"}:
-        take(sample, variables)  # the first one compiles the package
+        take(sample, servers.environment())  # the first one compiles the package
     taken = []
-    for number in range(scale.rounds):
-        print(f"round {number + 1} of {scale.rounds}, {len(samples)} samples", file=sys.stderr, flush=True)
-        order = list(samples)
+    for number in range(max(scale.rounds, scale.growth)):
+        order = [each for each in samples if number < (scale.growth if each.point else scale.rounds)]
+        print(f"round {number + 1}, {len(order)} samples", file=sys.stderr, flush=True)
         random.Random(number).shuffle(order)
         for sample in order:
-            with pinned(server, core) if core is not None and sample.line == ONE_TASK else nullcontext():
-                taken.append(Taken(sample, number, take(sample, variables)))
-    return sorted(taken, key=lambda each: (samples.index(each.sample), each.round))
-
-
-def show(facts: dict[str, str], taken: Sequence[Taken], scale: Scale) -> None:
-    """Print it all."""
-    for name, fact in facts.items():
-        print(f"{name + ':':<11}{fact}")
-    print("\n" + EXPLANATION.format(rounds=scale.rounds, depth=DEPTH))
-    for line in LINES:
-        if any(each.sample.line == line.name for each in taken):
-            title = line.title.format(**scale._asdict())
-            print(f"\n{title}" + (f"; {facts['one task']}" if line.name == ONE_TASK else ""))
-            print("\n".join(report.table(line, taken)))
+            with pinned(servers.plain, core) if core is not None and sample.line == ONE_TASK else nullcontext():
+                taken.append(Taken(sample, number, take(sample, servers.environment(sample.transport))))
+    place = {sample: number for number, sample in enumerate(samples)}
+    return sorted(taken, key=lambda each: (place[each.sample], each.round))
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small counts: to see that it works, not to quote")
+    parser.add_argument("--quick", action="store_true", help="small counts, no growth: to see that it works")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"default {FULL.rounds}, quick {QUICK.rounds}")
-    parser.add_argument("--only", default="", metavar="PATTERN", help="of names as 64-tasks/uvloop/pg_wired")
+    parser.add_argument("--only", default="", metavar="PATTERN", help="of names as 64-tasks/unix/uvloop/pg_wired")
+    parser.add_argument("--list", action="store_true", help="print the names, and measure nothing")
     parser.add_argument("--json", type=Path, default=OUTPUT / "results.json", metavar="PATH", help="all samples")
     parser.add_argument("--pin", action="store_true", help="one task: client and server on the same core")
+    parser.add_argument(
+        "--postgres", choices=("embedded", "system"), default="embedded", help="whose server; not TLS's"
+    )
     return parser
 
 
@@ -97,17 +95,20 @@ def main(options: Sequence[str] | None = None, scale: Scale | None = None) -> No
     scale = scale or (QUICK if given.quick else FULL)
     scale = scale._replace(rounds=given.rounds or scale.rounds)
     core = max(os.sched_getaffinity(0)) if given.pin else None
-    samples = [sample for sample in plan(scale) if re.search(given.only, sample.name)]
+    everything = [*plan(scale), *(growth(scale) if scale.growth else ())]
+    samples = [sample for sample in everything if re.search(given.only, sample.name)]
     if not samples:
         parser.error(f"--only {given.only}: there is no such sample")
-    with Postgres.launch(source="embedded", **SETTINGS) as server:
-        facts = report.machine(server.version, ", ".join(f"{name}={value}" for name, value in SETTINGS.items()))
+    if given.list:
+        print(*sorted({sample.name for sample in samples}), sep="\n")
+        return
+    with Servers.launch(samples, scale, given.postgres) as servers:
+        facts = report.machine(servers.said, servers.settings)
         facts["one task"] = "cores as the kernel chooses" if core is None else f"client and server on core {core}"
-        taken = run(server, samples, scale, core)
-    show(facts, taken, scale)
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    everything = [{"name": sample.name, "round": number, **metrics} for sample, number, metrics in taken]
-    given.json.write_text(json.dumps({"facts": facts, "scale": scale._asdict(), "samples": everything}, indent=1))
+        results = Results(facts, scale, run(servers, samples, scale, core))
+    explanation = EXPLANATION.format(rounds=scale.rounds, depth=DEPTH, bent=BENT)
+    print(*report.show(results, explanation), sep="\n")
+    save(given.json, results)
     print(f"\nall samples: {given.json}")
 
 

@@ -115,7 +115,7 @@ def compared(counted: Counts, before: Counts) -> Iterator[tuple[str, bool]]:
             yield f"{name:<12}{count:>10,.1f}  new", True
             continue
         growth = count / before[name] - 1
-        is_over = growth > ALLOWED
+        is_over = count > before[name] * (1 + ALLOWED)
         yield (
             f"{name:<12}{count:>10,.1f}{before[name]:>10,.1f}{growth:>+8.1%}{'  TOO MUCH' if is_over else ''}",
             is_over,

@@ -1,4 +1,4 @@
-"""Shows what was measured: the machine, and one table per line. Measures nothing."""
+"""Shows on a terminal what was measured: the machine, a table for each line, the budgets. Measures nothing."""
 
 from __future__ import annotations
 
@@ -10,17 +10,11 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
-from .plan import REFERENCE, Line, Metric, Sample
-
-
-class Taken(NamedTuple):
-    """A sample that was taken, and what it reported."""
-
-    sample: Sample
-    round: int
-    metrics: dict[str, float]
+from .budgets import Verdict, verdicts
+from .growth import CURVES, Curve, bends, cost
+from .lines import LINES, WALL, Line, Metric
+from .results import Results, Row, peer, ratio
 
 
 def machine(server: str, settings: str) -> dict[str, str]:
@@ -28,12 +22,12 @@ def machine(server: str, settings: str) -> dict[str, str]:
     session = importlib.util.find_spec("pg_wired.protocol.session")
     build = "compiled" if session and str(session.origin).endswith(".so") else "INTERPRETED"
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    peers = [f"{name} {version(name)}" for name in ("asyncpg", "psycopg", "uvloop")]
+    peers = [f"{name} {version(name)}" for name in ("asyncpg", "psycopg", "psqlpy", "uvloop")]
     return {
         "pg_wired": f"{project['version']}, {build}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "libraries": ", ".join(peers),
-        "server": f"PostgreSQL {server}, loopback TCP, SCRAM, no TLS, {settings}",
+        "server": f"PostgreSQL {server}, SCRAM, {settings}",
         "machine": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, {_processor()}, {platform.platform()}",
         "load": f"{os.getloadavg()[0]:.1f} in the minute before; the busier the machine, the less the numbers mean",
     }
@@ -44,67 +38,124 @@ def _processor() -> str:
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
-class Row(NamedTuple):
-    """One client on one loop: all it reported."""
-
-    loop: str
-    client: str
-    metrics: dict[str, list[float]]
+def _ratio(metric: Metric, row: Row, other: Row | None) -> str:
+    found = ratio(metric, row, other)
+    return "" if found is None else f"{found:.2f}x"
 
 
-def rows(line: Line, taken: Sequence[Taken]) -> list[Row]:
-    """The line's samples, put together by loop and client, in the order in which they are `taken`."""
-    found: dict[tuple[str, str], Row] = {}
-    for sample, _, metrics in taken:
-        if sample.line == line.name:
-            row = found.setdefault((sample.loop, sample.client), Row(sample.loop, sample.client, {}))
-            for key, value in metrics.items():
-                row.metrics.setdefault(key, []).append(value)
-    return list(found.values())
-
-
-def ratio(metric: Metric, row: Row, other: Row | None) -> str:
-    """How many times better than the other: 2.00x where it needs half."""
-    if other is None or other is row or metric.key not in other.metrics or metric.key not in row.metrics:
-        return ""
-    own = statistics.median(row.metrics[metric.key])
-    return f"{statistics.median(other.metrics[metric.key]) / own:.2f}x" if own > 0 else ""
-
-
-def _spread(values: list[float], digits: int) -> tuple[str, str]:
-    if not values:
+def _spread(values: Sequence[float], metric: Metric, row: Row) -> tuple[str, str]:
+    median = row.median(metric)
+    if median is None:
         return "", ""
-    return f"{statistics.median(values):,.{digits}f}", f"({min(values):,.{digits}f}..{max(values):,.{digits}f})"
+    return f"{median:,.{metric.digits}f}", f"({min(values):,.{metric.digits}f}..{max(values):,.{metric.digits}f})"
 
 
 def _cells(line: Line, row: Row, found: Sequence[Row]) -> Iterator[str]:
-    limit = next((other for other in found if other.client == line.limit), None)
-    reference = next((other for other in found if (other.loop, other.client) == (row.loop, REFERENCE)), None)
+    limit, reference = peer(found, row, line.limit), peer(found, row, line.reference)
     for metric in line.metrics:
-        yield from _spread(row.metrics.get(metric.key, []), metric.digits)
+        yield from _spread(row.metrics.get(metric.key, []), metric, row)
         if metric.compared:
-            yield ratio(metric, row, reference)
-            yield ratio(metric, row, limit)
+            yield _ratio(metric, row, reference)
+            yield _ratio(metric, row, limit)
 
 
 def _heads(line: Line) -> Iterator[str]:
     for metric in line.metrics:
         yield from (metric.title, "(min..max)")
         if metric.compared:
-            yield from (REFERENCE, "limit")
+            yield from (line.reference, "limit")
 
 
-def table(line: Line, taken: Sequence[Taken]) -> list[str]:
-    """The line's table, columns without anything in them left out."""
-    found = rows(line, taken)
-    lines = [["loop", "client", *_heads(line)]]
-    lines += [[row.loop, row.client, *_cells(line, row, found)] for row in found]
+def laid_out(lines: Sequence[Sequence[str]], left: int) -> list[str]:
+    """A table, the first `left` columns flush left; columns without anything below their heads are left out."""
     columns = [column for column in zip(*lines, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
     return [
         "  ".join(
-            cell.ljust(width) if place < 2 else cell.rjust(width)
+            cell.ljust(width) if place < left else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in zip(*columns, strict=True)
     ]
+
+
+def table(line: Line, found: Sequence[Row]) -> list[str]:
+    """The line's table."""
+    places = [[row.transport, row.loop, row.client] for row in found]
+    cells = [[*place, *_cells(line, row, found)] for place, row in zip(places, found, strict=True)]
+    left = sum(any(column) for column in zip(*places, strict=True))
+    return laid_out([["via", "loop", "client", *_heads(line)], *cells], left)
+
+
+def costs(curve: Curve, results: Results) -> dict[str, dict[int, float]]:
+    """Client by client, the cost of one at each point that was measured: medians."""
+    found: dict[str, dict[int, float]] = {}
+    for client in curve.commands:
+        for point in curve.points:
+            walls = [
+                each.metrics[WALL.key]
+                for each in results.taken
+                if (each.sample.line, each.sample.client, each.sample.point) == (curve.name, client, point)
+            ]
+            if walls:
+                found.setdefault(client, {})[point] = cost(curve, point, statistics.median(walls))
+    return found
+
+
+def curve_table(curve: Curve, results: Results) -> list[str]:
+    """A line for each point; what costs more there than at an earlier one is marked."""
+    found = costs(curve, results)
+    bent = {client: dict(zip(each, bends(list(each.values())), strict=True)) for client, each in found.items()}
+    lines = [["", *found]]
+    for point in curve.points:
+        marks = {client: " bends up" if bent[client].get(point) else "         " for client in found}
+        cells = [f"{each[point]:,.2f}{marks[client]}" if point in each else "" for client, each in found.items()]
+        if any(cells):
+            lines.append([f"{point:,}", *cells])
+    return laid_out(lines, 0)
+
+
+def said(verdict: Verdict) -> list[str]:
+    """A verdict's cells: work, transport, loop, who, asked, reached, spread, and whether it is kept."""
+    budget = verdict.budget
+    unit = "x" if budget.peer else f" {budget.metric.title}"
+    bound = "at most " if budget.at_most else ""
+    who = f"{budget.client} against {budget.peer}" if budget.peer else budget.client
+    return [
+        budget.line,
+        budget.metric.title,
+        budget.transport,
+        verdict.loop,
+        who,
+        f"{bound}{verdict.asked:g}{unit}",
+        f"{verdict.reached:.2f}{unit}",
+        f"{verdict.least:.2f}..{verdict.most:.2f}",
+        "" if verdict.is_kept else "SHORT",
+    ]
+
+
+HEADS = ["line", "figure", "via", "loop", "who", "asked", "reached", "rounds", "here"]
+
+
+def budget_table(results: Results) -> list[str]:
+    """Every budget of which there are samples."""
+    lines = [said(verdict) for verdict in verdicts(results.taken)]
+    return laid_out([HEADS, *lines], 5) if lines else []
+
+
+def show(results: Results, explanation: str) -> Iterator[str]:
+    """All of it, line by line."""
+    for name, fact in results.facts.items():
+        yield f"{name + ':':<11}{fact}"
+    yield "\n" + explanation
+    for line in LINES:
+        if found := results.rows(line.name):
+            yield "\n" + results.titled(line.title)
+            yield from table(line, found)
+    for curve in CURVES:
+        if costs(curve, results):
+            yield f"\n{curve.title}: {curve.each}"
+            yield from curve_table(curve, results)
+    if budgets := budget_table(results):
+        yield "\nWhat is asked, and where we fall short"
+        yield from budgets

@@ -65,7 +65,7 @@ def encode() -> Work:
 
 
 def rows() -> Work:
-    """Decode rows of four columns."""
+    """Take rows of four columns, and make each a tuple."""
     session, sink = prepared(Sink(), 1, *SIZES), Sink()
     data = BOUND + messages.encode(ROW) * ROWS + END
     ask(session, [sink])
@@ -73,7 +73,7 @@ def rows() -> Work:
 
     def work() -> None:
         session.feed(data)
-        assert len(cast(Rows, sink.result)) == ROWS
+        assert len(list(cast(Rows, sink.result))) == ROWS
 
     return work
 

@@ -1,18 +1,19 @@
-"""The server to measure against: its settings, its tables, and how a sample finds it. Measures nothing."""
+"""The servers to measure against: their settings, tables, and how a sample finds them. Measures nothing."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 import pg_wired
-from rig.postgres import Postgres
+from rig.postgres import Postgres, Source
 
+from .plan import ANY, NO_TLS, TLS, UNIX, Sample, Scale
 from .work import COPIED, OUTPUT, POINTS, ROOT, SCAN, TEXT
 
 # The tables stay in its memory, one process answers one query, and nothing starts by itself in the middle.
@@ -29,6 +30,7 @@ CREATE UNLOGGED TABLE {copied} (LIKE events);
 """
 # Nothing of these is left for the server to do while somebody is measured.
 SETTLE = ("VACUUM (FREEZE, ANALYZE) points", "VACUUM (FREEZE, ANALYZE) events", "CHECKPOINT")
+SECURE = (TLS, NO_TLS)  # the transports to the second server
 
 
 def fill(server: Postgres, rows: int) -> None:
@@ -42,20 +44,65 @@ def fill(server: Postgres, rows: int) -> None:
             file.writelines(data)
 
 
-def environment(server: Postgres) -> dict[str, str]:
-    """Of a sample: it finds the server by libpq's variables, and the very packages that this process has found."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+def certificate() -> dict[str, str]:
+    """Files of the server's data directory: a key, and a certificate that nobody verifies here."""
+    import trustme
+
+    issued = trustme.CA().issue_cert("localhost", "127.0.0.1")
+    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+    return {"server.crt": chain.decode(), "server.key": issued.private_key_pem.bytes().decode()}
+
+
+class Servers:
+    """The servers of one run: with TLS, or without."""
+
+    def __init__(self, plain: Postgres, secure: Postgres | None) -> None:
+        self.plain, self.secure = plain, secure
+        self.settings = ", ".join(f"{name}={value}" for name, value in SETTINGS.items())
+
+    @classmethod
+    @contextmanager
+    def launch(cls, samples: Sequence[Sample], scale: Scale, source: Source) -> Iterator[Servers]:
+        """Those that these samples need, filled; stopped and removed in the end. Raises LaunchError."""
+        with ExitStack() as stack:
+            plain = stack.enter_context(Postgres.launch(source=source, **SETTINGS))
+            fill(plain, scale.rows)
+            secure = None
+            if any(sample.transport in SECURE for sample in samples):
+                options = SETTINGS | {"ssl": True}
+                secure = stack.enter_context(Postgres.launch(source="celerp", files=certificate(), **options))
+                fill(secure, scale.rows)
+            yield cls(plain, secure)
+
+    @property
+    def said(self) -> str:
+        """Their versions."""
+        return self.plain.version + (f" (over TLS: {self.secure.version})" if self.secure else "")
+
+    def environment(self, transport: str = ANY) -> dict[str, str]:
+        """Of a sample: it finds its server by libpq's variables, and the very packages that this process has found."""
+        server = self.plain
+        if transport in SECURE:
+            assert self.secure
+            server = self.secure
+        return packages(os.environ) | {
+            "PATH": os.pathsep.join([str(server.bin), os.environ.get("PATH", "")]),  # pgbench
+            "PGHOST": server.socket_directory if transport == UNIX else server.host,
+            "PGPORT": str(server.port),
+            "PGUSER": server.user,
+            "PGPASSWORD": server.password,
+            "PGDATABASE": server.dbname,
+            "PGSSLMODE": "require" if transport == TLS else "disable",
+        }
+
+
+def packages(variables: Mapping[str, str]) -> dict[str, str]:
+    """These variables without libpq's; imports find the same packages, compiled once and not kept in the work tree."""
+    ours = {name: value for name, value in variables.items() if not name.startswith("PG")}
     ours.pop("PYTHONDONTWRITEBYTECODE", None)  # an import would be measured with the compiler at work, so ...
     return ours | {
         "PYTHONPYCACHEPREFIX": str(OUTPUT / "pycache"),  # ... its result is kept, but nowhere else
         "PYTHONPATH": os.pathsep.join([str(Path(pg_wired.__file__).parents[1]), str(ROOT)]),
-        "PATH": os.pathsep.join([str(server.bin), os.environ.get("PATH", "")]),  # pgbench
-        "PGHOST": server.host,
-        "PGPORT": str(server.port),
-        "PGUSER": server.user,
-        "PGPASSWORD": server.password,
-        "PGDATABASE": server.dbname,
-        "PGSSLMODE": "disable",
     }
 
 

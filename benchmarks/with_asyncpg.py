@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 
-from .work import CHANNEL, CONNECTIONS, COPIED, SCAN, SELECT, SETUP, TEXT, Clock, Fetch, Move, Receive, Task
+from .work import CHANNEL, CONNECTIONS, COPIED, SCAN, SELECT, SETUP, TEXT, Connect, Fetch, Move, Query, Receive, Task
 
 QUERY = SELECT.format("$1")
 PREFETCH = 1000  # rows for each round trip of a cursor; its default of 50 takes a third longer, 10,000 no less
@@ -22,9 +22,9 @@ async def one() -> AsyncIterator[Task]:
     conn = await asyncpg.connect()
     statement = await conn.prepare(QUERY)
 
-    async def task(clock: Clock) -> str:
+    async def task(keys: Iterable[int]) -> str:
         value = ""
-        for key in clock:
+        for key in keys:
             value = await statement.fetchval(key)
         return value
 
@@ -32,24 +32,28 @@ async def one() -> AsyncIterator[Task]:
     await conn.close()
 
 
+def _pool(size: int = CONNECTIONS, **options: Any) -> Any:
+    return asyncpg.create_pool(min_size=size, max_size=size, **options)
+
+
 @asynccontextmanager
-async def pool_as_it_comes() -> AsyncIterator[Task]:
-    """A pool that resets a connection after each use, by a query of its own: the default."""
-    async with asyncpg.create_pool(min_size=CONNECTIONS, max_size=CONNECTIONS) as pool:
+async def pool(size: int = CONNECTIONS) -> AsyncIterator[Task]:
+    """A pool as it comes: it resets a connection after each use, by a query of its own."""
+    async with _pool(size) as pool:
         yield _through(pool)
 
 
 @asynccontextmanager
-async def pool() -> AsyncIterator[Task]:
+async def pool_without_reset() -> AsyncIterator[Task]:
     """A pool with its documented option `reset` in use, to do nothing: as little as a shared connection does."""
-    async with asyncpg.create_pool(min_size=CONNECTIONS, max_size=CONNECTIONS, reset=_leave) as pool:
+    async with _pool(reset=_leave) as pool:
         yield _through(pool)
 
 
 def _through(pool: Any) -> Task:
-    async def task(clock: Clock) -> str:
+    async def task(keys: Iterable[int]) -> str:
         value = ""
-        for key in clock:
+        for key in keys:
             value = await pool.fetchval(QUERY, key)
         return value
 
@@ -62,29 +66,39 @@ async def _leave(conn: object) -> None:
 
 @asynccontextmanager
 async def transactions() -> AsyncIterator[Task]:
-    """The fewest round trips: three."""
-    async with asyncpg.create_pool(min_size=CONNECTIONS, max_size=CONNECTIONS, reset=_leave) as pool:
+    """The fewest round trips: three, and the pool's reset."""
+    async with _pool() as pool:
+        yield _transacting(pool)
 
-        async def task(clock: Clock) -> str:
-            value = ""
-            for key in clock:
-                async with pool.acquire() as conn:
-                    await conn.execute(f"BEGIN; {SETUP}")
-                    value = await conn.fetchval(QUERY, key)
-                    await conn.execute("COMMIT")
-            return value
 
-        yield task
+@asynccontextmanager
+async def transactions_without_reset() -> AsyncIterator[Task]:
+    """Three round trips."""
+    async with _pool(reset=_leave) as pool:
+        yield _transacting(pool)
+
+
+def _transacting(pool: Any) -> Task:
+    async def task(keys: Iterable[int]) -> str:
+        value = ""
+        for key in keys:
+            async with pool.acquire() as conn:
+                await conn.execute(f"BEGIN; {SETUP}")
+                value = await conn.fetchval(QUERY, key)
+                await conn.execute("COMMIT")
+        return value
+
+    return task
 
 
 @asynccontextmanager
 async def documented_transactions() -> AsyncIterator[Task]:
-    """As the documentation has it, which also rolls back where something fails; four round trips."""
-    async with asyncpg.create_pool(min_size=CONNECTIONS, max_size=CONNECTIONS, reset=_leave) as pool:
+    """As the documentation has it, which also rolls back where something fails; four round trips, and the reset."""
+    async with _pool() as pool:
 
-        async def task(clock: Clock) -> str:
+        async def task(keys: Iterable[int]) -> str:
             value = ""
-            for key in clock:
+            for key in keys:
                 async with pool.acquire() as conn, conn.transaction():
                     await conn.execute(SETUP)
                     value = await conn.fetchval(QUERY, key)
@@ -94,24 +108,21 @@ async def documented_transactions() -> AsyncIterator[Task]:
 
 
 @asynccontextmanager
-async def queue() -> AsyncIterator[Task]:
-    """Prepared statements of as many connections in a bare queue, without what a pool looks after."""
-    conns = [await asyncpg.connect() for _ in range(CONNECTIONS)]
-    statements: asyncio.Queue[Any] = asyncio.Queue()
-    for conn in conns:
-        statements.put_nowait(await conn.prepare(QUERY))
+async def ask() -> AsyncIterator[Query]:
+    """Any query."""
+    conn = await asyncpg.connect()
+    yield conn.fetch
+    await conn.close()
 
-    async def task(clock: Clock) -> str:
-        value = ""
-        for key in clock:
-            statement = await statements.get()
-            value = await statement.fetchval(key)
-            statements.put_nowait(statement)
-        return value
 
-    yield task
-    for conn in conns:
-        await conn.close()
+@asynccontextmanager
+async def connects() -> AsyncIterator[Connect]:
+    """A connection, and its end."""
+
+    async def connect() -> None:
+        await (await asyncpg.connect()).close()
+
+    yield connect
 
 
 @asynccontextmanager

@@ -1,33 +1,46 @@
-"""pg_wired: one connection, whatever the number of tasks; two where it says so."""
+"""pg_wired: one connection, whatever the number of tasks; or a pool of as many as it says."""
 
 from __future__ import annotations
 
 import io
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from itertools import cycle, islice
+from itertools import islice
+from typing import Any
 
-from pg_wired import AsyncConn, FormatCode, Notification, Rows
+from pg_wired import AsyncConn, AsyncPool, ConnConfig, FormatCode, Notification, Rows, connection
 
-from .work import CHANNEL, COPIED, DEPTH, SCAN, SELECT, SETUP, TEXT, Clock, Fetch, Move, Receive, Task
+from .work import CHANNEL, COPIED, DEPTH, SCAN, SELECT, SETUP, TEXT, Connect, Fetch, Move, Query, Receive, Task
 
 QUERY = SELECT.format("$1")
 
 
 @asynccontextmanager
 async def one() -> AsyncIterator[Task]:
-    """Values are bytes here; what the others convert by themselves, the task converts."""
+    """One connection."""
     async with await AsyncConn.connect() as conn:
+        yield _asking(conn)
 
-        async def task(clock: Clock) -> str:
-            value = ""
-            for key in clock:
-                rows = await conn.exec_query(QUERY, (str(key),))
-                value = _text(rows)
-            return value
 
-        yield task
+@asynccontextmanager
+async def pool(size: int) -> AsyncIterator[Task]:
+    """So many connections in a pool."""
+    async with await AsyncPool.connect(size=size) as pool:
+        yield _asking(pool)
+
+
+def _asking(conn: AsyncConn | AsyncPool) -> Task:
+    """Values are bytes here; what the others convert by themselves, the task converts."""
+
+    async def task(keys: Iterable[int]) -> str:
+        value = ""
+        for key in keys:
+            rows = await conn.exec_query(QUERY, (str(key),))
+            value = _text(rows)
+        return value
+
+    return task
 
 
 def _text(rows: Rows) -> str:
@@ -37,44 +50,92 @@ def _text(rows: Rows) -> str:
 
 
 @asynccontextmanager
-async def transactions() -> AsyncIterator[Task]:
-    """exec_transaction, on one connection."""
-    async with await AsyncConn.connect() as conn:
-        yield _transacting(conn)
+async def transactions(size: int) -> AsyncIterator[Task]:
+    """exec_transaction, on one connection or on a pool of more."""
+    async with await (AsyncConn.connect() if size == 1 else AsyncPool.connect(size=size)) as conn:
+
+        async def task(keys: Iterable[int]) -> str:
+            value = ""
+            for key in keys:
+                value = _text(await conn.exec_transaction(SETUP, QUERY, (str(key),)))
+            return value
+
+        yield task
 
 
 @asynccontextmanager
-async def transactions_on_two() -> AsyncIterator[Task]:
-    """The same on two: every other task has the second one."""
-    async with await AsyncConn.connect() as conn, await AsyncConn.connect() as second:
-        tasks = cycle([_transacting(conn), _transacting(second)])
-        yield lambda clock: next(tasks)(clock)
-
-
-def _transacting(conn: AsyncConn) -> Task:
-    async def task(clock: Clock) -> str:
-        value = ""
-        for key in clock:
-            value = _text(await conn.exec_transaction(SETUP, QUERY, (str(key),)))
-        return value
-
-    return task
-
-
-@asynccontextmanager
-async def pipelines() -> AsyncIterator[Task]:
-    """One group after the other."""
+async def pipelines(depth: int = DEPTH) -> AsyncIterator[Task]:
+    """One group of so many after the other."""
     async with await AsyncConn.connect() as conn:
 
-        async def task(clock: Clock) -> str:
+        async def task(clock: Iterable[int]) -> str:
             value, keys = "", iter(clock)
-            while some := list(islice(keys, DEPTH)):
+            while some := list(islice(keys, depth)):
                 async with conn.pipeline() as pipeline:
                     items = [pipeline.query(QUERY, (str(key),)) for key in some]
                 value = [_text(await item) for item in items][-1]
             return value
 
         yield task
+
+
+@asynccontextmanager
+async def ask() -> AsyncIterator[Query]:
+    """Any query, its result in binary."""
+    async with await AsyncConn.connect() as conn:
+
+        async def take(sql: str) -> Rows:
+            return await conn.exec_query(sql, result_formats=FormatCode.BINARY)
+
+        yield take
+
+
+@asynccontextmanager
+async def connects() -> AsyncIterator[Connect]:
+    """As a pool does it: one connector, which keeps the salted password."""
+    connector = connection.connector(ConnConfig.parse(""))
+
+    async def connect() -> None:
+        await AsyncConn(await connector.connect()).close()
+
+    yield connect
+
+
+@asynccontextmanager
+async def lone_connects() -> AsyncIterator[Connect]:
+    """Each on its own, as a program does that connects once."""
+
+    async def connect() -> None:
+        await (await AsyncConn.connect()).close()
+
+    yield connect
+
+
+@asynccontextmanager
+async def columns() -> AsyncIterator[Fetch]:
+    """All rows in binary, as columns: each a body, offsets, and what is null."""
+    async with await AsyncConn.connect() as conn:
+
+        async def take() -> Sequence[Any]:
+            return Columns(await conn.exec_query(SCAN, result_formats=FormatCode.BINARY))
+
+        yield take
+
+
+class Columns(Sequence[Any]):
+    """As long as its rows. To touch it is to make the columns, and to take each of them once: four."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self._rows.columns()
 
 
 @asynccontextmanager

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
 from typing import Any
 
 from psycopg import AsyncConnection, AsyncCursor
 
-from .work import CONNECTIONS, DEPTH, SCAN, SELECT, Clock, Fetch, Move, Task
+from .work import CONNECTIONS, DEPTH, SCAN, SELECT, Connect, Fetch, Move, Task
 
 QUERY = SELECT.format("%s").encode()
 CHUNK = 1000  # rows that libpq gives at a time; one by one takes more than twice as long
@@ -30,9 +30,9 @@ async def one() -> AsyncIterator[Task]:
     async with await AsyncConnection.connect(autocommit=True) as conn:
         cursor = conn.cursor(binary=True)
 
-        async def task(clock: Clock) -> str:
+        async def task(keys: Iterable[int]) -> str:
             value = ""
-            for key in clock:
+            for key in keys:
                 value = await _ask(cursor, key)
             return value
 
@@ -48,9 +48,9 @@ async def queue() -> AsyncIterator[Task]:
             conn = await stack.enter_async_context(await AsyncConnection.connect(autocommit=True))
             cursors.put_nowait(conn.cursor(binary=True))
 
-        async def task(clock: Clock) -> str:
+        async def task(keys: Iterable[int]) -> str:
             value = ""
-            for key in clock:
+            for key in keys:
                 cursor = await cursors.get()
                 value = await _ask(cursor, key)
                 cursors.put_nowait(cursor)
@@ -77,7 +77,7 @@ async def pipelines() -> AsyncIterator[Task]:
     """A cursor for each request, as each has a result of its own."""
     async with await AsyncConnection.connect(autocommit=True) as conn:
 
-        async def task(clock: Clock) -> str:
+        async def task(clock: Iterable[int]) -> str:
             value, keys = "", iter(clock)
             while some := list(islice(keys, DEPTH)):
                 cursors = [conn.cursor(binary=True) for _ in some]
@@ -102,3 +102,13 @@ async def stream() -> AsyncIterator[Move]:
             return count
 
         yield move
+
+
+@asynccontextmanager
+async def connects() -> AsyncIterator[Connect]:
+    """A connection, and its end."""
+
+    async def connect() -> None:
+        await (await AsyncConnection.connect(autocommit=True)).close()
+
+    yield connect
