@@ -77,7 +77,7 @@ build/compiled/.ready: dist/.$(BUILD)
 	@.venv/bin/python -m pip install -q --no-deps --target build/compiled dist/*.whl
 	@touch $@
 
-build/py%/.$(BUILD): build/py%/build.group build/py%/test.group $(SOURCES)
+build/py%/.$(BUILD): build/py%/build.group build/py%/smoke.group $(SOURCES)
 	@echo "make: $(@D), the package, $(BUILD)"
 	@rm -rf build/lib* build/bdist* build/src
 	@$(@D)/bin/python -m pip install -q --no-deps --no-build-isolation --force-reinstall .
