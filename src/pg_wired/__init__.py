@@ -1,7 +1,9 @@
 """PostgreSQL's wire protocol for asyncio: many tasks, one connection; values are bytes in and bytes out."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .async_conn import AsyncConn
-from .async_pool import AsyncPool
 from .cancel import CancelToken
 from .connection import WireConn
 from .conninfo import ConnConfig
@@ -21,10 +23,8 @@ from .error import (
     UsageError,
 )
 from .exclusive import ExclusiveConn
-from .listener import PoolListener
 from .notifications import NotificationReceiver
 from .pipeline import PgPipeline
-from .pool_stats import PoolStats
 from .protocol.columnar import Column
 from .protocol.notification_queue import ListenerGap, Notification, NotificationGap
 from .protocol.rows import Rows
@@ -39,7 +39,22 @@ from .protocol.types import (
 from .row_stream import RowStream
 from .tls import TlsConfig, TlsMode
 
+if TYPE_CHECKING:
+    from .async_pool import AsyncPool
+    from .listener import PoolListener
+    from .pool_stats import PoolStats
+
 PipelineResponse = Rows
+
+# A pool has many rooms, and not everybody wants one: they are opened with its first use.
+_POOL = {"AsyncPool": "async_pool", "PoolListener": "listener", "PoolStats": "pool_stats"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _POOL:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_POOL[name]}", __name__), name)
+
 
 __all__ = [
     "AsyncConn",

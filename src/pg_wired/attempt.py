@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 from . import dial
 from .conninfo import ConnConfig
@@ -15,20 +15,21 @@ from .failures import CANNOT_CONNECT_NOW
 from .policy import Policy
 from .terms import Terms
 
+if TYPE_CHECKING:
 
-class Session(Protocol):
-    """What comes of an attempt: a WireConn."""
+    class Session(Protocol):
+        """What comes of an attempt: a WireConn."""
 
-    parameters: dict[str, str]
-    is_authenticated: bool
+        parameters: dict[str, str]
+        is_authenticated: bool
 
-    def abort(self) -> None: ...
-    async def ask(self, sql: str) -> str: ...
-    async def close(self, timeout: float) -> None: ...
-    async def log_in(self, policy: Policy, credentials: Credentials) -> None: ...
+        def abort(self) -> None: ...
+        async def ask(self, sql: str) -> str: ...
+        async def close(self, timeout: float) -> None: ...
+        async def log_in(self, policy: Policy, credentials: Credentials) -> None: ...
 
 
-S = TypeVar("S", bound=Session)
+S = TypeVar("S", bound="Session")
 Make: TypeAlias = Callable[[ConnConfig, socket.socket, dial.Route], S]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 # RFC 5929, 4.1: where the signature uses one of these, SHA-256 is used in its place.
 _WEAK = ("md5", "sha1")
 # RFC 8410, 3.
@@ -41,6 +39,8 @@ def end_point(der: bytes | None) -> tuple[bytes | None, str]:
         kind = _HASHLESS.get(certificate.signature_algorithm_oid.dotted_string, "such")
         return None, f"{kind} certificates have no hash (RFC 5929, 4.1)"
     name = "sha256" if algorithm.name in _WEAK else algorithm.name.replace("-", "_")
+    import hashlib  # with the first TLS connection is early enough
+
     if name not in hashlib.algorithms_available:
         return None, f"the server's certificate is signed with {algorithm.name}, which is not available here"
     return hashlib.new(name, der).digest(), ""

@@ -10,7 +10,7 @@ import socket
 import ssl
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
 
 from . import dial
@@ -22,7 +22,10 @@ from .error import ConnectionClosed, Outcome, PgError, ProtocolError, UsageError
 from .inbox import Inbox
 from .protocol import messages, startup
 from .protocol.types import FieldDescription, Oid, Row, StatementDescription, TransactionStatus
-from .transport import Receiver, Transport
+from .transport import Transport
+
+if TYPE_CHECKING:
+    from .transport import Receiver
 
 # Bytes of messages that wait to be asked for, or of encoded ones that wait for the socket.
 HIGH_WATER = 1024 * 1024

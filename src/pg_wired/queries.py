@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .copy import CopyIn, CopyOut, CopyOutRows, Source, binary_rows
 from .error import ConfigError
@@ -20,14 +20,16 @@ from .turn import Patience, Turn
 ROW_BUFFER = 10_000
 
 
-class Carrier(Protocol):
-    """What takes requests to the server: a connection, a turn on one, or the lanes of a pool."""
+if TYPE_CHECKING:
 
-    loop: asyncio.AbstractEventLoop
+    class Carrier(Protocol):
+        """What takes requests to the server: a connection, a turn on one, or the lanes of a pool."""
 
-    def deadline(self, timeout: float | None, /) -> float: ...
-    def submit(self, request: requests.Request, /) -> None: ...
-    def in_one_write(self) -> AbstractContextManager[Callable[[requests.Request], None]]: ...
+        loop: asyncio.AbstractEventLoop
+
+        def deadline(self, timeout: float | None, /) -> float: ...
+        def submit(self, request: requests.Request, /) -> None: ...
+        def in_one_write(self) -> AbstractContextManager[Callable[[requests.Request], None]]: ...
 
 
 class Queries:

@@ -12,8 +12,6 @@ An exchange, each value made from the one before:
 from __future__ import annotations
 
 import binascii
-import hashlib
-import hmac
 import re
 from typing import NamedTuple
 
@@ -26,7 +24,7 @@ MECHANISM_PLUS = "SCRAM-SHA-256-PLUS"
 # SCRAM_DEFAULT_SALT_LEN in common/scram-common.h); both far below these.
 MAX_NONCE = 1024
 MAX_SALT = 1024
-_DIGEST_SIZE = hashlib.sha256().digest_size
+_DIGEST_SIZE = 32  # of SHA-256
 
 # RFC 5802, 7: attr-val.
 _ATTRIBUTE = r"[A-Za-z]=[^\0,]+"
@@ -88,7 +86,7 @@ class Challenge(NamedTuple):
         without_proof = b"c=" + binding + b",r=" + self.nonce.encode()
         auth_message = self.messages + b"," + without_proof
         client_key = _hmac(salted, b"Client Key")
-        signature = _hmac(hashlib.sha256(client_key).digest(), auth_message)
+        signature = _hmac(_sha256(client_key), auth_message)
         proof = bytes(key ^ mask for key, mask in zip(client_key, signature, strict=True))
         client_final = without_proof + b",p=" + binascii.b2a_base64(proof, newline=False)
         return Answer(client_final, _hmac(_hmac(salted, b"Server Key"), auth_message))
@@ -109,7 +107,9 @@ class Answer(NamedTuple):
             raise _refusal(f"the server says {server_final[2:102].decode('utf-8', 'replace')!r}")
         attributes = _attributes(server_final, "server-final-message", "v")
         signature = _base64(attributes["v"], "server signature", _DIGEST_SIZE)
-        if not hmac.compare_digest(signature, self.server_signature):
+        from hmac import compare_digest
+
+        if not compare_digest(signature, self.server_signature):
             raise _refusal("the server's signature is wrong: it does not know the password, and may be an impostor")
 
 
@@ -120,7 +120,9 @@ def client_first(nonce: str, channel: Channel = UNBOUND) -> bytes:
 
 def salted_password(password: bytes, salt: bytes, iterations: int) -> bytes:
     """RFC 5802's SaltedPassword, 32 bytes, of a password prepared by `saslprep`. The one slow step."""
-    return hashlib.pbkdf2_hmac("sha256", password, salt, iterations)
+    from hashlib import pbkdf2_hmac
+
+    return pbkdf2_hmac("sha256", password, salt, iterations)
 
 
 class SaltedPasswords:
@@ -154,7 +156,7 @@ class SaltedPasswords:
 
     def _key(self, password: bytes, salt: bytes, iterations: int) -> bytes:
         # The salt's length keeps the border between salt and password from moving.
-        return hashlib.sha256(b"%d,%d," % (iterations, len(salt)) + salt + password).digest()
+        return _sha256(b"%d,%d," % (iterations, len(salt)) + salt + password)
 
 
 def _client_first_bare(nonce: str) -> bytes:
@@ -189,7 +191,15 @@ def _base64(text: str, name: str, limit: int) -> bytes:
 
 
 def _hmac(key: bytes, message: bytes) -> bytes:
-    return hmac.digest(key, message, "sha256")
+    from hmac import digest
+
+    return digest(key, message, "sha256")
+
+
+def _sha256(data: bytes) -> bytes:
+    from hashlib import sha256  # the imports of this module's functions: a login is early enough for them
+
+    return sha256(data).digest()
 
 
 def _refusal(reason: str) -> AuthenticationError:

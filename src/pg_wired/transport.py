@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .error import PgWireError
 from .owner import Owner
@@ -23,18 +23,20 @@ SLICE = 16 * 1024
 TURN = 64 * 1024
 
 
-class Receiver(Protocol):
-    """What the transport reads into and drains."""
+if TYPE_CHECKING:
 
-    buffer: bytearray
-    tail: int
-    out: bytearray
-    handed: int
-    failure: PgWireError | None
-    is_complete: bool  # the last bytes have answered all there was to answer
+    class Receiver(Protocol):
+        """What the transport reads into and drains."""
 
-    def received(self, n: int, /) -> None: ...
-    def lost(self, cause: BaseException | None, /) -> None: ...
+        buffer: bytearray
+        tail: int
+        out: bytearray
+        handed: int
+        failure: PgWireError | None
+        is_complete: bool  # the last bytes have answered all there was to answer
+
+        def received(self, n: int, /) -> None: ...
+        def lost(self, cause: BaseException | None, /) -> None: ...
 
 
 class Transport:

@@ -10,12 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from .error import PgWireError
 from .protocol import endings
-from .protocol.requests import Request, Sink
+from .protocol.requests import Request
 from .protocol.session import Session
 from .transport import Transport
+
+if TYPE_CHECKING:
+    from .protocol.requests import Sink
 
 # Seconds. How late an abandoned request may be noticed; 50 looks a second cost nothing that can be measured.
 INTERVAL = 0.02

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from ..error import ProtocolError
 from . import octets
-from .requests import Sink
+
+if TYPE_CHECKING:
+    from .requests import Sink
 
 Drop: TypeAlias = Literal["oldest", "newest"]
 

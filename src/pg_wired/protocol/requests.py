@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..error import Outcome, PgError, PgWireError, UsageError
 from . import frontend, messages, octets, rows, script, statements
@@ -20,39 +20,38 @@ DESCRIPTION = bytes([State.PARSE, State.PARAMETERS, State.FIELDS, State.SYNC])
 SIMPLE = bytes([State.QUERY, State.SYNC])
 
 
-class Sink(Protocol):
-    """Where an answer goes: an asyncio future, or anything like it. It must not call back into the session."""
+if TYPE_CHECKING:  # a Protocol takes longer to make than the rest of this module to load
 
-    def done(self) -> bool: ...
-    def set_result(self, result: Any, /) -> None: ...
-    def set_exception(self, exception: Any, /) -> None: ...
+    class Sink(Protocol):
+        """Where an answer goes: an asyncio future, or anything like it. It must not call back into the session."""
 
+        def done(self) -> bool: ...
+        def set_result(self, result: Any, /) -> None: ...
+        def set_exception(self, exception: Any, /) -> None: ...
 
-class Taker(Protocol):
-    """Where the parts of an answer go as they come: rows, or the data of a COPY. As silent as a sink."""
+    class Taker(Protocol):
+        """Where the parts of an answer go as they come: rows, or the data of a COPY. As silent as a sink."""
 
-    def header(self, header: Any, /) -> None: ...
-    def take(self, part: Any, n: int, /) -> None: ...
+        def header(self, header: Any, /) -> None: ...
+        def take(self, part: Any, n: int, /) -> None: ...
 
+    class Unit(Protocol):
+        """What decides when the parts of a request are answered; `query` is the one somebody waits for."""
 
-class Unit(Protocol):
-    """What decides when the parts of a request are answered; `query` is the one somebody waits for."""
+        query: Request
+        whole: Request
 
-    query: Request
-    whole: Request
+        def settle(self, session: Any, part: Request, group: list[Request]) -> None: ...
+        def compose(self) -> None: ...
 
-    def settle(self, session: Any, part: Request, group: list[Request]) -> None: ...
-    def compose(self) -> None: ...
+    class Keeper(Protocol):
+        """Who keeps several connections, and hears from each; it may call into other sessions, not into this one."""
 
+        def ended(self) -> None:
+            """It takes no more requests. Said before anybody who waits is told, and perhaps more than once."""
 
-class Keeper(Protocol):
-    """Who keeps several connections, and hears from each; it may call into other sessions, not into this one."""
-
-    def ended(self) -> None:
-        """It takes no more requests. Said before anybody who waits is told, and perhaps more than once."""
-
-    def unsent(self, request: Request, /) -> bool:
-        """Take over a request of which nothing has left. Says whether that is done."""
+        def unsent(self, request: Request, /) -> bool:
+            """Take over a request of which nothing has left. Says whether that is done."""
 
 
 class Request:

@@ -19,7 +19,6 @@ only what it takes next is legal there. libpq is as strict (fe-connect.c, PQconn
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Generator, Mapping
 from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
 
@@ -28,7 +27,6 @@ from ..error import ConfigError, Outcome, PgError, ProtocolError
 from ..frozen import Frozen
 from ..policy import Policy as Policy
 from ..policy import refusal
-from ..saslprep import saslprep
 from . import messages
 
 # PostgreSQL's libpq/pqcomm.h; the length word itself is not counted.
@@ -177,6 +175,8 @@ def _authenticate(
 def _scram(mechanisms: tuple[str, ...], policy: Policy, nonce: str) -> Generator[Step, Reply, Login]:
     """The exchange of RFC 5802, whose end is a verified server."""
     mechanism, channel = policy.choose(mechanisms)
+    from ..saslprep import saslprep  # its tables are for this login alone
+
     prepared = saslprep((yield from _password(mechanism)))
     reply = yield messages.encode(messages.SASLInitialResponse(mechanism, scram.client_first(nonce, channel)))
     server_first = _expect(reply, messages.AuthenticationSASLContinue).data
@@ -258,6 +258,8 @@ def _md5(user: str, password: str, salt: bytes) -> str:
     """Protocol chapter, AuthenticationMD5Password."""
     secret = (password + user).encode("utf-8", "surrogateescape")
     try:
+        import hashlib
+
         inner = hashlib.md5(secret).hexdigest()
         return "md5" + hashlib.md5(inner.encode() + salt).hexdigest()
     except ValueError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Hashable
-from hashlib import blake2b
 
 from . import frontend
 from .types import FieldDescription, Oid
@@ -153,5 +152,7 @@ class StatementCache:
 
 def statement_name(sql: str, param_oids: tuple[Oid, ...]) -> str:
     """A digest: behind a transaction pooler numbered names meet other clients' statements, and return their rows."""
+    from hashlib import blake2b  # importing the package does not need OpenSSL's hashes
+
     text = sql.encode() + b"\0" + b",".join([b"%d" % oid for oid in param_oids])
     return "pgw_" + blake2b(text, digest_size=16).hexdigest()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
-from .requests import Request, Sink
+from .requests import Request
+
+if TYPE_CHECKING:
+    from .requests import Sink
 
 
 class Window(Request):
