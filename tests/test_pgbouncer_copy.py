@@ -80,9 +80,8 @@ async def test_the_source_fails(launched: Postgres, version: str) -> None:
 
 @ends_clean(30)
 async def test_left_in_the_middle(launched: Postgres, version: str) -> None:
-    """Not with 1.18, which now and then never answers the Sync behind a cancelled COPY: docs/servers.md."""
     if version == OLD:
-        return
+        pytest.skip("PgBouncer 1.18 now and then never answers the Sync behind a cancelled COPY: docs/servers.md")
     async with connected(launched, version) as conn:
         async with conn.copy_out("copy (select generate_series(1, 1000000)) to stdout") as data:
             await anext(aiter(data))
