@@ -102,6 +102,7 @@ def cluster(launched_cluster: Cluster) -> Cluster:
     return launched_cluster
 
 
+@pytest.fixture(scope="session")
 def authority() -> trustme.CA:
     """Whose certificate `tls_server` shows."""
     return trustme.CA()
