@@ -259,7 +259,7 @@ class Postgres(Server):
             probe.sendall(GSSENC_REQUEST)
             probe.recv(1)
         if "not reloaded" in self.log()[before:]:
-            raise self._failed("read its files")
+            raise self._failed(f"read {', '.join(files)}")
 
     def log(self) -> str:
         """All that the server has said so far."""

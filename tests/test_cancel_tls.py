@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from typing import Any
 
 import pytest
@@ -137,6 +139,40 @@ async def test_a_handshake_that_does_not_end(tls_server: Postgres, authority: tr
         await until(lambda: len(tap.said) == 1, "the first to end")
         cancelling.cancel()
         assert isinstance(await outcome_of(cancelling), asyncio.CancelledError)
+        await answers(conn)
+
+
+class Curt(Tap):
+    """A tap whose later connections get TLS, are heard, and end without TLS's goodbye."""
+
+    def __init__(self, target: Target, context: ssl.SSLContext) -> None:
+        super().__init__(target)
+        self.context = context
+        self.said: list[bytes] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.lines:
+            await super().serve(reader, writer)
+            return
+        await reader.readexactly(8)
+        writer.write(b"S")
+        await writer.start_tls(self.context)
+        self.said.append(await reader.read(100))
+        writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
+        await reader.read()
+
+
+@ends_clean()
+async def test_the_end_without_a_goodbye_is_one(tls_server: Postgres, authority: trustme.CA) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(NAME).configure_cert(context)
+    async with (
+        Curt((tls_server.host, tls_server.port), context) as tap,
+        await AsyncConn.connect(**to(tls_server, authority, tap.port)) as conn,
+    ):
+        token = conn.cancel_token()
+        await token.cancel()
+        assert tap.said == [m.encode(m.CancelRequest(token.pid, token.secret_key))]
         await answers(conn)
 
 

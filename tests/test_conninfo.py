@@ -334,7 +334,48 @@ def test_addresses(host: str, is_unix: bool, socket_path: str | None, address: o
     assert (place.is_unix, place.socket_path, place.address) == (is_unix, socket_path, address)
 
 
+@pytest.mark.parametrize(
+    ("dsn", "places"),
+    [
+        ("host=a,b hostaddr=::1,", [("::1", 5432), ("b", 5432)]),
+        ("host=/run/pg,b hostaddr=::1,", [("::1", 5432), ("b", 5432)]),
+        ("hostaddr=::1,127.1 port=,7", [("::1", 5432), ("127.1", 7)]),
+        ("hostaddr=::1,127.0.0.1 port=8", [("::1", 8), ("127.0.0.1", 8)]),
+        ("hostaddr=fe80::1%lo", [("fe80::1%lo", 5432)]),
+        ("host=a,,@c", [("a", 5432), "/here/.s.PGSQL.5432", "\0c/.s.PGSQL.5432"]),
+        ("host=a hostaddr=''", [("a", 5432)]),
+    ],
+)
+def test_lists_of_hosts(monkeypatch: pytest.MonkeyPatch, dsn: str, places: list[object]) -> None:
+    monkeypatch.setattr(hosts, "default_host", lambda: "/here")
+    config = parse(f"user=u {dsn}")
+    assert [place.address for place in config.hosts] == places
+    assert [place.is_unix for place in config.hosts] == [isinstance(place, str) for place in places]
+    first = config.hosts[0]
+    assert (config.host, config.hostaddr, config.port) == (first.host, first.hostaddr, first.port)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({}, None),
+        ({"fallback_application_name": "f"}, "f"),
+        ({"application_name": "a", "fallback_application_name": "f"}, "a"),
+        ({"dsn": "application_name='' fallback_application_name=f"}, None),
+        ({"environ": {"PGAPPNAME": "env"}, "fallback_application_name": "f"}, "env"),
+    ],
+)
+def test_the_name_of_the_application(given: dict[str, Any], name: str | None) -> None:
+    assert parse(**given, user="u").startup_parameters().get("application_name") == name
+
+
 def test_startup_parameters() -> None:
+    assert list(parse("user=u replication=database").startup_parameters().items()) == [
+        ("user", "u"),
+        ("database", "u"),
+        ("replication", "database"),
+        ("client_encoding", "UTF8"),
+    ]
     assert parse("user=u").startup_parameters() == {"user": "u", "database": "u", "client_encoding": "UTF8"}
     config = parse("postgresql://u:p@/d?application_name=a&options=-c%20geqo%3Doff")
     assert config.startup_parameters() == {

@@ -128,7 +128,7 @@ def mutated(dsn: str, changes: list[tuple[int, int, str]]) -> str:
     return dsn
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(keyword_strings, edits)
 @example("host = x  password='it''s \\'q\\''", [])
 @example("host='a'port=5", [])
@@ -142,7 +142,7 @@ def test_keyword_form_as_libpq(dsn: str, changes: list[tuple[int, int, str]]) ->
     assert_same_string(mutated(dsn, changes))
 
 
-@settings(max_examples=700, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(uris, edits)
 @example("postgresql://", [])
 @example("postgres://u:p?x@h:1/d?application_name=a&", [])
@@ -235,7 +235,7 @@ def libpq_start(dsn: str, environ: Mapping[str, str]) -> Start | None:
     return Start(settled, paths, password) if paths else None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(given_values, given_values, given_values)
 @example({}, {"PGREQUIRESSL": "1"}, {})
 @example({}, {"PGREQUIRESSL": "1", "PGSSLMODE": "allow"}, {})

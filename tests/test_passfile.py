@@ -153,6 +153,11 @@ def test_bytes_that_are_not_utf_8_are_kept(tmp_path: Path) -> None:
     assert libpq_password(path, host="/nowhere", user="u") == "caf\udce9"
 
 
+def test_a_comment_is_no_host() -> None:
+    assert find_password(["#h:1:d:u:p"], "#h", "1", "d", "u") is None
+    assert find_password(["\\#h:1:d:u:p"], "#h", "1", "d", "u") == "p"
+
+
 @given(st.text(), st.text(st.sampled_from("ab*:\\")), st.text(st.sampled_from("ab*:\\")))
 def test_what_is_escaped_is_found(password: str, host: str, user: str) -> None:
     def escape(text: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from pg_wired.conninfo import ConnConfig
 from pg_wired.error import AuthenticationError
-from pg_wired.policy import METHODS
+from pg_wired.policy import METHODS, Policy
 from pg_wired.protocol import messages as m
 from tests.protocol.login import OK, READY, Login, decode, play_scram, policy, scram_server
 
@@ -148,8 +148,35 @@ def test_channel_binding(binding: str, connection: str, offer: tuple[str, ...]) 
     assert startup.channel_bound == (startup.auth_mechanism == PLUS) == expected.startswith(PLUS)
 
 
-def test_binding_is_checked_when_the_login_ends() -> None:
-    """Also if some way to log in should ever get past the checks before it."""
+@pytest.mark.parametrize(
+    ("mechanisms", "offer"),
+    [
+        ((), "0 SASL mechanisms, ''"),
+        (("OAUTHBEARER", "\x1b[2J"), r"2 SASL mechanisms, 'OAUTHBEARER, \x1b[2J'"),
+        (("scram-sha-256",), "1 SASL mechanisms, 'scram-sha-256'"),
+        (("x" * 20_000,), "1 SASL mechanisms, 'xxxx"),
+        (("SCRAM-SHA-256",) * 101, "101 SASL mechanisms, 'SCRAM-SHA-256, SCRAM"),
+        (("X",) * 9_999 + ("SCRAM-SHA-256",), "10000 SASL mechanisms, 'X, X"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_mechanisms(mechanisms: tuple[str, ...], offer: str) -> None:
+    error = Login().fail(m.AuthenticationSASL(mechanisms))
+    assert isinstance(error, AuthenticationError)
+    assert str(error).startswith(f"the server offers {offer}")
+    assert str(error).endswith(": SCRAM-SHA-256 is needed, 100 at most")
+    assert len(str(error)) < 300
+
+
+def test_as_many_mechanisms_as_allowed() -> None:
+    assert Login().take(m.AuthenticationSASL(("X",) * 99 + ("SCRAM-SHA-256",)))
+
+
+def test_binding_is_checked_when_the_login_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if some way to log in should ever get past the checks before it: here they are all off."""
+    monkeypatch.setattr(Policy, "allow", lambda _policy, _method: None)
+    error = Login(policy=policy(channel_binding="require")).fail(OK)
+    assert isinstance(error, AuthenticationError) and "let us in without channel binding" in str(error)
     required = policy(channel_binding="require")
     with pytest.raises(AuthenticationError, match="let us in without channel binding"):
         required.check_end(False)

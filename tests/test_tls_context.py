@@ -140,6 +140,8 @@ async def asked_for(**options: Any) -> Security:
         ({"hostaddr": "127.0.0.1"}, "db.example.org"),
         ({"host": "", "hostaddr": "127.0.0.1"}, None),
         ({"host": "127.0.0.1"}, "127.0.0.1"),  # Python sends no SNI for it
+        ({"host": "x" * 64, "hostaddr": "127.0.0.1"}, None),  # RFC 1035, 2.3.4: 63 octets in a label
+        ({"host": ".org", "hostaddr": "127.0.0.1"}, None),
         ({"tls": TlsConfig(server_hostname="other")}, "other"),
     ],
 )
@@ -152,6 +154,9 @@ async def test_names_that_cannot_be_verified(roots: str) -> None:
     assert (await asked_for(**full)).server_hostname == "db.example.org"
     with pytest.raises(ConfigError, match="the name of the server is needed"):
         await asked_for(**full, host="", hostaddr="127.0.0.1")
+    for name in ("x" * 64, "a..b", ".org"):
+        with pytest.raises(ConfigError, match="cannot be the name of a server"):
+            await asked_for(**full, host=name, hostaddr="127.0.0.1")
     with pytest.raises(ConfigError, match="sslsni=0"):
         await asked_for(**full, sslsni="0")
 

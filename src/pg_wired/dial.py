@@ -69,7 +69,7 @@ async def reach(route: Route) -> socket.socket:
 
 
 async def secure(route: Route, sock: socket.socket) -> ssl.SSLSocket:
-    """TLS over a socket that has agreed to it. Raises IoError, ConfigError."""
+    """TLS over a socket that has agreed to it. Raises IoError."""
     assert route.security is not None
     try:
         return await encrypted(sock, route.security)

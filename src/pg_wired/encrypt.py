@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable
 from typing import TypeVar
 
-from .error import ConfigError, IoError, Outcome
+from .error import IoError, Outcome
 from .frozen import Frozen
 from .protocol import messages
 from .tls_context import ALPN
@@ -86,7 +86,7 @@ _ANSWERS = {
 
 
 async def encrypted(sock: socket.socket, security: Security) -> ssl.SSLSocket:
-    """The TLS handshake over `sock`, which this takes over. Raises IoError, ConfigError for an impossible host name."""
+    """The TLS handshake over `sock`, which this takes over. Raises IoError."""
     try:
         wrapped = security.context.wrap_socket(
             sock,
@@ -95,9 +95,8 @@ async def encrypted(sock: socket.socket, security: Security) -> ssl.SSLSocket:
             suppress_ragged_eofs=False,  # a cut stream is an error, never an end
         )
     except ssl.SSLError as error:
+        sock.close()
         raise _failed(describe(error)) from error
-    except ValueError as error:  # a name that SNI cannot carry
-        raise ConfigError(f"{security.server_hostname!r} cannot be asked for by TLS: {error}") from error
     try:
         await until_done(wrapped, wrapped.do_handshake)
         _check_alpn(wrapped, security.is_direct)

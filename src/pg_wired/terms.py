@@ -59,6 +59,10 @@ class Terms:
             raise ConfigError("the name of the server is needed to verify it: pass host= beside hostaddr=")
         if is_checked and not config.sslsni:
             raise ConfigError("sslsni=0 does not go with verify-full: Python's ssl asks for the name that it verifies")
+        if name is not None and not _can_be_asked_for(name):
+            if is_checked:
+                raise ConfigError(f"{name!r} cannot be the name of a server with TLS")
+            name = None
         return Security(context, name if is_checked or config.sslsni else None, self._is_direct)
 
     def policy(self, sock: socket.socket) -> Policy:
@@ -72,3 +76,11 @@ class Terms:
                 binding, no_binding = certificate.end_point(sock.getpeercert(binary_form=True))
         is_private = is_tls or sock.family == socket.AF_UNIX
         return config.policy(is_private=is_private, is_tls=is_tls, binding=binding, no_binding=no_binding)
+
+
+def _can_be_asked_for(name: str) -> bool:
+    """Whether `ssl` takes it as a `server_hostname`: it encodes it for SNI, and refuses a leading dot."""
+    try:
+        return not name.encode("idna").startswith(b".")
+    except UnicodeError:
+        return False

@@ -158,7 +158,7 @@ class _Maker:
             raise ConfigError(
                 f"could not read the client certificate {certificate!r} with its key {key!r}: {_reason(error)}; "
                 "do they belong together, and is sslpassword right?"
-            ) from None  # nothing of the password may show
+            ) from error
 
 
 def _place(stack: ExitStack, value: str | bytes | None, default: str) -> str:

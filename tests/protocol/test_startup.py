@@ -204,30 +204,6 @@ def test_unsupported_methods(request_: m.BackendMessage, name: str) -> None:
     assert f"asks for {name}, which is not supported" in str(error)
 
 
-@pytest.mark.parametrize(
-    ("mechanisms", "offer"),
-    [
-        ((), "0 SASL mechanisms, ''"),
-        (("OAUTHBEARER", "\x1b[2J"), r"2 SASL mechanisms, 'OAUTHBEARER, \x1b[2J'"),
-        (("scram-sha-256",), "1 SASL mechanisms, 'scram-sha-256'"),
-        (("x" * 20_000,), "1 SASL mechanisms, 'xxxx"),
-        (("SCRAM-SHA-256",) * 101, "101 SASL mechanisms, 'SCRAM-SHA-256, SCRAM"),
-        (("X",) * 9_999 + ("SCRAM-SHA-256",), "10000 SASL mechanisms, 'X, X"),
-    ],
-    ids=lambda value: str(value)[:30],
-)
-def test_mechanisms(mechanisms: tuple[str, ...], offer: str) -> None:
-    error = Login().fail(m.AuthenticationSASL(mechanisms))
-    assert isinstance(error, AuthenticationError)
-    assert str(error).startswith(f"the server offers {offer}")
-    assert str(error).endswith(": SCRAM-SHA-256 is needed, 100 at most")
-    assert len(str(error)) < 300
-
-
-def test_as_many_mechanisms_as_allowed() -> None:
-    assert Login().take(m.AuthenticationSASL(("X",) * 99 + ("SCRAM-SHA-256",)))
-
-
 # ---- Servers that do not prove themselves ----------------------------------------------------------------------------
 
 

@@ -1,0 +1,59 @@
+"""`target_session_attrs`: which kind of server will do, by what it reported or what it answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from pg_wired import (
+    IoError,
+)
+from rig.checks import ends_clean
+from rig.hosts import Hosts, server
+from rig.postgres import free_port
+
+pytestmark = pytest.mark.both_loops
+
+WRITABLE = {"in_hot_standby": "off", "default_transaction_read_only": "off"}
+READ_ONLY = {"in_hot_standby": "off", "default_transaction_read_only": "on"}
+STANDBY = {"in_hot_standby": "on", "default_transaction_read_only": "off"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "order", "met"),
+    [
+        ("any", "spr", "standby"),
+        ("read-write", "srp", "primary"),
+        ("read-only", "psr", "standby"),
+        ("read-only", "prs", "read only"),
+        ("primary", "sr", "read only"),
+        ("standby", "prs", "standby"),
+        ("prefer-standby", "prs", "standby"),
+        ("prefer-standby", "pr", "primary"),
+        ("read-write", "sr", "session is read-only"),
+        ("read-only", "p", "session is not read-only"),
+        ("primary", "ss", "server is in hot standby mode"),
+        ("standby", "pr", "server is not in hot standby mode"),
+    ],
+)
+@pytest.mark.parametrize("reports", [True, False], ids=["reported", "asked for"])
+@ends_clean()
+async def test_target_session_attrs(wanted: str, order: str, met: str, reports: bool) -> None:
+    kinds = {"p": ("primary", WRITABLE), "r": ("read only", READ_ONLY), "s": ("standby", STANDBY)}
+    if not reports:  # a server before 14, or a pooler: what it is, it says when it is asked
+        if "r" in order:
+            return
+        kinds = {letter: (name, {}) for letter, (name, _) in kinds.items()}
+    async with Hosts(*[server(name, **reported) for name, reported in map(kinds.__getitem__, order)]) as hosts:
+        got = await hosts.connect(target_session_attrs=wanted)
+        if isinstance(got, str):
+            assert got == met
+        else:
+            assert isinstance(got, IoError)
+            assert f"{met} (target_session_attrs={wanted})" in str(got)
+            assert "\n".join([str(got), *getattr(got, "__notes__", [])]).count("port") >= len(order)
+
+
+@ends_clean()
+async def test_an_unreachable_host_is_no_reason_against_prefer_standby() -> None:
+    async with Hosts(server("primary", **WRITABLE)) as hosts:
+        assert await hosts.connect(free_port(), target_session_attrs="prefer-standby") == "primary"
