@@ -131,10 +131,10 @@ class Lending(Clock):
             seconds = self.loop.time() - waiter.since
             waiter.future.set_exception(self._exhausted(f"no connection for {waiter.verb} within {seconds:.1f} s"))
 
-    def _lend(self, lent: Lent, verb: str, task: asyncio.Task[Any] | None = None) -> Lent:
+    def _lend(self, lent: Lent, verb: str) -> Lent:
         if lent.timer is not None:
             lent.timer.cancel()
-        lent.verb, lent.since, lent.task = verb, self.loop.time(), task or asyncio.current_task()
+        lent.verb, lent.since = verb, self.loop.time()
         self.out.add(lent)
         return lent
 

@@ -36,12 +36,12 @@ class LentTurn(Turn):
                     raise
 
     async def leave(self) -> None:
-        """Give it back. What is left to do is a reset: that nobody waits for, but the next borrower of this one."""
+        """Give it back. Where only a reset is left to do, nobody waits for that but the next borrower of this one."""
         lent = self._lent
         if self._window is None or lent is None:
             return
         session = self.link.session
-        if session.failure is None and reset.is_due(self):
+        if session.failure is None and (self.clean is not None or reset.is_due(self)):
             behind = LentTurn(self._lending, self.name)
             behind._lent, behind._link, behind._window = lent, self._link, self._window
             behind.is_state_mutated = self.is_state_mutated

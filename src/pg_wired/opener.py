@@ -164,11 +164,9 @@ class Opener:
 
     def totals(self) -> Totals:
         """Over all connections, past and present."""
-        sums = Totals()
+        sums = self.past.copy()
         for conn in self.conns:
             sums.add(conn._link)
-        for name, value in vars(self.past).items():
-            setattr(sums, name, getattr(sums, name) + value)
         return sums
 
     @property

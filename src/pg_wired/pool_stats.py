@@ -43,3 +43,9 @@ class Totals:
         self.writes += link.transport.writes
         self.bytes_in += link.transport.bytes_in
         self.bytes_out += link.session.handed
+
+    def copy(self) -> Totals:
+        """The same sums, to be added to."""
+        twin = Totals()
+        twin.__dict__.update(self.__dict__)
+        return twin
