@@ -35,7 +35,8 @@ def test_the_names_are_exactly_these() -> None:
     everything: dict[str, Any] = {}
     exec("from pg_wired import *", everything)
     assert set(everything) - {"__builtins__"} == set(NAMES.split())
-    public = {name for name, value in vars(pg_wired).items() if name[0] != "_" and not inspect.ismodule(value)}
+    public = {name for name, value in everything.items() if name[0] != "_" and not inspect.ismodule(value)}
+    public |= {name for name, value in vars(pg_wired).items() if name[0] != "_" and not inspect.ismodule(value)}
     assert public - {"annotations"} == set(NAMES.split())
 
 

@@ -1,7 +1,7 @@
 """PostgreSQL's wire protocol for asyncio: many tasks, one connection; values are bytes in and bytes out."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import importlib
+import typing
 
 from .async_conn import AsyncConn
 from .cancel import CancelToken
@@ -39,7 +39,7 @@ from .protocol.types import (
 from .row_stream import RowStream
 from .tls import TlsConfig, TlsMode
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from .async_pool import AsyncPool
     from .listener import PoolListener
     from .pool_stats import PoolStats
@@ -50,10 +50,10 @@ PipelineResponse = Rows
 _POOL = {"AsyncPool": "async_pool", "PoolListener": "listener", "PoolStats": "pool_stats"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     if name not in _POOL:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_POOL[name]}", __name__), name)
+    return getattr(importlib.import_module(f".{_POOL[name]}", __name__), name)
 
 
 __all__ = [
