@@ -249,9 +249,9 @@ async def test_deadlines(conn: AsyncConn) -> None:
     await late(0.1, Outcome.UNKNOWN, Source())
     assert await conn.copy_in(SQL, b"1\tx\n", timeout=5) == 1
     async with conn.exclusive():
-        waiting = asyncio.create_task(late(0.1, Outcome.NOT_SENT, b"2\tx\n"))
-        await asyncio.wait([waiting], timeout=0.1 + LATE)
-    await waiting
+        waiting = asyncio.create_task(conn.copy_in(SQL, b"2\tx\n", timeout=0.1))
+        late_one = await outcome_of(waiting)
+    assert isinstance(late_one, RequestTimeout) and late_one.outcome is Outcome.NOT_SENT
     assert await copied(conn) == [(b"1", b"x")]
 
 
