@@ -42,6 +42,8 @@ help:
 install = { [ "$(UV)" ] && "$(UV)" pip install -q --python $(1)/bin/python --group $(2); } || \
 	{ $(1)/bin/python -m pip install -q --upgrade "pip>=25.1" && $(1)/bin/python -m pip install -q --group $(2); }
 run = PYTHONPATH="$(CURDIR)/$(PACKAGE)" .venv/bin/python
+# The compiled build meets another server than the interpreted one: PostgreSQL 17, which has TLS.
+other = --postgres celerp
 # All of it is shared out to the cores, file by file; a chosen part runs in one process.
 pytest = -m pytest $(or $(ARGS),-n auto --dist loadfile)
 old = make: pg-wired needs Python 3.11 or newer, say make PYTHON=python3.x, this is %d.%d
@@ -91,7 +93,7 @@ test: .venv/test.group .venv/bench.group $(READY)
 	@PYTHONPATH="$(CURDIR)/src" PG_WIRED_EXPECT=interpreted .venv/bin/python $(pytest)
 	@[ "$(ARGS)" ] || PYTHONPATH="$(CURDIR)/src" .venv/bin/python -m tests.check_coverage
 	@$(MAKE) --no-print-directory smoke
-	@[ $(BUILD) != compiled ] || PG_WIRED_EXPECT=compiled PG_WIRED_OTHER_BUILD="$(CURDIR)/src" $(run) $(pytest)
+	@[ $(BUILD) != compiled ] || PG_WIRED_EXPECT=compiled PG_WIRED_OTHER_BUILD="$(CURDIR)/src" $(run) $(pytest) $(other)
 
 # Only where it is asked for: looking for Pythons takes a moment.
 ifneq ($(filter smoke,$(MAKECMDGOALS)),)

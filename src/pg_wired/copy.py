@@ -24,7 +24,6 @@ FRAME = 256 * 1024
 HIGH_WATER = 1024 * 1024
 # Seconds. A server that reads answers CopyFail at once; one that runs a trigger has to be cancelled.
 PATIENCE = 0.05
-COPY_DONE = messages.encode(messages.CopyDone())
 
 
 class CopyIn:
@@ -101,7 +100,7 @@ class CopyIn:
         if frame:
             await self._write(frame)
         if self._is_open:
-            self._end(COPY_DONE, State.COPIED)
+            self._end(messages.encode(messages.CopyDone()), State.COPIED)
 
     @property
     def _is_open(self) -> bool:

@@ -12,7 +12,7 @@ from .types import FieldDescription, Oid, Row, State, StatementDescription, Valu
 
 ALL_TEXT = frontend.ALL_TEXT
 EMPTY: list[Row] = []  # shared, so nothing is ever put into it
-SYNC = messages.encode(messages.Sync())
+SYNC = frontend.SYNC
 SYNC_SCRIPT = bytes([State.SYNC])
 COPY_IN = bytes([State.COPY_IN_QUERY, State.SYNC])
 COPY_OUT = bytes([State.COPY_OUT_QUERY, State.SYNC])

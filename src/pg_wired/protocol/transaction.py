@@ -7,6 +7,7 @@ stands in a group of its own, and rolls back what failed.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ..error import Outcome, PgError, PgWireError, TransactionError
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 SAVEPOINT = "pg_wired_setup"
 BEGIN = f"BEGIN; SAVEPOINT {SAVEPOINT}"
-RELEASE = messages.encode(messages.Parse("", f"RELEASE SAVEPOINT {SAVEPOINT}"), messages.Bind(), messages.Execute())
 RELEASE_SCRIPT = bytes([State.PARSE, State.BIND, State.EXECUTE])
 
 
@@ -37,7 +37,7 @@ class Transaction:
         self.begin = requests.simple_query(None, BEGIN, 0.0)
         self.setup = requests.simple_query(None, self.setup_sql, 0.0)
         self.release = requests.Request(None, "", 0.0)
-        self.release.data, self.release.script, self.release.is_item = RELEASE, RELEASE_SCRIPT, True
+        self.release.data, self.release.script, self.release.is_item = _release(), RELEASE_SCRIPT, True
         self.commit = requests.simple_query(self.query.sink, "COMMIT", self.query.deadline)
         self.whole.parts = [self.begin, self.setup, self.release, self.query, self.commit]
         for part in self.whole.parts:
@@ -88,3 +88,9 @@ class Transaction:
     def _with(error: PgError, outcome: Outcome) -> PgError:
         error.outcome = outcome
         return error
+
+
+@cache
+def _release() -> bytes:
+    """Not made with the import: to read the messages' descriptions takes a millisecond."""
+    return messages.encode(messages.Parse("", f"RELEASE SAVEPOINT {SAVEPOINT}"), messages.Bind(), messages.Execute())
