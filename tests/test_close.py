@@ -13,7 +13,7 @@ import pytest
 
 from pg_wired import AsyncConn, ConnectionClosed, Outcome, PgWireError, RequestTimeout, ResponseCollector, Rows
 from pg_wired.protocol import messages as m
-from rig.checks import LATE, ends_clean, outcome_of, until, until_sql
+from rig.checks import LATE, SOON, ends_clean, outcome_of, until, until_sql
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
 
@@ -244,3 +244,22 @@ async def test_a_dropped_connection_still_answers_whoever_waits(postgres: Server
             assert isinstance(result, ConnectionClosed) or list(result) == [(b"", b"%d" % n)]
         await asyncio.sleep(0.05)
         gc.collect()
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), asyncio.CancelledError()])
+@ends_clean()
+async def test_an_exception_of_the_block_comes_out_as_it_is(postgres: Server, error: BaseException) -> None:
+    begin = time.monotonic()
+    with pytest.raises(type(error)) as caught:
+        async with await AsyncConn.connect(postgres.dsn) as conn:
+            reply = conn.exec_query("select pg_sleep(60)")
+            raise error
+    assert caught.value is error and time.monotonic() - begin < SOON - 1  # close() would wait for ten seconds
+    ended = await outcome_of(reply)
+    assert isinstance(ended, ConnectionClosed) and ended.outcome is Outcome.UNKNOWN
+
+
+@ends_clean()
+async def test_the_constructor_says_how_to_connect() -> None:
+    with pytest.raises(TypeError, match=r"await AsyncConn\.connect\(dsn\)"):
+        AsyncConn("host=localhost")  # type: ignore[arg-type]

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 import pg_wired
-from pg_wired import AsyncConn, AsyncPool, ConnectionClosed, Outcome, RequestTimeout, UsageError
+from pg_wired import AsyncConn, AsyncPool, ConnConfig, ConnectionClosed, Outcome, RequestTimeout, UsageError
 from pg_wired.protocol import messages as m
-from rig.checks import ends_clean, outcome_of, until, until_sql
+from rig.checks import SOON, ends_clean, outcome_of, until, until_sql
 from rig.fake_pg import FakePG, Peer
 from rig.lively_pg import LivelyPG
 from rig.postgres import Server
@@ -346,3 +346,21 @@ def test_used_behind_its_loop(postgres: Server) -> None:
     with pytest.warns(ResourceWarning, match="unclosed <AsyncPool"):
         del pool
         gc.collect()
+
+
+@ends_clean()
+async def test_an_exception_of_the_block_comes_out_as_it_is(postgres: Server) -> None:
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match="mine"):
+        async with await AsyncPool.connect(postgres.dsn, size=1) as pool, pool.exclusive() as mine:
+            replies = [pool.exec_query("select pg_sleep(60)"), mine.exec_query("select pg_sleep(60)")]
+            raise ValueError("mine")
+    assert time.monotonic() - begin < SOON - 1  # close() would wait for ten seconds
+    for reply in replies:
+        assert isinstance(await outcome_of(reply), ConnectionClosed | UsageError)
+
+
+@ends_clean()
+async def test_the_constructor_says_how_to_connect(postgres: Server) -> None:
+    with pytest.raises(TypeError, match=r"await AsyncPool\.connect"):
+        AsyncPool(ConnConfig.parse(postgres.dsn))

@@ -49,6 +49,8 @@ class AsyncConn(Queries):
     """
 
     def __init__(self, wire: WireConn) -> None:
+        if not isinstance(wire, WireConn):
+            raise TypeError(f"AsyncConn takes over a WireConn, not {type(wire).__name__}: await AsyncConn.connect(dsn)")
         link = Link(wire, wire.config.statement_cache_size)
         super().__init__(link, lambda name, has_state: Turn(link, name, has_state))
         self._link = link
@@ -242,7 +244,10 @@ class AsyncConn(Queries):
     async def __aenter__(self) -> AsyncConn:
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def __aexit__(self, kind: object, *exc: object) -> None:
+        """An exception of the block waits for no answers, and is not replaced: what is unanswered then is ended."""
+        if kind is not None and (self._session.waiting() or self._session.window is not None):
+            self.abort()
         await self.close()
 
     def __del__(self, _warn: Any = warnings.warn) -> None:

@@ -44,7 +44,9 @@ class AsyncPool(Queries):
     methods raise UsageError from another thread, loop or process, and ConnectionClosed behind close().
     """
 
-    def __init__(self, config: ConnConfig, told: PoolSettings) -> None:
+    def __init__(self, config: ConnConfig, told: PoolSettings | None = None) -> None:
+        if told is None:
+            raise TypeError("a pool is made by `await AsyncPool.connect(dsn)`")
         loop = asyncio.get_running_loop()
         self._owner = Owner(loop, "pool")
         self._opener = Opener(self._owner, loop, config, told.checked())
@@ -210,7 +212,10 @@ class AsyncPool(Queries):
     async def __aenter__(self) -> AsyncPool:
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def __aexit__(self, kind: object, *exc: object) -> None:
+        """An exception of the block waits for no answers, and is not replaced: what is unanswered then is ended."""
+        if kind is not None and (self._lending.out or any(session.waiting() for session in self._lanes.sessions)):
+            self.abort()
         await self.close()
 
     def __reduce__(self) -> NoReturn:
