@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar, cast
 
 from .error import ConfigError, Outcome, PgWireError, UsageError
-from .protocol import copy_binary, messages, requests
+from .protocol import copy_binary, frontend, messages, requests
 from .protocol.types import Row, State
 from .row_stream import Inflow
 from .turn import Patience, Turn
@@ -111,7 +111,8 @@ class CopyIn:
         session, transport = self._turn.link.session, self._turn.link.transport
         if not self._is_open:
             return
-        session.append(b"d" + (len(data) + 4).to_bytes(4, "big") + bytes(data))
+        frontend.copy_data(session.out, data)
+        session.encoded += 5 + len(data)
         transport.flush()
         if len(session.out) > HIGH_WATER:
             await transport.drain()

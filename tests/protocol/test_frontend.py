@@ -196,3 +196,11 @@ class Words(str):
 def test_a_subclass_of_str_becomes_the_str_it_is() -> None:
     taken = frontend.text(Words("select 1"), "sql")
     assert (type(taken), taken) == (str, "select 1")
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize("n", [0, 1, 70_000])
+def test_copy_data_stands_behind_what_was_there(kind: type, n: int) -> None:
+    out = bytearray(b"before")
+    frontend.copy_data(out, kind(b"x" * n))
+    assert out == b"before" + messages.encode(messages.CopyData(b"x" * n))

@@ -9,3 +9,6 @@ cpdef str text(object sql, str what)
 
 @cython.locals(n=Py_ssize_t, i=Py_ssize_t, q="unsigned char *", value=bytes)
 cpdef int bind(bytearray out, bytes head, tuple params, bytes result_formats, bytes tail) except -1
+
+@cython.locals(i=Py_ssize_t, n=Py_ssize_t, q="unsigned char *")
+cpdef copy_data(bytearray out, object data)

@@ -153,3 +153,13 @@ def bind(out: bytearray, head: bytes, params: tuple[bytes | None, ...], result_f
             i = octets.put_bytes(q, i, value)
     i = octets.put_bytes(q, i, result_formats)
     octets.put_bytes(q, i, tail)
+
+
+def copy_data(out: bytearray, data: bytes | bytearray | memoryview) -> None:
+    """Append a CopyData, whole or not at all; a memoryview is one of bytes."""
+    i = len(out)
+    n = len(data)
+    q = octets.grow(out, 5 + n)
+    q[i] = 100  # d
+    octets.put_i32(q, i + 1, 4 + n)
+    out[i + 5 :] = data
