@@ -92,7 +92,7 @@ def script_of(cut: list[int], reset: bool) -> Any:
 
 
 @pytest.mark.parametrize(("reset", "step"), [(False, 1), (True, 5)], ids=["FIN", "RST"])
-@ends_clean(30)
+@ends_clean(60)
 async def test_the_end_at_every_byte(reset: bool, step: int) -> None:
     cut = [0]
     async with FakePG(script_of(cut, reset)) as fake:

@@ -238,7 +238,7 @@ class Workload:
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 8, 256])
-@ends_clean(20)
+@ends_clean(60)
 async def test_whatever_happens_nobody_sees_the_cache(postgres: Server, capacity: int) -> None:
     rng = repeatable()
     async with (

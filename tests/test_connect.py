@@ -178,7 +178,7 @@ async def test_more_iterations_than_allowed_are_refused_before_hashing() -> None
 
 
 @pytest.mark.parametrize("user", ["by_trust", "by_md5", "by_scram", "by_long_scram"])
-@ends_clean(20)
+@ends_clean(60)
 async def test_cancelled_at_every_await(server: Postgres, user: str) -> None:
     n = await cancelled_at_every_await(lambda: WireConn.connect(**at(server, user=user, password=RIGHT)))
     assert n > 3

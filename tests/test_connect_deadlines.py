@@ -62,7 +62,7 @@ async def test_no_time_at_all() -> None:
     assert type(refused) is RequestTimeout and refused.outcome is Outcome.NOT_SENT
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_cancelled_at_every_await() -> None:
     """Several hosts, questions about their kind, and the leave that is taken from one that does not fit."""
     scripts = [whatever_comes(script) for script in (server("standby"), hanging_up, server("primary"))]

@@ -82,7 +82,7 @@ async def test_answers_that_are_no_login(data: bytes, kind: type[PgWireError]) -
     assert refused.outcome is Outcome.NOT_SENT
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_the_end_at_every_byte() -> None:
     cut = 0
 

@@ -130,7 +130,7 @@ async def test_rows_in_binary(conn: AsyncConn) -> None:
         await answers(conn)
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_a_row_may_be_split_anywhere(conn: AsyncConn) -> None:
     rng = repeatable()
     data = b"".join(b"%d\t%s\n" % (n, b"y" * rng.randrange(2000)) for n in range(1000))
@@ -148,7 +148,7 @@ async def test_a_row_may_be_split_anywhere(conn: AsyncConn) -> None:
         await conn.exec_query("truncate copied")
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_a_chunk_of_64_mib(conn: AsyncConn) -> None:
     line = b"7\t" + b"z" * 1021 + b"\n"
     assert await conn.copy_in(SQL, line * 65536) == 65536

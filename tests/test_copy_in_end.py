@@ -196,7 +196,7 @@ async def test_cancelled_while_the_server(conn: AsyncConn, admin: AsyncConn, sta
     assert await copied(conn) == []
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_cancelled_at_every_await(conn: AsyncConn) -> None:
     for n in itertools.count(1):
         work = Cancelled(conn.copy_in(SQL, later([b"1\tx\n"] * 3, pause=0)), at=n)

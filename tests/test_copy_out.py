@@ -191,7 +191,7 @@ async def test_not_one_copy_to_stdout(conn: AsyncConn) -> None:
     await answers(conn)
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_an_end_at_any_byte_is_never_a_success() -> None:
     answer = m.encode(m.CopyOutResponse(0, (0,)), m.CopyData(b"one\n"), m.CopyData(b"two\n"))
     answer += m.encode(m.CopyDone(), m.CommandComplete("COPY 2"), READY)

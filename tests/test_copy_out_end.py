@@ -93,7 +93,7 @@ async def test_the_server_waits_for_a_slow_reader() -> None:
 
 
 @pytest.mark.parametrize("kind", ["data", "rows"])
-@ends_clean(20)
+@ends_clean(60)
 async def test_leaving_early(conn: AsyncConn, admin: AsyncConn, kind: str) -> None:
     def copy() -> Any:
         return conn.copy_out(ENDLESS_COPY) if kind == "data" else conn.copy_out_rows(ENDLESS_COPY + " (format binary)")
@@ -166,7 +166,7 @@ async def test_outside_its_block(conn: AsyncConn) -> None:
 
 
 @pytest.mark.parametrize("is_loose", [False, True], ids=["block", "loose"])
-@ends_clean(20)
+@ends_clean(60)
 async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn, is_loose: bool) -> None:
     async def read() -> None:
         seen = 0

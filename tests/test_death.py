@@ -165,7 +165,7 @@ async def under_load(server: Postgres, mode: Mode) -> tuple[dict[int, Any], dict
 
 
 @pytest.mark.parametrize(("mode", "words"), [("fast", {SHUTDOWN}), ("immediate", {SHUTDOWN, CRASH})])
-@ends_clean(30)
+@ends_clean(60)
 async def test_the_server_stops_under_load(server: Postgres, conn: AsyncConn, mode: Mode, words: set[str]) -> None:
     results, says = await under_load(server, mode)
     acknowledged = {number for number, result in results.items() if isinstance(result, Rows)}
@@ -180,7 +180,7 @@ async def test_the_server_stops_under_load(server: Postgres, conn: AsyncConn, mo
     assert {cause_of(error) for error in says.values()} <= words and len(says) == 3
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_a_backend_that_is_killed(conn: AsyncConn, admin: AsyncConn, server: Postgres) -> None:
     """A bare end; and the other sessions are thrown out by the crash that it is, with a notice."""
     running = conn.exec_query("select pg_sleep(30)")

@@ -192,7 +192,7 @@ async def test_what_is_unanswered_at_the_end_is_told(conn: AsyncConn, admin: Asy
     assert await column(admin, OWNED) == []
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn) -> None:
     async def work() -> None:
         async with conn.exclusive() as mine:

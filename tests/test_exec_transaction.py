@@ -245,7 +245,7 @@ async def test_a_copy_in_that_slips_in_ends_the_connection(
 # ---- nobody else in between
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_nothing_of_others_comes_between_begin_and_commit() -> None:
     """100 tasks that compete; the frames say who was where."""
 
@@ -327,7 +327,7 @@ async def test_it_leaves_in_one_write() -> None:
         assert isinstance(failure, ConnectionClosed) and failure.outcome is UNKNOWN
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_a_hundred_tasks_keep_apart(conn: AsyncConn, admin: AsyncConn) -> None:
     """Each reads what its own setup wrote; an error of one is its own."""
 

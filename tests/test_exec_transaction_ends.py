@@ -54,7 +54,7 @@ async def usable(conn: AsyncConn) -> None:
 # ---- cancelling and deadlines
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_cancelled_at_random_moments_it_is_never_half(conn: AsyncConn, admin: AsyncConn) -> None:
     rng = repeatable()
 
@@ -79,7 +79,7 @@ async def test_cancelled_at_random_moments_it_is_never_half(conn: AsyncConn, adm
     assert set(sure) <= set(written) and len(sure) >= 200
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn) -> None:
     async def work() -> None:
         await conn.exec_transaction(f"insert into setups values ({at})", INSERT, (str(at),))

@@ -93,7 +93,7 @@ async def test_nobody_receives(conn: AsyncConn, other: AsyncConn) -> None:
 
 
 @pytest.mark.parametrize("drop", ["oldest", "newest"])
-@ends_clean(30)
+@ends_clean(60)
 async def test_a_flood(drop: Any) -> None:
     """10^5 of them to a slow receiver: every number is delivered or in a gap, and little is kept."""
     total = 100_000

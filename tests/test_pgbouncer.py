@@ -26,7 +26,7 @@ async def crowd(stack: AsyncExitStack, dsn: str, count: int, **options: Any) -> 
 
 
 @pytest.mark.parametrize("version", [OLD, NEW])
-@ends_clean(30)
+@ends_clean(60)
 async def test_session_mode_has_every_verb(launched: Postgres, version: str) -> None:
     with pooler(version, launched, "session") as bouncer:
         async with await AsyncConn.connect(bouncer.dsn) as conn:
@@ -129,7 +129,7 @@ async def test_named_statements_that_it_does_not_follow(
 
 
 @pytest.mark.parametrize(("version", "cache"), [(OLD, 0), (NEW, 256)])
-@ends_clean(30)
+@ends_clean(60)
 async def test_transactions_stay_whole(launched: Postgres, version: str, cache: int) -> None:
     async with await AsyncConn.connect(launched.dsn) as admin:
         await admin.simple_query("drop table if exists paid; create table paid(who int, much int)")
@@ -161,7 +161,7 @@ async def test_transactions_stay_whole(launched: Postgres, version: str, cache: 
 
 
 @pytest.mark.parametrize("command", ["discard all", "deallocate all"])
-@ends_clean(30)
+@ends_clean(60)
 async def test_statements_forgotten_in_between(launched: Postgres, command: str) -> None:
     """It reaches one backend of the two. Awaited it harms nobody.
 

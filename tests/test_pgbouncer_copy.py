@@ -42,7 +42,7 @@ async def count(conn: AsyncConn) -> int:
     return int(number or b"")
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_both_ways(launched: Postgres, version: str) -> None:
     async with connected(launched, version) as conn:
         assert await conn.copy_in(COPY, LINES) == 200_000 == await count(conn)
@@ -51,7 +51,7 @@ async def test_both_ways(launched: Postgres, version: str) -> None:
         assert await conn.copy_in_rows("copy copied from stdin (format binary)", [(b"\0\0\0\1",)] * 9) == 9
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_the_server_refuses_a_row_and_data_is_still_under_way(launched: Postgres, version: str) -> None:
     """Because of data that comes behind the error PgBouncer 1.24 may keep the backend for us until we close."""
     async with connected(launched, version, gives_back=version == OLD) as conn:
@@ -60,14 +60,14 @@ async def test_the_server_refuses_a_row_and_data_is_still_under_way(launched: Po
         assert await count(conn) == 0
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_the_server_refuses_the_copy(launched: Postgres, version: str) -> None:
     async with connected(launched, version) as conn:
         error = await outcome_of(conn.copy_in("copy nowhere from stdin", LINES))
         assert isinstance(error, PgError) and error.code == "42P01"
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_the_source_fails(launched: Postgres, version: str) -> None:
     def source() -> Iterator[bytes]:
         yield from LINES[:5]
@@ -78,7 +78,7 @@ async def test_the_source_fails(launched: Postgres, version: str) -> None:
         assert await count(conn) == 0
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_left_in_the_middle(launched: Postgres, version: str) -> None:
     if version == OLD:
         pytest.skip("PgBouncer 1.18 now and then never answers the Sync behind a cancelled COPY: docs/servers.md")

@@ -46,7 +46,7 @@ async def refusal(dsn: str, **options: Any) -> PgError:
 
 
 @BOTH
-@ends_clean(30)
+@ends_clean(60)
 async def test_refused_at_login(launched: Postgres, version: str) -> None:
     with pooler(version, launched, max_client_conn=1) as bouncer:
         wrong = await refusal(f"{bouncer.dsn} password=wrong")
@@ -59,7 +59,7 @@ async def test_refused_at_login(launched: Postgres, version: str) -> None:
 
 
 @BOTH
-@ends_clean(30)
+@ends_clean(60)
 async def test_a_startup_parameter_that_it_does_not_know(launched: Postgres, version: str) -> None:
     with pooler(version, launched) as bouncer:
         error = await refusal(bouncer.dsn, options="-c work_mem=1MB")
@@ -69,7 +69,7 @@ async def test_a_startup_parameter_that_it_does_not_know(launched: Postgres, ver
 
 
 @BOTH
-@ends_clean(30)
+@ends_clean(60)
 async def test_a_wait_for_a_backend_that_is_too_long(launched: Postgres, version: str) -> None:
     with pooler(version, launched, default_pool_size=1, query_wait_timeout=1) as bouncer:
         async with await connect(bouncer) as holder, await connect(bouncer) as waiter:
@@ -91,7 +91,7 @@ async def commit(own: ExclusiveConn) -> None:
 
 @BOTH
 @pytest.mark.parametrize("when", ["in a query", "in a transaction"])
-@ends_clean(30)
+@ends_clean(60)
 async def test_a_backend_is_killed(launched: Postgres, version: str, when: str) -> None:
     """PgBouncer passes the server's FATAL on, and says something of its own: both are kept."""
     with pooler(version, launched) as bouncer:
@@ -113,7 +113,7 @@ async def test_a_backend_is_killed(launched: Postgres, version: str, when: str) 
 
 
 @BOTH
-@ends_clean(30)
+@ends_clean(60)
 async def test_an_idle_backend_is_killed(launched: Postgres, version: str) -> None:
     """Nobody had it: PgBouncer takes another, and we do not notice."""
     with pooler(version, launched, default_pool_size=1) as bouncer:
@@ -124,7 +124,7 @@ async def test_an_idle_backend_is_killed(launched: Postgres, version: str) -> No
 
 
 @BOTH
-@ends_clean(30)
+@ends_clean(60)
 async def test_a_cancel_goes_through_it(launched: Postgres, version: str) -> None:
     """To the backend that works for us at that moment, and to nobody else's."""
     with pooler(version, launched) as bouncer:
@@ -150,7 +150,7 @@ async def test_a_cancel_goes_through_it(launched: Postgres, version: str) -> Non
 
 
 @BOTH
-@ends_clean(30)
+@ends_clean(60)
 async def test_paused_and_resumed(launched: Postgres, version: str) -> None:
     """What is asked meanwhile waits; a deadline is kept, and the answer that comes late reaches nobody."""
     with pooler(version, launched) as bouncer:
@@ -166,7 +166,7 @@ async def test_paused_and_resumed(launched: Postgres, version: str) -> None:
 
 
 @BOTH
-@ends_clean(30)
+@ends_clean(60)
 async def test_reconnected(launched: Postgres, version: str) -> None:
     """RECONNECT swaps the backends as they become free: no request notices."""
     with pooler(version, launched) as bouncer:
@@ -181,7 +181,7 @@ async def test_reconnected(launched: Postgres, version: str) -> None:
 
 @BOTH
 @pytest.mark.parametrize("how", ["KILL", "restart"])
-@ends_clean(30)
+@ends_clean(60)
 async def test_it_ends_our_connections(launched: Postgres, version: str, how: str) -> None:
     """Seen when it happens, busy or idle; what was asked may have run. Then it takes new connections."""
     with pooler(version, launched) as bouncer:
@@ -207,7 +207,7 @@ async def test_it_ends_our_connections(launched: Postgres, version: str, how: st
 
 
 @BOTH
-@ends_clean(30)
+@ends_clean(60)
 async def test_listen_is_swallowed(launched: Postgres, version: str) -> None:
     """In transaction mode LISTEN succeeds, on whatever backend. Who has that when a notification comes, gets it."""
     with pooler(version, launched, default_pool_size=1) as bouncer:

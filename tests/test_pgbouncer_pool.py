@@ -62,7 +62,7 @@ async def test_it_goes_and_comes(launched: Postgres, version: str, options: dict
 
 
 @BOTH
-@ends_clean(30)
+@ends_clean(60)
 async def test_a_listener_in_session_mode(launched: Postgres, version: str, options: dict[str, Any]) -> None:
     with pooler(version, launched, "session", default_pool_size=8) as bouncer:
         async with (
@@ -89,7 +89,7 @@ async def test_a_listener_in_transaction_mode(launched: Postgres) -> None:
     await asyncio.gather(*[find_out(*each, backends) for each in VERSIONS for backends in (1, 2)])
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_one_request_at_a_time(launched: Postgres) -> None:
     with pooler(NEW, launched) as bouncer:
         async with await AsyncPool.connect(bouncer.dsn, size=4, max_in_flight=1) as pool:
@@ -97,7 +97,7 @@ async def test_one_request_at_a_time(launched: Postgres) -> None:
             assert len(set(pids)) == 2
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_no_backend_free(launched: Postgres) -> None:
     """All backends are somebody else's: requests keep their deadlines, and nothing is left behind by those given up."""
     with pooler(NEW, launched, default_pool_size=1) as bouncer:

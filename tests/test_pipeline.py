@@ -193,7 +193,7 @@ async def test_a_warning_in_the_middle(conn: AsyncConn) -> None:
     assert [list(await item) for item in items] == [[(b"f",)]] * 3 and said == ["WARNING"] * 3
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_pipelined_insert(conn: AsyncConn, admin: AsyncConn) -> None:
     """A transaction in one group: 10,000 inserts, written while their answers are read."""
     count = 10_000

@@ -159,7 +159,7 @@ async def test_deadlines(conn: AsyncConn, admin: AsyncConn) -> None:
 # ---- how much, and in what order
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_two_mebibytes_both_ways(conn: AsyncConn) -> None:
     """Neither side can swallow what is under way: 40 MiB of parameters, 40 MiB of rows, in one group and in twenty."""
     payloads = [bytes([65 + n]) * (2 << 20) for n in range(20)]
@@ -176,7 +176,7 @@ async def test_two_mebibytes_both_ways(conn: AsyncConn) -> None:
 
 
 @pytest.mark.parametrize("max_in_flight", [1, 2, 256])
-@ends_clean(30)
+@ends_clean(60)
 async def test_groups_of_any_size_keep_their_order_and_their_fate(postgres: Server, max_in_flight: int) -> None:
     rng = repeatable()
     async with await AsyncConn.connect(postgres.dsn, max_in_flight=max_in_flight, statement_cache_size=5) as conn:
@@ -324,7 +324,7 @@ async def test_cancelled_inside(conn: AsyncConn, admin: AsyncConn) -> None:
     assert await column(admin, PIPED) == []
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn) -> None:
     async def work() -> None:
         async with conn.pipeline() as pipeline:

@@ -99,7 +99,7 @@ async def test_what_had_come_is_delivered_before_the_gap(postgres: Server) -> No
     assert pool.stats().dropped_notifications == 2
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_the_ledger(postgres: Server) -> None:
     """Numbered notifications, and sessions killed in between: every missing number lies inside a gap."""
     async with (

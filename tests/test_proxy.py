@@ -93,7 +93,7 @@ async def test_more_than_the_held_line_takes(launched: Postgres) -> None:
 
 
 @ENDS
-@ends_clean(30)
+@ends_clean(60)
 async def test_cut_while_idle_and_busy(launched: Postgres, end: End) -> None:
     async with Proxy(launched.host, launched.port) as proxy:
         idle, busy = [await AsyncConn.connect(f"{launched.dsn} {proxy.address}") for _ in range(2)]
@@ -107,7 +107,7 @@ async def test_cut_while_idle_and_busy(launched: Postgres, end: End) -> None:
         await asyncio.gather(idle.close(), busy.close())
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_no_server_behind_it(launched: Postgres) -> None:
     async with Proxy(launched.host, 1) as proxy:
         error = await outcome_of(AsyncConn.connect(f"{launched.dsn} {proxy.address}"))

@@ -67,7 +67,7 @@ async def script(server: Server, text: str, *flags: str, error: str = "", code: 
 
 @pytest.mark.parametrize("kind", ["postgres", "tls_server"])
 @pytest.mark.parametrize("leaves", ["os._exit(0)", "sys.exit(0)", "os.execv('/bin/true', ['true'])", "pass"])
-@ends_clean(20)
+@ends_clean(60)
 async def test_a_forked_child_may_not_use_it(request: pytest.FixtureRequest, kind: str, leaves: str) -> None:
     """Its connection is the parent's, which goes on undisturbed however the child ends; TLS says no goodbye for it."""
     server: Server = request.getfixturevalue(kind)
@@ -112,7 +112,7 @@ async def test_a_forked_child_may_not_use_it(request: pytest.FixtureRequest, kin
     assert said == "parent goes on\n"
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_a_child_that_does_not_touch_it_does_no_harm(postgres: Server) -> None:
     said = await script(
         postgres,
@@ -134,7 +134,7 @@ async def test_a_child_that_does_not_touch_it_does_no_harm(postgres: Server) -> 
     assert said == "parent goes on\n"
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_a_child_connects_for_itself(postgres: Server) -> None:
     said = await script(
         postgres,
@@ -203,7 +203,7 @@ async def test_another_loop_is_refused(postgres: Server) -> None:
         await answers(conn)
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_asyncio_run_twice(postgres: Server) -> None:
     said = await script(
         postgres,
@@ -234,7 +234,7 @@ async def test_asyncio_run_twice(postgres: Server) -> None:
 # ---- the end of everything
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_the_interpreter_ends_at_once(postgres: Server) -> None:
     """With connections open, requests under way and tasks waiting: the exit code is the program's; it says nothing."""
     await script(
@@ -258,7 +258,7 @@ async def test_the_interpreter_ends_at_once(postgres: Server) -> None:
     )
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_dropped_connections_warn_when_asked_to(postgres: Server) -> None:
     await script(
         postgres,
@@ -277,7 +277,7 @@ async def test_dropped_connections_warn_when_asked_to(postgres: Server) -> None:
     )
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_debug_mode_finds_nothing(postgres: Server) -> None:
     said = await script(
         postgres,
@@ -304,7 +304,7 @@ async def test_debug_mode_finds_nothing(postgres: Server) -> None:
     assert said == "done\n"
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_ctrl_c(postgres: Server) -> None:
     """At many moments: the process ends by it, or everything still fits."""
     said = await script(

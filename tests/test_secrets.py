@@ -138,7 +138,7 @@ async def test_scripted_servers(script: Script, options: dict[str, Any], caplog:
             assert not any(secret in text for secret in SECRETS)
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_a_real_server_and_files(
     tls_server: Postgres, authority: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -108,7 +108,7 @@ class Caller:
 
 
 @pytest.mark.parametrize("max_in_flight", [1, 3, 256])
-@ends_clean(30)
+@ends_clean(60)
 async def test_everyone_gets_their_own_answer(postgres: Server, max_in_flight: int) -> None:
     rng = repeatable()
     async with await AsyncConn.connect(postgres.dsn, max_in_flight=max_in_flight, statement_cache_size=20) as conn:
@@ -128,13 +128,13 @@ async def all_at_once(conn: AsyncConn, count: int, size: int = 32 * 1024) -> Non
     assert len(conn._session.buffer) == BUFFER_SIZE and not conn._session.out and conn.in_flight == 0
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_large_requests_and_results_never_block_each_other(conn: AsyncConn) -> None:
     await all_at_once(conn, 2000)
     await answers(conn)
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_not_even_through_the_smallest_buffers() -> None:
     def shrink(sock: socket.socket) -> None:
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):

@@ -92,7 +92,7 @@ async def test_parameters_and_formats(conn: AsyncConn) -> None:
     await answers(conn)
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_any_buffer_gives_the_same_rows(conn: AsyncConn) -> None:
     rng = repeatable()
     for row_buffer in (1, 2, 999, 10_000, 10**9):
@@ -194,7 +194,7 @@ async def test_an_error_that_nobody_reads(conn: AsyncConn) -> None:
     await answers(conn)
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_an_end_at_any_byte_is_never_a_success() -> None:
     """Only ReadyForQuery is (I2); whole rows that came before are delivered."""
     rows = [(b"one",), (None,), (b"",)]
@@ -280,7 +280,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_a_gigabyte_through_little_memory(conn: AsyncConn) -> None:
     gc.collect()
     before, highest, total = resident(), 0, 0

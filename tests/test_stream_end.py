@@ -62,7 +62,7 @@ async def test_leaving_early(conn: AsyncConn, admin: AsyncConn) -> None:
 
 
 @pytest.mark.parametrize("sql", [ENDLESS, "select pg_sleep(30)", "select 1"])
-@ends_clean(20)
+@ends_clean(60)
 async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn, sql: str) -> None:
     async def read() -> None:
         async with conn.stream(sql, row_buffer=2) as rows:
@@ -80,7 +80,7 @@ async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn, sql: 
     assert n > 2
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_cancelled_at_any_time_with_others_waiting(conn: AsyncConn) -> None:
     rng = repeatable()
     for _ in range(20):

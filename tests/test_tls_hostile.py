@@ -251,7 +251,7 @@ async def test_a_man_in_the_middle(
 # ---- the end of the stream
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_a_stream_that_is_cut_is_an_error_never_a_short_result(
     tls_server: Postgres, authority: trustme.CA
 ) -> None:
@@ -283,7 +283,7 @@ async def test_a_stream_that_is_cut_is_an_error_never_a_short_result(
     assert ends == {"login", "rows"}
 
 
-@ends_clean(30)
+@ends_clean(60)
 async def test_cancelled_at_every_await_of_a_tls_connect(tls_server: Postgres, authority: trustme.CA) -> None:
     n = await cancelled_at_every_await(lambda: WireConn.connect(**to(tls_server, authority)))
     assert n > 3

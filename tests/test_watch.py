@@ -220,7 +220,7 @@ async def test_a_late_answer_is_nobody_s() -> None:
 # ---- what must not happen
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_hundreds_of_impossible_deadlines(conn: AsyncConn) -> None:
     for n in range(300):
         result = await outcome_of(conn.exec_query("select $1::int4", ("-1",), timeout=1e-10))

@@ -103,7 +103,7 @@ async def test_waiters_have_their_turn_in_order(conn: AsyncConn) -> None:
     assert order == list(range(50))
 
 
-@ends_clean(20)
+@ends_clean(60)
 async def test_never_two_at_once(conn: AsyncConn) -> None:
     """Windows of all kinds and queries of many tasks, some cancelled at any moment: one owner at a time."""
     rng = repeatable()
@@ -244,7 +244,7 @@ async def test_cancelled_in_the_tick_it_gets_its_turn(conn: AsyncConn, name: str
 
 
 @every_window
-@ends_clean(20)
+@ends_clean(60)
 async def test_cancelled_at_every_await(conn: AsyncConn, name: str) -> None:
     async def work() -> None:
         async with window(conn, name) as mine:
