@@ -40,7 +40,6 @@ def context(**options: Any) -> ssl.SSLContext:
     ("mode", "has_roots", "verify", "checks_name"),
     [
         ("prefer", False, ssl.CERT_NONE, False),
-        ("prefer", True, ssl.CERT_REQUIRED, False),
         ("require", False, ssl.CERT_NONE, False),
         ("require", True, ssl.CERT_REQUIRED, False),
         ("verify-ca", True, ssl.CERT_REQUIRED, False),

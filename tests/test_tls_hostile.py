@@ -15,6 +15,7 @@ from pg_wired import (
     AsyncConn,
     AuthenticationError,
     ConfigError,
+    ConnConfig,
     ConnectionClosed,
     IoError,
     Outcome,
@@ -22,6 +23,7 @@ from pg_wired import (
     PgWireError,
     RequestTimeout,
     TlsConfig,
+    TlsMode,
     WireConn,
 )
 from pg_wired.protocol import messages as m
@@ -29,6 +31,7 @@ from rig import certificates
 from rig.certificates import NAME
 from rig.checks import answers, cancelled_at_every_await, ends_clean, outcome_of
 from rig.fake_pg import FakePG, Peer, Script, error
+from rig.hosts import whatever_comes
 from rig.man_in_the_middle import Middle, unchanged, without_plus
 from rig.postgres import Postgres
 from rig.tap import Tap, records
@@ -130,7 +133,7 @@ async def test_a_server_without_tls() -> None:
             await peer.eof()
 
     for mode in ("prefer", "require", "verify-full"):
-        tls = TlsConfig(roots=certificates.root(trustme.CA()))
+        tls = TlsConfig(roots=certificates.root(trustme.CA())) if mode != "prefer" else None
         async with FakePG([script]) as fake:
             ended = await outcome_of(WireConn.connect(fake.dsn, sslmode=mode, tls=tls))
             if isinstance(ended, WireConn):
@@ -138,6 +141,31 @@ async def test_a_server_without_tls() -> None:
                 await ended.close()
             else:
                 assert f"the server does not support TLS, which sslmode={mode} demands" in str(ended)
+
+
+@pytest.mark.parametrize("where", ["host", "hostaddr"])
+@ends_clean()
+async def test_with_tls_given_nobody_gets_a_login_in_clear(where: str) -> None:
+    """Not by an N, not by a handshake that fails, and not where the name to verify is missing."""
+    roots = certificates.root(trustme.CA())
+    for tls in (TlsConfig(roots=roots), TlsConfig(), ssl.create_default_context(cadata=roots)):
+        for answer in (b"N", b"Snonsense"):
+            async with FakePG(whatever_comes(answering(answer))) as fake:
+                port = fake._listener.getsockname()[1]
+                ended = await outcome_of(WireConn.connect(f"{where}=127.0.0.1 port={port} user=x", tls=tls))
+                if not isinstance(ended, ConfigError):
+                    assert type(ended) is IoError and "TLS" in str(ended), ended
+                else:
+                    assert where == "hostaddr" and "the name of the server is needed" in str(ended)
+
+
+@ends_clean()
+async def test_with_tls_given_a_wrong_option_does_not_lead_to_the_clear() -> None:
+    """Also where somebody has made a ConnConfig by hand, that `parse` would refuse."""
+    parsed = ConnConfig.parse(hostaddr="127.0.0.1", user="x", tls=ssl.create_default_context())
+    by_hand = ConnConfig(**{**vars(parsed), "sslmode": TlsMode.PREFER})
+    with pytest.raises(ConfigError, match="the name of the server is needed"):
+        await WireConn.connect(by_hand)
 
 
 @ends_clean()
@@ -221,7 +249,7 @@ async def test_alpn(
 async def test_direct_tls_needs_a_mode_that_demands_it() -> None:
     for options in ({"sslnegotiation": "direct"}, {"tls": TlsConfig(direct=True)}):
         with pytest.raises(ConfigError, match="direct"):
-            await WireConn.connect("host=127.0.0.1 user=x connect_timeout=1", sslmode="prefer", **options)
+            await WireConn.connect("host=127.0.0.1 user=x connect_timeout=1", sslmode="disable", **options)
 
 
 # ---- somebody in the middle, with a certificate that is valid

@@ -34,7 +34,8 @@ class TlsMode(Enum):
 
 
 class TlsConfig(Frozen):
-    """TLS in objects instead of `ssl...` options: what is given here is used in their place; `sslmode` still decides.
+    """TLS in objects instead of `ssl...` options: what is given here is used in their place; `sslmode` still decides,
+    and is verify-full by default where there are `roots`, else require.
 
     `roots`, `certificate`, `key` and `crl` are a path, or PEM text itself (str or bytes); `roots="system"` are the
     operating system's, and need verify-full. Versions are "TLSv1.2" or "TLSv1.3". `server_hostname` is the name to ask
