@@ -275,6 +275,7 @@ def test_keyword_values(keywords: dict[str, Any], attribute: object) -> None:
             {"channel_binding": "require", "sslmode": "disable"},
             "channel_binding=require needs TLS, and sslmode=disable",
         ),
+        ({"sslcertmode": "require", "sslmode": "disable"}, "sslcertmode=require needs TLS, and sslmode=disable"),
         ({"connect_timeout": float("nan")}, "connect_timeout must be seconds up to 2147483647"),
         ({"connect_timeout": float("inf")}, "connect_timeout must be seconds up to 2147483647"),
         ({"connect_timeout": 10**400}, "connect_timeout must be seconds up to 2147483647"),

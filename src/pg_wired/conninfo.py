@@ -166,6 +166,7 @@ class ConnConfig(Frozen):
             is_tls=is_tls,
             binding=binding,
             no_binding=no_binding,
+            needs_certificate=self.sslcertmode == "require",
             versions=(self.min_protocol_version, self.max_protocol_version),
         )
 

@@ -285,4 +285,6 @@ def disagreement(settled: Mapping[str, Any]) -> str:
     # Ours: libpq finds out when it has logged in.
     if settled["channel_binding"] == "require" and mode is TlsMode.DISABLE:
         return "channel_binding=require needs TLS, and sslmode=disable rules it out"
+    if settled["sslcertmode"] == "require" and mode is TlsMode.DISABLE:
+        return "sslcertmode=require needs TLS, and sslmode=disable rules it out"
     return ""
