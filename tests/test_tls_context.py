@@ -126,6 +126,26 @@ def test_a_key_that_is_no_file(tmp_path: Path) -> None:
             context(sslcert=certificate, sslkey=str(key))
 
 
+@pytest.mark.parametrize("key", ["TOPSECRET", "TOPSECRET\n" * 9, "TOPSECRET" * 99])
+def test_a_key_that_is_no_pem_is_not_shown(tmp_path: Path, key: str) -> None:
+    """Without its first line, or in one line of base64, it looks like the path of a file."""
+    certificate, _ = certificates.issued(trustme.CA(), "client").save(tmp_path, "client")
+    with pytest.raises(ConfigError, match=r"its key|the key") as caught:
+        context(tls=TlsConfig(certificate=certificate, key=key))
+    assert "TOPSECRET" not in str(caught.value)
+    if len(key) > 9:  # as an option it is a path, and a short one is named
+        with pytest.raises(ConfigError, match="the key is neither") as caught:
+            context(sslcert=certificate, sslkey=key)
+        assert "TOPSECRET" not in str(caught.value)
+
+
+def test_a_certificate_that_has_its_key_is_not_shown() -> None:
+    pem = certificates.issued(trustme.CA(), "client")
+    tls = TlsConfig(certificate=pem.certificate + pem.key)
+    for shown in (repr(tls), repr(config(tls=tls)), str(tls)):
+        assert "BEGIN" not in shown and "certificate='***'" in shown
+
+
 async def asked_for(**options: Any) -> Security:
     settled = config(**options)
     return await Terms(settled).security(settled.hosts[0])

@@ -42,7 +42,7 @@ class TlsConfig(Frozen):
     for and to verify in place of `host`. Unlike the options' files, what is named here must exist. Raises ConfigError.
     """
 
-    hidden: ClassVar = frozenset({"key", "key_password"})
+    hidden: ClassVar = frozenset({"certificate", "key", "key_password"})  # a certificate's PEM may have its key
     roots: str | bytes | None
     certificate: str | bytes | None
     key: str | bytes | None
