@@ -181,7 +181,7 @@ def _place(stack: ExitStack, value: str | bytes | None, default: str) -> str:
 
 
 def _check_may_be_path(key: str | bytes | None) -> None:
-    """Refuse what is rather a key itself, without showing it; 255 is NAME_MAX, the longest name that a file can have."""
+    """Refuse what is rather a key itself, and show nothing; 255 is NAME_MAX, the longest name that a file can have."""
     if isinstance(key, str) and not is_pem(key) and ("\n" in key or len(key) > 255) and not os.path.exists(key):
         raise ConfigError("the key is neither PEM text (-----BEGIN ...) nor the path of a file")
 
