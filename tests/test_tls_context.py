@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import ssl
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import trustme
 
-from pg_wired import ConfigError, ConnConfig, TlsConfig
+from pg_wired import ConfigError, ConnConfig, IoError, Outcome, TlsConfig
 from pg_wired.encrypt import Security
 from pg_wired.terms import Terms
 from pg_wired.tls_context import make_context
@@ -90,6 +91,18 @@ def test_what_is_refused(roots: str, options: dict[str, Any], text: str) -> None
         options = {**options, "tls": TlsConfig(roots=roots, crl=tls.crl)}
     with pytest.raises(ConfigError, match=text):
         context(**options)
+
+
+def test_pem_text_that_finds_no_file(roots: str) -> None:
+    tls = TlsConfig(roots=roots)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(IoError, match="no file in memory for PEM text: Too many open files") as caught:
+            context(tls=tls)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.outcome is Outcome.NOT_SENT
 
 
 def test_what_no_tls_config_can_be() -> None:

@@ -12,7 +12,7 @@ import stat
 from contextlib import ExitStack
 
 from .conninfo import ConnConfig
-from .error import ConfigError
+from .error import ConfigError, IoError, Outcome
 from .tls import TlsConfig, TlsMode, is_pem
 
 # The protocol chapter, "SSL Session Encryption": the name of PostgreSQL's protocol for ALPN.
@@ -32,7 +32,7 @@ _OLD = ("TLSv1", "TLSv1.1")
 def make_context(config: ConnConfig) -> ssl.SSLContext:
     """The context for every connection of this configuration: `tls` itself where it is one, else made from the options.
 
-    Raises ConfigError, which names the option and the file that is wrong.
+    Raises ConfigError, which names the option and the file that is wrong, and IoError where PEM text finds no room.
     """
     if isinstance(config.tls, ssl.SSLContext):
         return config.tls
@@ -173,10 +173,13 @@ def _place(stack: ExitStack, value: str | bytes | None, default: str) -> str:
         return os.path.expanduser(os.path.join(FOLDER, default))
     if not is_pem(value):
         return os.fsdecode(value)
-    fd = os.memfd_create("pem", os.MFD_CLOEXEC)
-    stack.callback(os.close, fd)
-    os.fchmod(fd, 0o600)
-    os.write(fd, value.encode() if isinstance(value, str) else value)
+    try:
+        fd = os.memfd_create("pem", os.MFD_CLOEXEC)
+        stack.callback(os.close, fd)
+        os.fchmod(fd, 0o600)
+        os.write(fd, value.encode() if isinstance(value, str) else value)
+    except OSError as error:  # too many files, or no memory
+        raise IoError(f"no file in memory for PEM text: {error.strerror}", Outcome.NOT_SENT) from error
     return f"/proc/self/fd/{fd}"
 
 
