@@ -82,6 +82,12 @@ def test_versions(options: dict[str, Any], low: ssl.TLSVersion, high: ssl.TLSVer
         ({"tls": TlsConfig(roots="ROOTS", crl="/no/such")}, "could not read the certificate revocation list"),
         ({"tls": TlsConfig(roots="ROOTS"), "sslcrldir": "/no/such"}, "folder of certificate revocation lists"),
         ({"tls": TlsConfig(certificate="/no/such", key="x")}, "client certificate '/no/such' does not exist"),
+        ({"tls": TlsConfig(crl="/no/such")}, "a crl needs the roots"),
+        ({"tls": TlsConfig(certificate="/no/such"), "sslcertmode": "disable"}, "that certificate names does not exist"),
+        (
+            {"tls": TlsConfig(certificate=b"pem", key="/no/such"), "sslcertmode": "disable"},
+            "the file that key names does not exist",
+        ),
         ({"sslcert": "/no/such", "sslcertmode": "require"}, "client certificate '/no/such' does not exist"),
         ({"sslcertmode": "require"}, "postgresql.crt' does not exist"),
     ],
@@ -108,6 +114,10 @@ def test_pem_text_that_finds_no_file(roots: str) -> None:
 def test_what_no_tls_config_can_be() -> None:
     with pytest.raises(ConfigError, match="a key needs its certificate"):
         TlsConfig(key="x")
+    for empty in ("", b""):
+        for name in ("roots", "certificate", "crl"):
+            with pytest.raises(ConfigError, match=f"{name} is empty"):
+                TlsConfig(**{name: empty})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="roots is int"):
         TlsConfig(roots=7)  # type: ignore[arg-type]
     with pytest.raises(AttributeError, match="frozen"):

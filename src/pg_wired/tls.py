@@ -85,6 +85,8 @@ def is_pem(value: str | bytes) -> bool:
 
 
 def _path_or_pem(name: str, value: Text) -> str | bytes | None:
+    if isinstance(value, str | bytes) and not value:
+        raise ConfigError(f"TlsConfig: {name} is empty: pass a path or PEM text, or leave it out")
     if value is None or isinstance(value, str | bytes):
         return value
     try:

@@ -62,9 +62,13 @@ class _Maker:
         if self._load_roots():
             context.verify_mode = ssl.CERT_REQUIRED
             self._load_crl()
+        elif self.tls.crl:
+            raise ConfigError("TlsConfig: a crl needs the roots of the certificates that it revokes: pass roots=")
         context.check_hostname = self.config.sslmode is TlsMode.VERIFY_FULL
         if self.config.sslcertmode != "disable":
             self._load_certificate()
+        else:
+            self._check_named()
         context.set_alpn_protocols([ALPN])
         return context
 
@@ -146,6 +150,12 @@ class _Maker:
             shown = "" if self.tls.certificate else f" {key_path!r}"  # what TlsConfig has may be no path
             _check_key(key_path, shown)
             self._load_pair(path, key_path, shown)
+
+    def _check_named(self) -> None:
+        """What TlsConfig names must exist, also where sslcertmode=disable has no use for it."""
+        for name, value in (("certificate", self.tls.certificate), ("key", self.tls.key)):
+            if value is not None and not is_pem(value) and not os.path.exists(value):
+                raise ConfigError(f"TlsConfig: the file that {name} names does not exist")
 
     def _check_can_do_without(self, path: str) -> None:
         if self.tls.certificate or self.config.sslcertmode == "require":
