@@ -209,3 +209,28 @@ async def test_a_ready_made_context_is_used_as_it_is() -> None:
     assert security.context is ready and security.server_hostname == "db.example.org"
     with pytest.raises(ConfigError, match="the name of the server is needed"):
         await asked_for(tls=ready, sslmode="require", host="", hostaddr="127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("mode", "verify", "checks_name", "text"),
+    [
+        ("require", ssl.CERT_NONE, False, None),
+        ("verify-ca", ssl.CERT_NONE, False, "verifies nothing"),
+        ("verify-full", ssl.CERT_NONE, False, "verifies nothing"),
+        ("verify-ca", ssl.CERT_REQUIRED, False, None),
+        ("verify-full", ssl.CERT_REQUIRED, False, "checks no name"),
+        ("verify-full", ssl.CERT_REQUIRED, True, None),
+    ],
+)
+async def test_a_ready_made_context_does_what_the_mode_says(
+    mode: str, verify: ssl.VerifyMode, checks_name: bool, text: str | None
+) -> None:
+    ready = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ready.check_hostname = checks_name
+    ready.verify_mode = verify
+    preparing = Terms(config(tls=ready, sslmode=mode)).prepare()
+    if text is None:
+        await preparing
+    else:
+        with pytest.raises(ConfigError, match=text):
+            await preparing
