@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
+import struct
 from contextlib import suppress
 from typing import Any
 
@@ -26,10 +28,11 @@ from pg_wired import (
     TlsMode,
     WireConn,
 )
+from pg_wired.encrypt import Security, encrypted
 from pg_wired.protocol import messages as m
 from rig import certificates
 from rig.certificates import NAME
-from rig.checks import answers, cancelled_at_every_await, ends_clean, outcome_of
+from rig.checks import answers, cancelled_at_every_await, ends_clean, outcome_of, until
 from rig.fake_pg import FakePG, Peer, Script, error
 from rig.hosts import whatever_comes
 from rig.man_in_the_middle import Middle, unchanged, without_plus
@@ -192,6 +195,29 @@ async def test_a_handshake_that_never_ends_is_ended_by_the_deadline() -> None:
         async with FakePG([silent]) as fake:
             refused = await outcome_of(WireConn.connect(fake.dsn, sslmode="require", **options))
         assert type(refused) is RequestTimeout and refused.outcome is Outcome.NOT_SENT
+
+
+@ends_clean()
+async def test_a_reset_right_behind_the_s_leaves_no_socket() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sock = socket.create_connection(listener.getsockname())
+        sock.setblocking(False)
+        peer, _ = listener.accept()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # socket(7): a RST
+        peer.close()
+        await until(lambda: is_reset(sock), "the reset")
+        security = Security(ssl.create_default_context(), "localhost", False)
+        with pytest.raises(IoError, match="closed the connection during the handshake"):
+            await encrypted(sock, security)
+        assert sock.fileno() == -1
+
+
+def is_reset(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return True
+    return False
 
 
 # ---- direct TLS, and ALPN
