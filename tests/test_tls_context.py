@@ -181,7 +181,10 @@ async def asked_for(**options: Any) -> Security:
         ({"sslsni": "0"}, None),
         ({"hostaddr": "127.0.0.1"}, "db.example.org"),
         ({"host": "", "hostaddr": "127.0.0.1"}, None),
-        ({"host": "127.0.0.1"}, "127.0.0.1"),  # Python sends no SNI for it
+        ({"host": "127.0.0.1"}, None),
+        ({"host": "127.1"}, None),
+        ({"host": "fe80::1%lo"}, None),
+        ({"host": "1.example"}, "1.example"),
         ({"host": "x" * 64, "hostaddr": "127.0.0.1"}, None),  # RFC 1035, 2.3.4: 63 octets in a label
         ({"host": ".org", "hostaddr": "127.0.0.1"}, None),
         ({"tls": TlsConfig(server_hostname="other")}, "other"),

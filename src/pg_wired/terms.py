@@ -65,7 +65,8 @@ class Terms:
             if is_checked:
                 raise ConfigError(f"{name!r} cannot be the name of a server with TLS")
             name = None
-        return Security(context, name if is_checked or config.sslsni else None, self._is_direct)
+        is_asked_for = config.sslsni and name is not None and not _is_numeric(name)
+        return Security(context, name if is_checked or is_asked_for else None, self._is_direct)
 
     def policy(self, sock: socket.socket) -> Policy:
         """What this socket's server may get out of us."""
@@ -78,6 +79,11 @@ class Terms:
                 binding, no_binding = certificate.end_point(sock.getpeercert(binary_form=True))
         is_private = is_tls or sock.family == socket.AF_UNIX
         return config.policy(is_private=is_private, is_tls=is_tls, binding=binding, no_binding=no_binding)
+
+
+def _is_numeric(name: str) -> bool:
+    """libpq's rule for what is an address, and no name for SNI (RFC 6066, 3): short forms as "127.1" too."""
+    return ":" in name or not name.strip("0123456789.")
 
 
 def _check_verifies(context: ssl.SSLContext, mode: TlsMode) -> None:
