@@ -44,6 +44,16 @@ def test_certificates_that_cannot_be_read() -> None:
         assert binding is None and "unknown kind" in why
 
 
+@pytest.mark.parametrize("version", [1, 4, 9])
+def test_a_version_that_x509_does_not_know(version: int) -> None:
+    """RFC 5280, 4.1: [0] EXPLICIT INTEGER, and 2 is v3."""
+    whole = der("ECDSA-SHA256")
+    binding, why = end_point(
+        whole.replace(bytes.fromhex("a003020102"), bytes.fromhex("a0030201") + bytes([version]), 1)
+    )
+    assert binding is None and "unknown kind" in why
+
+
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
         monkeypatch.setitem(sys.modules, name, None)

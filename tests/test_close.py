@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from pg_wired import AsyncConn, ConnectionClosed, Outcome, PgWireError, RequestTimeout, ResponseCollector, Rows
+from pg_wired import (
+    AsyncConn,
+    ConfigError,
+    ConnectionClosed,
+    Outcome,
+    PgWireError,
+    RequestTimeout,
+    ResponseCollector,
+    Rows,
+    WireConn,
+)
 from pg_wired.protocol import messages as m
 from rig.checks import LATE, SOON, ends_clean, outcome_of, until, until_sql
 from rig.fake_pg import FakePG, Peer
@@ -263,3 +273,13 @@ async def test_an_exception_of_the_block_comes_out_as_it_is(postgres: Server, er
 async def test_the_constructor_says_how_to_connect() -> None:
     with pytest.raises(TypeError, match=r"await AsyncConn\.connect\(dsn\)"):
         AsyncConn("host=localhost")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("timeout", "error"), [(-1, ConfigError), (float("nan"), ConfigError), ("5", TypeError)])
+@ends_clean()
+async def test_what_is_no_timeout(postgres: Server, timeout: Any, error: type[Exception]) -> None:
+    async with await WireConn.connect(postgres.dsn) as wire, await AsyncConn.connect(postgres.dsn) as conn:
+        for take in (conn.close, wire.close, conn.cancel_token().cancel):
+            with pytest.raises(error, match="timeout is "):
+                await take(timeout)
+        assert await conn.exec_query("select 1")

@@ -159,8 +159,9 @@ async def test_every_address_is_tried_in_order(monkeypatch: pytest.MonkeyPatch) 
         return  # a compiled class takes no other resolver; the code under test is the same
     async with Hosts([server("good")]) as hosts:
         [port], closed = hosts.ports, free_port()
+        none = socket.AF_APPLETALK, ("127.0.0.1", port)  # no such streams here
         dead = (socket.AF_INET6, ("::1", closed, 0, 0)), (socket.AF_INET, ("127.0.0.1", closed))
-        await resolve_to(monkeypatch, *dead, (socket.AF_INET, ("127.0.0.1", port)))
+        await resolve_to(monkeypatch, none, *dead, (socket.AF_INET, ("127.0.0.1", port)))
         assert await hosts.connect(host="name") == "good"
     await resolve_to(monkeypatch, *dead)
     with pytest.raises(IoError) as caught:

@@ -20,7 +20,7 @@ from pg_wired import hosts, options
 from pg_wired.conninfo import ConnConfig
 from pg_wired.error import ConfigError, Outcome
 from pg_wired.hosts import HostConfig
-from pg_wired.tls import TlsMode
+from pg_wired.tls import TlsConfig, TlsMode
 
 # Of all that is not None; the user's name and the hosts are the machine's.
 DEFAULTS: dict[str, Any] = {
@@ -117,6 +117,22 @@ def test_process_environment_is_the_default_one(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PGHOST", "from.the.process")
     assert ConnConfig.parse().host == "from.the.process"
     assert parse(user="u").host != "from.the.process"
+
+
+@pytest.mark.parametrize(
+    ("keywords", "mode"),
+    [
+        ({"sslrootcert": "system"}, TlsMode.VERIFY_FULL),
+        ({"tls": TlsConfig(roots="ca.crt")}, TlsMode.VERIFY_FULL),
+        ({"tls": TlsConfig(roots="system")}, TlsMode.VERIFY_FULL),
+        ({"tls": TlsConfig()}, TlsMode.REQUIRE),
+        ({"tls": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}, TlsMode.REQUIRE),
+        ({"tls": TlsConfig(roots="ca.crt"), "sslmode": "verify-ca"}, TlsMode.VERIFY_CA),
+        ({"tls": TlsConfig(roots="ca.crt"), "sslmode": "disable"}, TlsMode.DISABLE),
+    ],
+)
+def test_what_sslmode_is_where_nobody_says(keywords: dict[str, Any], mode: TlsMode) -> None:
+    assert ConnConfig.parse(user="u", environ={}, **keywords).sslmode is mode
 
 
 def test_user_without_a_name_in_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +253,8 @@ def test_keyword_values(keywords: dict[str, Any], attribute: object) -> None:
         ({"tls": "file.pem"}, "tls must be a TlsConfig or an ssl.SSLContext, as a keyword argument"),
         ({"tls": object()}, "tls must be a TlsConfig or an ssl.SSLContext, as a keyword argument"),
         ({"dsn": "tls=x"}, "connection string: tls must be a TlsConfig or an ssl.SSLContext, as a keyword argument"),
+        ({"tls": TlsConfig(), "sslmode": "prefer"}, "tls needs sslmode=require, verify-ca or verify-full, not prefer"),
+        ({"tls": TlsConfig(), "sslmode": "allow"}, "tls needs sslmode=require, verify-ca or verify-full, not allow"),
         ({"dsn": "servicefile=\ud800"}, "must not contain NUL or anything but UTF-8"),
         ({"service": 5}, "keyword argument: service must be of type str, not int"),
         (
@@ -257,6 +275,7 @@ def test_keyword_values(keywords: dict[str, Any], attribute: object) -> None:
             {"channel_binding": "require", "sslmode": "disable"},
             "channel_binding=require needs TLS, and sslmode=disable",
         ),
+        ({"sslcertmode": "require", "sslmode": "disable"}, "sslcertmode=require needs TLS, and sslmode=disable"),
         ({"connect_timeout": float("nan")}, "connect_timeout must be seconds up to 2147483647"),
         ({"connect_timeout": float("inf")}, "connect_timeout must be seconds up to 2147483647"),
         ({"connect_timeout": 10**400}, "connect_timeout must be seconds up to 2147483647"),

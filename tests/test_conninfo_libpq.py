@@ -30,7 +30,7 @@ DELIBERATE = re.compile(
     "this part is not UTF-8 once decoded"  # libpq sends any octets
     "| is refused: "  # not built
     "|sslsni must be 0 or 1"  # for libpq all but 1 is 0, also `on`
-    "|channel_binding=require needs TLS"  # libpq finds out later
+    "|channel_binding=require needs TLS|sslcertmode=require needs TLS"  # libpq finds out later
 )
 
 

@@ -121,6 +121,15 @@ async def test_nobody_listens() -> None:
         await dial(config("/no/such/folder", 5432))
 
 
+@ends_clean()
+async def test_a_family_that_the_machine_does_not_have() -> None:
+    settled = config("127.0.0.1", 5432)
+    route = Route(settled, settled.hosts[0], Address(socket.AF_APPLETALK, ("127.0.0.1", 5432)), None)
+    with pytest.raises(IoError, match=r'^connection to server at "127.0.0.1", port 5432 failed: .') as caught:
+        await reach(route)
+    assert caught.value.outcome is Outcome.NOT_SENT and type(caught.value.__cause__) is OSError
+
+
 @pytest.mark.parametrize("name", ["no-such-host.invalid", "a..b", "x" * 300, "\u00fc" * 100])
 @ends_clean()
 async def test_a_name_that_does_not_exist(name: str) -> None:

@@ -87,6 +87,19 @@ def test_binding_required_of_a_login_that_has_none(method: str) -> None:
     assert login.asked == 0
 
 
+@pytest.mark.parametrize("method", ASKED)
+def test_a_certificate_required_of_a_connection_without_tls(method: str) -> None:
+    """On a Unix socket too, as with libpq."""
+    required = ConnConfig.parse(user="u", sslcertmode="require", environ={})
+    login = Login(policy=required.policy(is_private=True, is_tls=False, binding=None, no_binding=""))
+    error = login.fail(ASKED[method])
+    assert isinstance(error, AuthenticationError) and "sslcertmode=require" in str(error)
+    assert login.asked == 0
+    if method not in UNBUILT:
+        login = Login(policy=required.policy(is_private=True, is_tls=True, binding=None, no_binding=""))
+        login.take(ASKED[method])
+
+
 PLUS, PLAIN = "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"
 # The connection, as the driver describes it.
 CONNECTIONS: dict[str, dict[str, Any]] = {

@@ -6,9 +6,15 @@ import pytest
 
 from pg_wired import (
     IoError,
+    Outcome,
+    PgError,
+    PgWireError,
+    WireConn,
 )
-from rig.checks import ends_clean
-from rig.hosts import Hosts, server
+from pg_wired.protocol import messages as m
+from rig.checks import ends_clean, outcome_of
+from rig.fake_pg import Peer, error
+from rig.hosts import Hosts, server, whatever_comes
 from rig.postgres import free_port
 
 pytestmark = pytest.mark.both_loops
@@ -51,6 +57,32 @@ async def test_target_session_attrs(wanted: str, order: str, met: str, reports: 
             assert isinstance(got, IoError)
             assert f"{met} (target_session_attrs={wanted})" in str(got)
             assert "\n".join([str(got), *getattr(got, "__notes__", [])]).count("port") >= len(order)
+
+
+@pytest.mark.parametrize("severity", ["ERROR", "FATAL", "end", "nonsense"])
+@ends_clean()
+async def test_a_host_that_does_not_say_what_it_is_is_passed_over(severity: str) -> None:
+    """PgBouncer lets in, and answers with an error where its server cannot be reached."""
+
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.expect(m.Query)
+        if severity == "nonsense":
+            await peer.send(m.CommandComplete("SHOW"), m.ReadyForQuery("I"))
+        elif severity != "end":
+            await peer.send(error("08P01", "server login failed", severity))
+            if severity == "ERROR":
+                await peer.send(m.ReadyForQuery("I"))
+        peer.close()
+
+    async with Hosts(whatever_comes(script), server("primary")) as hosts:
+        assert await hosts.connect(target_session_attrs="read-write") == "primary"
+    async with Hosts(whatever_comes(script)) as hosts:
+        ended = await outcome_of(WireConn.connect(**hosts.options(target_session_attrs="read-write")))
+    assert isinstance(ended, PgWireError) and ended.outcome is Outcome.NOT_SENT
+    if severity in ("ERROR", "FATAL"):
+        assert type(ended.__cause__) is PgError
+        assert "asking for target_session_attrs=read-write failed" in str(ended) and "login failed" in str(ended)
 
 
 @ends_clean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import ssl
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import trustme
 
-from pg_wired import ConfigError, ConnConfig, TlsConfig
+from pg_wired import ConfigError, ConnConfig, IoError, Outcome, TlsConfig
 from pg_wired.encrypt import Security
 from pg_wired.terms import Terms
 from pg_wired.tls_context import make_context
@@ -40,7 +41,6 @@ def context(**options: Any) -> ssl.SSLContext:
     ("mode", "has_roots", "verify", "checks_name"),
     [
         ("prefer", False, ssl.CERT_NONE, False),
-        ("prefer", True, ssl.CERT_REQUIRED, False),
         ("require", False, ssl.CERT_NONE, False),
         ("require", True, ssl.CERT_REQUIRED, False),
         ("verify-ca", True, ssl.CERT_REQUIRED, False),
@@ -82,6 +82,12 @@ def test_versions(options: dict[str, Any], low: ssl.TLSVersion, high: ssl.TLSVer
         ({"tls": TlsConfig(roots="ROOTS", crl="/no/such")}, "could not read the certificate revocation list"),
         ({"tls": TlsConfig(roots="ROOTS"), "sslcrldir": "/no/such"}, "folder of certificate revocation lists"),
         ({"tls": TlsConfig(certificate="/no/such", key="x")}, "client certificate '/no/such' does not exist"),
+        ({"tls": TlsConfig(crl="/no/such")}, "a crl needs the roots"),
+        ({"tls": TlsConfig(certificate="/no/such"), "sslcertmode": "disable"}, "that certificate names does not exist"),
+        (
+            {"tls": TlsConfig(certificate=b"pem", key="/no/such"), "sslcertmode": "disable"},
+            "the file that key names does not exist",
+        ),
         ({"sslcert": "/no/such", "sslcertmode": "require"}, "client certificate '/no/such' does not exist"),
         ({"sslcertmode": "require"}, "postgresql.crt' does not exist"),
     ],
@@ -93,9 +99,25 @@ def test_what_is_refused(roots: str, options: dict[str, Any], text: str) -> None
         context(**options)
 
 
+def test_pem_text_that_finds_no_file(roots: str) -> None:
+    tls = TlsConfig(roots=roots)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(IoError, match="no file in memory for PEM text: Too many open files") as caught:
+            context(tls=tls)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.outcome is Outcome.NOT_SENT
+
+
 def test_what_no_tls_config_can_be() -> None:
     with pytest.raises(ConfigError, match="a key needs its certificate"):
         TlsConfig(key="x")
+    for empty in ("", b""):
+        for name in ("roots", "certificate", "crl"):
+            with pytest.raises(ConfigError, match=f"{name} is empty"):
+                TlsConfig(**{name: empty})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="roots is int"):
         TlsConfig(roots=7)  # type: ignore[arg-type]
     with pytest.raises(AttributeError, match="frozen"):
@@ -127,6 +149,26 @@ def test_a_key_that_is_no_file(tmp_path: Path) -> None:
             context(sslcert=certificate, sslkey=str(key))
 
 
+@pytest.mark.parametrize("key", ["TOPSECRET", "TOPSECRET\n" * 9, "TOPSECRET" * 99])
+def test_a_key_that_is_no_pem_is_not_shown(tmp_path: Path, key: str) -> None:
+    """Without its first line, or in one line of base64, it looks like the path of a file."""
+    certificate, _ = certificates.issued(trustme.CA(), "client").save(tmp_path, "client")
+    with pytest.raises(ConfigError, match=r"its key|the key") as caught:
+        context(tls=TlsConfig(certificate=certificate, key=key))
+    assert "TOPSECRET" not in str(caught.value)
+    if len(key) > 9:  # as an option it is a path, and a short one is named
+        with pytest.raises(ConfigError, match="the key is neither") as caught:
+            context(sslcert=certificate, sslkey=key)
+        assert "TOPSECRET" not in str(caught.value)
+
+
+def test_a_certificate_that_has_its_key_is_not_shown() -> None:
+    pem = certificates.issued(trustme.CA(), "client")
+    tls = TlsConfig(certificate=pem.certificate + pem.key)
+    for shown in (repr(tls), repr(config(tls=tls)), str(tls)):
+        assert "BEGIN" not in shown and "certificate='***'" in shown
+
+
 async def asked_for(**options: Any) -> Security:
     settled = config(**options)
     return await Terms(settled).security(settled.hosts[0])
@@ -139,7 +181,10 @@ async def asked_for(**options: Any) -> Security:
         ({"sslsni": "0"}, None),
         ({"hostaddr": "127.0.0.1"}, "db.example.org"),
         ({"host": "", "hostaddr": "127.0.0.1"}, None),
-        ({"host": "127.0.0.1"}, "127.0.0.1"),  # Python sends no SNI for it
+        ({"host": "127.0.0.1"}, None),
+        ({"host": "127.1"}, None),
+        ({"host": "fe80::1%lo"}, None),
+        ({"host": "1.example"}, "1.example"),
         ({"host": "x" * 64, "hostaddr": "127.0.0.1"}, None),  # RFC 1035, 2.3.4: 63 octets in a label
         ({"host": ".org", "hostaddr": "127.0.0.1"}, None),
         ({"tls": TlsConfig(server_hostname="other")}, "other"),
@@ -167,3 +212,28 @@ async def test_a_ready_made_context_is_used_as_it_is() -> None:
     assert security.context is ready and security.server_hostname == "db.example.org"
     with pytest.raises(ConfigError, match="the name of the server is needed"):
         await asked_for(tls=ready, sslmode="require", host="", hostaddr="127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("mode", "verify", "checks_name", "text"),
+    [
+        ("require", ssl.CERT_NONE, False, None),
+        ("verify-ca", ssl.CERT_NONE, False, "verifies nothing"),
+        ("verify-full", ssl.CERT_NONE, False, "verifies nothing"),
+        ("verify-ca", ssl.CERT_REQUIRED, False, None),
+        ("verify-full", ssl.CERT_REQUIRED, False, "checks no name"),
+        ("verify-full", ssl.CERT_REQUIRED, True, None),
+    ],
+)
+async def test_a_ready_made_context_does_what_the_mode_says(
+    mode: str, verify: ssl.VerifyMode, checks_name: bool, text: str | None
+) -> None:
+    ready = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ready.check_hostname = checks_name
+    ready.verify_mode = verify
+    preparing = Terms(config(tls=ready, sslmode=mode)).prepare()
+    if text is None:
+        await preparing
+    else:
+        with pytest.raises(ConfigError, match=text):
+            await preparing

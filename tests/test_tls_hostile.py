@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
+import struct
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +17,7 @@ from pg_wired import (
     AsyncConn,
     AuthenticationError,
     ConfigError,
+    ConnConfig,
     ConnectionClosed,
     IoError,
     Outcome,
@@ -22,13 +25,16 @@ from pg_wired import (
     PgWireError,
     RequestTimeout,
     TlsConfig,
+    TlsMode,
     WireConn,
 )
+from pg_wired.encrypt import Security, encrypted
 from pg_wired.protocol import messages as m
 from rig import certificates
 from rig.certificates import NAME
-from rig.checks import answers, cancelled_at_every_await, ends_clean, outcome_of
+from rig.checks import answers, cancelled_at_every_await, ends_clean, outcome_of, until
 from rig.fake_pg import FakePG, Peer, Script, error
+from rig.hosts import whatever_comes
 from rig.man_in_the_middle import Middle, unchanged, without_plus
 from rig.postgres import Postgres
 from rig.tap import Tap, records
@@ -130,7 +136,7 @@ async def test_a_server_without_tls() -> None:
             await peer.eof()
 
     for mode in ("prefer", "require", "verify-full"):
-        tls = TlsConfig(roots=certificates.root(trustme.CA()))
+        tls = TlsConfig(roots=certificates.root(trustme.CA())) if mode != "prefer" else None
         async with FakePG([script]) as fake:
             ended = await outcome_of(WireConn.connect(fake.dsn, sslmode=mode, tls=tls))
             if isinstance(ended, WireConn):
@@ -138,6 +144,31 @@ async def test_a_server_without_tls() -> None:
                 await ended.close()
             else:
                 assert f"the server does not support TLS, which sslmode={mode} demands" in str(ended)
+
+
+@pytest.mark.parametrize("where", ["host", "hostaddr"])
+@ends_clean()
+async def test_with_tls_given_nobody_gets_a_login_in_clear(where: str) -> None:
+    """Not by an N, not by a handshake that fails, and not where the name to verify is missing."""
+    roots = certificates.root(trustme.CA())
+    for tls in (TlsConfig(roots=roots), TlsConfig(), ssl.create_default_context(cadata=roots)):
+        for answer in (b"N", b"Snonsense"):
+            async with FakePG(whatever_comes(answering(answer))) as fake:
+                port = fake._listener.getsockname()[1]
+                ended = await outcome_of(WireConn.connect(f"{where}=127.0.0.1 port={port} user=x", tls=tls))
+                if not isinstance(ended, ConfigError):
+                    assert type(ended) is IoError and "TLS" in str(ended), ended
+                else:
+                    assert where == "hostaddr" and "the name of the server is needed" in str(ended)
+
+
+@ends_clean()
+async def test_with_tls_given_a_wrong_option_does_not_lead_to_the_clear() -> None:
+    """Also where somebody has made a ConnConfig by hand, that `parse` would refuse."""
+    parsed = ConnConfig.parse(hostaddr="127.0.0.1", user="x", tls=ssl.create_default_context())
+    by_hand = ConnConfig(**{**vars(parsed), "sslmode": TlsMode.PREFER})
+    with pytest.raises(ConfigError, match="the name of the server is needed"):
+        await WireConn.connect(by_hand)
 
 
 @ends_clean()
@@ -164,6 +195,29 @@ async def test_a_handshake_that_never_ends_is_ended_by_the_deadline() -> None:
         async with FakePG([silent]) as fake:
             refused = await outcome_of(WireConn.connect(fake.dsn, sslmode="require", **options))
         assert type(refused) is RequestTimeout and refused.outcome is Outcome.NOT_SENT
+
+
+@ends_clean()
+async def test_a_reset_right_behind_the_s_leaves_no_socket() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sock = socket.create_connection(listener.getsockname())
+        sock.setblocking(False)
+        peer, _ = listener.accept()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # socket(7): a RST
+        peer.close()
+        await until(lambda: is_reset(sock), "the reset")
+        security = Security(ssl.create_default_context(), "localhost", False)
+        with pytest.raises(IoError, match="closed the connection during the handshake"):
+            await encrypted(sock, security)
+        assert sock.fileno() == -1
+
+
+def is_reset(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return True
+    return False
 
 
 # ---- direct TLS, and ALPN
@@ -221,7 +275,7 @@ async def test_alpn(
 async def test_direct_tls_needs_a_mode_that_demands_it() -> None:
     for options in ({"sslnegotiation": "direct"}, {"tls": TlsConfig(direct=True)}):
         with pytest.raises(ConfigError, match="direct"):
-            await WireConn.connect("host=127.0.0.1 user=x connect_timeout=1", sslmode="prefer", **options)
+            await WireConn.connect("host=127.0.0.1 user=x connect_timeout=1", sslmode="disable", **options)
 
 
 # ---- somebody in the middle, with a certificate that is valid

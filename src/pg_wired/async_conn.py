@@ -16,6 +16,7 @@ from typing import Any
 from .cancel import CancelToken
 from .connection import WireConn
 from .conninfo import ConnConfig
+from .deadline import seconds
 from .error import ConfigError, PgError, RequestTimeout, UsageError
 from .exclusive import ExclusiveConn
 from .link import Link
@@ -214,6 +215,7 @@ class AsyncConn(Queries):
         After `timeout` seconds the connection is closed at once; RequestTimeout if requests were unanswered then.
         Idempotent.
         """
+        limit = seconds(timeout)
         session, transport = self._session, self._transport
         if transport.is_closed:
             return
@@ -226,7 +228,7 @@ class AsyncConn(Queries):
         session.finish()
         transport.flush()
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(limit):
                 await asyncio.shield(transport.closed)
                 await self._link.watch.ended()
         except TimeoutError:

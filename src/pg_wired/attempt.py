@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 from . import dial
 from .conninfo import ConnConfig
 from .credentials import Credentials
-from .error import Outcome, PgError, PgWireError
+from .error import ConfigError, Outcome, PgError, PgWireError
 from .failures import CANNOT_CONNECT_NOW
 from .policy import Policy
 from .terms import Terms
@@ -57,6 +57,8 @@ class Attempt(Generic[S]):
         if isinstance(error, PgError):
             may_differ = self._stage is Stage.LOGGING_IN and error.code != CANNOT_CONNECT_NOW
             return may_differ and not self._has_fallen_back
+        if isinstance(error, ConfigError) and self._terms.config.tls is not None:
+            return False  # the caller's own words about TLS; libpq has nothing like them
         return self._stage is Stage.SECURING
 
     async def plain(self) -> S:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from . import dial
+from .deadline import seconds
 from .encrypt import send_all, until_done
 from .error import IoError, RequestTimeout
 from .frozen import Frozen
@@ -31,11 +32,12 @@ class CancelToken(Frozen):
         Does nothing once the session has ended: its process id may be another's by then. Raises RequestTimeout after
         `timeout` seconds, IoError where the server cannot be reached.
         """
+        limit = seconds(timeout)
         if not self._is_live():
             return
         request = messages.encode(messages.CancelRequest(self.pid, self.secret_key))
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(limit):
                 await self._send(request)
         except TimeoutError as error:
             raise RequestTimeout(f"the server did not take the cancel request within {timeout} s") from error

@@ -33,7 +33,7 @@ def end_point(der: bytes | None) -> tuple[bytes | None, str]:
     try:
         certificate = x509.load_der_x509_certificate(der)
         algorithm = certificate.signature_hash_algorithm
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):  # the last is a bare Exception
         return None, "the signature of the server's certificate is of an unknown kind"
     if algorithm is None:
         kind = _HASHLESS.get(certificate.signature_algorithm_oid.dotted_string, "such")

@@ -18,6 +18,7 @@ from .cancel import CancelToken
 from .connector import Connector, Shuffle
 from .conninfo import ConnConfig
 from .credentials import Credentials
+from .deadline import seconds
 from .error import ConnectionClosed, Outcome, PgError, ProtocolError, UsageError
 from .inbox import Inbox
 from .protocol import messages, startup
@@ -270,6 +271,7 @@ class WireConn:
 
     async def close(self, timeout: float = 10.0) -> None:
         """Send Terminate and wait up to `timeout` seconds for the server to close; idempotent."""
+        limit = seconds(timeout)
         if self._is_taken or self.transport.is_closed:
             return
         self.transport.check_owner()
@@ -280,7 +282,7 @@ class WireConn:
             self.inbox.out += messages.encode(messages.Terminate())
             self.transport.flush()
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(limit):
                 await asyncio.shield(self.transport.closed)
         except TimeoutError:
             pass

@@ -28,7 +28,7 @@ Shuffle: TypeAlias = Callable[[list[Any]], None]
 
 
 class Unfit(IoError):
-    """The session is none that `target_session_attrs` asks for."""
+    """The session is none that `target_session_attrs` asks for, or does not say so."""
 
 
 class Connector(Generic[S]):
@@ -142,7 +142,12 @@ class Connector(Generic[S]):
             if refusal is None:
                 return session
             await session.close(0)  # it says Terminate, and does not wait
-        except BaseException:
+        except BaseException as error:
             session.abort()
+            if isinstance(error, PgError):  # no refusal of us: as libpq, another host may answer
+                text = f"asking for target_session_attrs={self.config.target_session_attrs} failed: {error}"
+                raise Unfit(text, Outcome.NOT_SENT) from error
+            if isinstance(error, PgWireError):
+                error.outcome = Outcome.NOT_SENT
             raise
         raise Unfit(f"{refusal} (target_session_attrs={self.config.target_session_attrs})", Outcome.NOT_SENT)

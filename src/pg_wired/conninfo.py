@@ -64,6 +64,7 @@ class ConnConfig(Frozen):
     min_protocol_version: tuple[int, int]
     max_protocol_version: tuple[int, int]
     sslrootcert: str | None
+    tls: object
     sslmode: TlsMode
     sslnegotiation: str
     sslcert: str | None
@@ -75,7 +76,6 @@ class ConnConfig(Frozen):
     sslsni: bool
     ssl_min_protocol_version: str | None
     ssl_max_protocol_version: str | None
-    tls: object
     statement_cache_size: int
     max_in_flight: int
 
@@ -166,6 +166,7 @@ class ConnConfig(Frozen):
             is_tls=is_tls,
             binding=binding,
             no_binding=no_binding,
+            needs_certificate=self.sslcertmode == "require",
             versions=(self.min_protocol_version, self.max_protocol_version),
         )
 

@@ -54,7 +54,10 @@ class Route(NamedTuple):
 async def reach(route: Route) -> socket.socket:
     """A connected, non-blocking socket, without TLS. Raises IoError, and AuthenticationError for `requirepeer`."""
     loop = asyncio.get_running_loop()
-    sock = socket.socket(route.address.family, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(route.address.family, socket.SOCK_STREAM)
+    except OSError as error:  # no such family here, or too many files
+        raise route.failed(error) from error
     try:
         sock.setblocking(False)
         _set_options(sock, route.config)

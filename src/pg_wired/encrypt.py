@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import os
 import socket
@@ -88,15 +89,17 @@ _ANSWERS = {
 async def encrypted(sock: socket.socket, security: Security) -> ssl.SSLSocket:
     """The TLS handshake over `sock`, which this takes over. Raises IoError."""
     try:
+        sock.getpeername()  # else wrap_socket finds out, with the descriptor in a socket of its own
         wrapped = security.context.wrap_socket(
             sock,
             server_hostname=security.server_hostname,
             do_handshake_on_connect=False,
             suppress_ragged_eofs=False,  # a cut stream is an error, never an end
         )
-    except ssl.SSLError as error:
+    except OSError as error:
         sock.close()
-        raise _failed(describe(error)) from error
+        # Without the traceback, whose frames would keep such a socket.
+        raise _failed(describe(error)) from error.with_traceback(None)
     try:
         await until_done(wrapped, wrapped.do_handshake)
         _check_alpn(wrapped, security.is_direct)
@@ -124,7 +127,10 @@ def describe(error: OSError) -> str:
     """An error of TLS or the operating system in words of ours and theirs; none of the peer's bytes are in it."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: the server's certificate was refused: {error.verify_message.rstrip('.')}"
-    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionResetError):
+    if (
+        isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionResetError)
+        or error.errno == errno.ENOTCONN
+    ):
         return "TLS: the server closed the connection during the handshake"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {str(error.reason or error.strerror).replace('_', ' ').lower()}"

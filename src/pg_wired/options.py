@@ -30,7 +30,7 @@ from .option_kinds import (
     version,
     words,
 )
-from .tls import TlsMode
+from .tls import TlsConfig, TlsMode
 
 # The versions of the protocol that are spoken; libpq 18 knows the same.
 PROTOCOLS = {"3.0": (3, 0), "3.2": (3, 2), "latest": (3, 2)}
@@ -70,7 +70,7 @@ def _tls_version(name: str) -> str:
 
 
 def _tls(value: object) -> object:
-    if not hasattr(value, "wrap_socket") and type(value).__name__ != "TlsConfig":
+    if not hasattr(value, "wrap_socket") and not isinstance(value, TlsConfig):
         raise ValueError
     return value
 
@@ -94,8 +94,11 @@ def _default_dbname(settled: Mapping[str, Any]) -> object:
 
 
 def _default_sslmode(settled: Mapping[str, Any]) -> TlsMode:
-    """`prefer`; `verify-full` with `sslrootcert=system`"""
-    return TlsMode.VERIFY_FULL if settled["sslrootcert"] == "system" else TlsMode.PREFER
+    """`prefer`; `require` with `tls`; `verify-full` with `sslrootcert=system` or roots in a `TlsConfig`"""
+    tls = settled["tls"]
+    if settled["sslrootcert"] == "system" or (isinstance(tls, TlsConfig) and tls.roots):
+        return TlsMode.VERIFY_FULL
+    return TlsMode.PREFER if tls is None else TlsMode.REQUIRE
 
 
 def _default_newest(settled: Mapping[str, Any]) -> object:
@@ -205,6 +208,16 @@ TABLE: dict[str, Option] = {
     "sslrootcert": text(
         "certificates to trust: a file, instead of `~/.postgresql/root.crt`, or `system`", "PGSSLROOTCERT"
     ),
+    # Ours; here, because sslmode's default depends on it.
+    "tls": Option(
+        "a `TlsConfig` or an `ssl.SSLContext` instead of files; a keyword argument only",
+        None,
+        None,
+        "a TlsConfig or an ssl.SSLContext, as a keyword argument",
+        _no_text,
+        _tls,
+        (object,),
+    ),
     "sslmode": members("whether TLS is tried or demanded, and what is checked", "PGSSLMODE", _default_sslmode, TlsMode),
     "sslnegotiation": words(
         "`direct`: begin with TLS at once (PostgreSQL 17)", "PGSSLNEGOTIATION", "postgres", "postgres", "direct"
@@ -225,15 +238,6 @@ TABLE: dict[str, Option] = {
         "the newest TLS that will do", "PGSSLMAXPROTOCOLVERSION", None, ", ".join(TLS_VERSIONS), _tls_version
     ),
     # Ours, from here on.
-    "tls": Option(
-        "a `TlsConfig` or an `ssl.SSLContext` instead of files; a keyword argument only",
-        None,
-        None,
-        "a TlsConfig or an ssl.SSLContext, as a keyword argument",
-        _no_text,
-        _tls,
-        (object,),
-    ),
     "statement_cache_size": number("prepared statements kept; 0 means none", 256, 0),
     "max_in_flight": number("requests written and not yet answered; 1 for poolers that cannot pipeline", 256, 1),
 }
@@ -275,7 +279,12 @@ def disagreement(settled: Mapping[str, Any]) -> str:
         return "min_protocol_version is greater than max_protocol_version"
     if settled["scram_min_iterations"] > settled["scram_max_iterations"]:
         return "scram_min_iterations is greater than scram_max_iterations"
+    # Ours: who hands in what the server is checked against does not mean that the check may be passed by.
+    if settled["tls"] is not None and mode in (TlsMode.ALLOW, TlsMode.PREFER):
+        return f"tls needs sslmode=require, verify-ca or verify-full, not {mode.value}, which may go on in clear"
     # Ours: libpq finds out when it has logged in.
     if settled["channel_binding"] == "require" and mode is TlsMode.DISABLE:
         return "channel_binding=require needs TLS, and sslmode=disable rules it out"
+    if settled["sslcertmode"] == "require" and mode is TlsMode.DISABLE:
+        return "sslcertmode=require needs TLS, and sslmode=disable rules it out"
     return ""

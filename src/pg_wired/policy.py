@@ -39,10 +39,13 @@ class Policy(Frozen):
     is_tls: bool
     binding: bytes | None  # the hash of the server's certificate, as tls-server-end-point has it (RFC 5929, 4.1)
     no_binding: str  # why there is none
+    needs_certificate: bool  # sslcertmode=require
     versions: tuple[tuple[int, int], tuple[int, int]]  # the oldest protocol that will do, and the one to ask for
 
     def allow(self, method: str) -> None:
         """AuthenticationError if this way to log in is not allowed. Called before anything secret is made or sent."""
+        if self.needs_certificate and not self.is_tls:
+            raise refusal("sslcertmode=require, and without TLS the server is shown no certificate")
         allowed = self.require_auth
         if allowed is not None and method not in allowed:
             names = ", ".join(name for name in METHODS if name in allowed)

@@ -13,7 +13,7 @@ from .error import ConfigError
 from .hosts import HostConfig
 from .policy import Policy
 from .scram import SaltedPasswords
-from .tls import TlsConfig
+from .tls import TlsConfig, TlsMode
 from .tls_context import is_name_checked, make_context
 
 
@@ -34,6 +34,8 @@ class Terms:
         """Raise ConfigError for what is wrong with `tls` before anything is tried: those are the caller's own words."""
         if self._tls is not None:
             await self._made_context()
+        elif isinstance(self.config.tls, ssl.SSLContext):
+            _check_verifies(self.config.tls, self.config.sslmode)
 
     async def _made_context(self) -> ssl.SSLContext:
         """Made once, and in a thread: with the system's roots it takes some 60 ms, with a file less than one."""
@@ -63,7 +65,8 @@ class Terms:
             if is_checked:
                 raise ConfigError(f"{name!r} cannot be the name of a server with TLS")
             name = None
-        return Security(context, name if is_checked or config.sslsni else None, self._is_direct)
+        is_asked_for = config.sslsni and name is not None and not _is_numeric(name)
+        return Security(context, name if is_checked or is_asked_for else None, self._is_direct)
 
     def policy(self, sock: socket.socket) -> Policy:
         """What this socket's server may get out of us."""
@@ -76,6 +79,19 @@ class Terms:
                 binding, no_binding = certificate.end_point(sock.getpeercert(binary_form=True))
         is_private = is_tls or sock.family == socket.AF_UNIX
         return config.policy(is_private=is_private, is_tls=is_tls, binding=binding, no_binding=no_binding)
+
+
+def _is_numeric(name: str) -> bool:
+    """libpq's rule for what is an address, and no name for SNI (RFC 6066, 3): short forms as "127.1" too."""
+    return ":" in name or not name.strip("0123456789.")
+
+
+def _check_verifies(context: ssl.SSLContext, mode: TlsMode) -> None:
+    """ConfigError where a ready-made context does less than the mode promises."""
+    if mode.is_verified and context.verify_mode is ssl.CERT_NONE:
+        raise ConfigError(f"sslmode={mode.value}, and the SSLContext verifies nothing: set its verify_mode")
+    if mode is TlsMode.VERIFY_FULL and not context.check_hostname:
+        raise ConfigError("sslmode=verify-full, and the SSLContext checks no name: set its check_hostname")
 
 
 def _can_be_asked_for(name: str) -> bool:

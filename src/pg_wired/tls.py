@@ -34,14 +34,15 @@ class TlsMode(Enum):
 
 
 class TlsConfig(Frozen):
-    """TLS in objects instead of `ssl...` options: what is given here is used in their place; `sslmode` still decides.
+    """TLS in objects instead of `ssl...` options: what is given here is used in their place; `sslmode` still decides,
+    and is verify-full by default where there are `roots`, else require.
 
     `roots`, `certificate`, `key` and `crl` are a path, or PEM text itself (str or bytes); `roots="system"` are the
     operating system's, and need verify-full. Versions are "TLSv1.2" or "TLSv1.3". `server_hostname` is the name to ask
     for and to verify in place of `host`. Unlike the options' files, what is named here must exist. Raises ConfigError.
     """
 
-    hidden: ClassVar = frozenset({"key", "key_password"})
+    hidden: ClassVar = frozenset({"certificate", "key", "key_password"})  # a certificate's PEM may have its key
     roots: str | bytes | None
     certificate: str | bytes | None
     key: str | bytes | None
@@ -84,6 +85,8 @@ def is_pem(value: str | bytes) -> bool:
 
 
 def _path_or_pem(name: str, value: Text) -> str | bytes | None:
+    if isinstance(value, str | bytes) and not value:
+        raise ConfigError(f"TlsConfig: {name} is empty: pass a path or PEM text, or leave it out")
     if value is None or isinstance(value, str | bytes):
         return value
     try:

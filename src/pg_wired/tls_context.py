@@ -12,7 +12,7 @@ import stat
 from contextlib import ExitStack
 
 from .conninfo import ConnConfig
-from .error import ConfigError
+from .error import ConfigError, IoError, Outcome
 from .tls import TlsConfig, TlsMode, is_pem
 
 # The protocol chapter, "SSL Session Encryption": the name of PostgreSQL's protocol for ALPN.
@@ -32,7 +32,7 @@ _OLD = ("TLSv1", "TLSv1.1")
 def make_context(config: ConnConfig) -> ssl.SSLContext:
     """The context for every connection of this configuration: `tls` itself where it is one, else made from the options.
 
-    Raises ConfigError, which names the option and the file that is wrong.
+    Raises ConfigError, which names the option and the file that is wrong, and IoError where PEM text finds no room.
     """
     if isinstance(config.tls, ssl.SSLContext):
         return config.tls
@@ -62,9 +62,13 @@ class _Maker:
         if self._load_roots():
             context.verify_mode = ssl.CERT_REQUIRED
             self._load_crl()
+        elif self.tls.crl:
+            raise ConfigError("TlsConfig: a crl needs the roots of the certificates that it revokes: pass roots=")
         context.check_hostname = self.config.sslmode is TlsMode.VERIFY_FULL
         if self.config.sslcertmode != "disable":
             self._load_certificate()
+        else:
+            self._check_named()
         context.set_alpn_protocols([ALPN])
         return context
 
@@ -141,22 +145,30 @@ class _Maker:
                 self._check_can_do_without(path)
                 return
             is_one = self.tls.certificate is not None and key is None  # both are in there
+            _check_may_be_path(key)
             key_path = path if is_one else _place(stack, key, "postgresql.key")
-            _check_key(key_path)
-            self._load_pair(path, key_path)
+            shown = "" if self.tls.certificate else f" {key_path!r}"  # what TlsConfig has may be no path
+            _check_key(key_path, shown)
+            self._load_pair(path, key_path, shown)
+
+    def _check_named(self) -> None:
+        """What TlsConfig names must exist, also where sslcertmode=disable has no use for it."""
+        for name, value in (("certificate", self.tls.certificate), ("key", self.tls.key)):
+            if value is not None and not is_pem(value) and not os.path.exists(value):
+                raise ConfigError(f"TlsConfig: the file that {name} names does not exist")
 
     def _check_can_do_without(self, path: str) -> None:
         if self.tls.certificate or self.config.sslcertmode == "require":
             raise ConfigError(f"the client certificate {path!r} does not exist (sslcert)")
 
-    def _load_pair(self, certificate: str, key: str) -> None:
+    def _load_pair(self, certificate: str, key: str, shown: str) -> None:
         secret = self.tls.key_password or self.config.sslpassword or ""
         try:
             # Without a password given OpenSSL would ask on the terminal.
             self.context.load_cert_chain(certificate, key, password=lambda: secret)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"could not read the client certificate {certificate!r} with its key {key!r}: {_reason(error)}; "
+                f"could not read the client certificate {certificate!r} with its key{shown}: {_reason(error)}; "
                 "do they belong together, and is sslpassword right?"
             ) from error
 
@@ -171,26 +183,33 @@ def _place(stack: ExitStack, value: str | bytes | None, default: str) -> str:
         return os.path.expanduser(os.path.join(FOLDER, default))
     if not is_pem(value):
         return os.fsdecode(value)
-    fd = os.memfd_create("pem", os.MFD_CLOEXEC)
-    stack.callback(os.close, fd)
-    os.fchmod(fd, 0o600)
-    os.write(fd, value.encode() if isinstance(value, str) else value)
+    try:
+        fd = os.memfd_create("pem", os.MFD_CLOEXEC)
+        stack.callback(os.close, fd)
+        os.fchmod(fd, 0o600)
+        os.write(fd, value.encode() if isinstance(value, str) else value)
+    except OSError as error:  # too many files, or no memory
+        raise IoError(f"no file in memory for PEM text: {error.strerror}", Outcome.NOT_SENT) from error
     return f"/proc/self/fd/{fd}"
 
 
-def _check_key(path: str) -> None:
-    """libpq's rule for the permissions of a private key (initialize_SSL)."""
+def _check_may_be_path(key: str | bytes | None) -> None:
+    """Refuse what is rather a key itself, and show nothing; 255 is NAME_MAX, the longest name that a file can have."""
+    if isinstance(key, str) and not is_pem(key) and ("\n" in key or len(key) > 255) and not os.path.exists(key):
+        raise ConfigError("the key is neither PEM text (-----BEGIN ...) nor the path of a file")
+
+
+def _check_key(path: str, shown: str) -> None:
+    """libpq's rule for the permissions of a private key (initialize_SSL). `shown` is what messages say of the path."""
     try:
         status = os.stat(path)
     except OSError as error:
-        raise ConfigError(f"there is a client certificate, but not its key {path!r}: {error.strerror}") from error
+        raise ConfigError(f"there is a client certificate, but not its key{shown}: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"the private key {path!r} is not a regular file")
+        raise ConfigError(f"the private key{shown} is not a regular file")
     forbidden = stat.S_IRWXO | (stat.S_IWGRP | stat.S_IXGRP if status.st_uid == 0 else stat.S_IRWXG)
     if status.st_mode & forbidden:
-        raise ConfigError(
-            f"the private key {path!r} is open to others: chmod 0600 it (0640 will do where root owns it)"
-        )
+        raise ConfigError(f"the private key{shown} is open to others: chmod 0600 it (0640 will do where root owns it)")
 
 
 def _reason(error: OSError | ValueError) -> str:

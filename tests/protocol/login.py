@@ -31,6 +31,7 @@ def policy(**changes: Any) -> Policy:
         "is_tls": False,
         "binding": None,
         "no_binding": "there is no TLS",
+        "needs_certificate": False,
         "versions": ((3, 0), (3, 0)),
     }
     return Policy(**{**usual, **changes})
