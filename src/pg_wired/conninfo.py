@@ -211,6 +211,9 @@ def _layer(source: str, pairs: Mapping[str, object]) -> Found:
     return layer
 
 
+QUOTING = "or a value with blanks, = or & that is not quoted: it is not shown, for it may be a part of a password"
+
+
 def _known(name: str, source: str) -> str:
     """The option's name in the table; refuses a name that is not there."""
     canonical = ALIASES.get(name, name)
@@ -219,7 +222,10 @@ def _known(name: str, source: str) -> str:
     import difflib  # costs an import and serves this error only
 
     near = difflib.get_close_matches(name.lower(), [*TABLE, *ALIASES], n=1)
-    raise ConfigError(f'{source}: unknown option "{name}"' + "".join(f"; did you mean {other}?" for other in near))
+    # In a string it may be a part of a password that was quoted wrongly.
+    shown = "" if source == SOURCE else f' "{name}"'
+    hint = "".join(f"; did you mean {other}?" for other in near)
+    raise ConfigError(f"{source}: unknown option{shown}{hint or f'; {QUOTING}' * (not shown)}")
 
 
 def _gives(name: str, value: object) -> bool:
