@@ -188,7 +188,7 @@ class AsyncPool(Queries):
         self._owner.check()
         self._stop()
         me = asyncio.current_task()
-        for lent in self._lending.out:
+        for lent in list(self._lending.out):  # whose end may take others with it
             if lent.task is me:
                 lent.conn.abort()
         try:

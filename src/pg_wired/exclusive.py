@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 
@@ -67,6 +68,7 @@ class InnerTurn(Turn):
     def __init__(self, outer: Turn, name: str) -> None:
         super().__init__(outer.link, name, has_state=True)
         self._outer = outer
+        self._over: asyncio.Future[None] = outer.link.loop.create_future()
 
     @property
     def is_outermost(self) -> bool:
@@ -78,10 +80,22 @@ class InnerTurn(Turn):
         self.clean = self._cleaning = None
         self.is_abandoned = False
         self._window = self._outer.window
+        self._over = self.link.loop.create_future()
         self._outer.inner = self
 
+    def move_to(self, outer: Turn) -> None:
+        self._outer = outer
+
+    async def over(self) -> None:
+        if not self.is_abandoned:
+            self.abandon(self.leave())
+        await asyncio.shield(self._over)
+
     def _give_back(self) -> None:
+        self.link.transport.resume()
         self._window = None
+        if not self._over.done():
+            self._over.set_result(None)
         if self._outer.inner is self:
             self._outer.inner = None
             held, self._outer.held = self._outer.held, []

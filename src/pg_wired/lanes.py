@@ -198,13 +198,8 @@ class Lanes(Clock):
         if not self.sessions:
             yield self._wait
             return
-        link = self._links[routing.choose(self.sessions)]
-
-        def submit(request: Request) -> None:
-            request.may_move = True
-            link.submit(request)
-
-        with link.in_one_write():
+        # None of them may move: a batch that is torn apart would run out of its order.
+        with self._links[routing.choose(self.sessions)].in_one_write() as submit:
             yield submit
 
     def _wait(self, request: Request) -> None:

@@ -29,6 +29,7 @@ class Lent:
         self.task: asyncio.Task[Any] | None = None
         self.on_end: Callable[[], None] | None = None
         self.is_over = False  # its end is known
+        self.is_set_up = True
         self._lending = lending
 
     def ended(self) -> None:
@@ -65,10 +66,15 @@ class Lending(Clock):
         self.limit = opener.told.max_exclusive
         self.idle: list[Lent] = []
         self.out: set[Lent] = set()  # lent, or being made clean
-        self.opening = 0
+        self._openers: set[asyncio.Task[None]] = set()
         self.leaving = 0  # closing, and not closed yet
         self.waiters: deque[Waiter] = deque()
         self._longest_wait = 0.0
+
+    @property
+    def opening(self) -> int:
+        """Those that are being made."""
+        return len(self._openers)
 
     @property
     def in_use(self) -> int:
@@ -101,13 +107,13 @@ class Lending(Clock):
         except BaseException:
             if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
                 self.give_back(waiter.future.result())  # it was handed over in the tick of the cancelling
+            elif waiter in self.waiters:
+                self.waiters.remove(waiter)
             raise
         finally:
             if timer is not None:
                 timer.cancel()
             self._longest_wait = max(self._longest_wait, self.loop.time() - waiter.since)
-            if waiter in self.waiters:
-                self.waiters.remove(waiter)
 
     def _check_wait(self, verb: str, end: float, deadline: float) -> None:
         """Refuse at once what would wait for nothing, for too long a queue, or not at all."""
@@ -151,7 +157,8 @@ class Lending(Clock):
         if self.opener.told.on_connect is None or lent.conn.is_broken or self.opener.is_closed:
             self.give_back(lent)
         else:
-            self.opener.run(self._set_up(lent))
+            lent.is_set_up = False
+            self.opener.run(self._set_up(lent)).add_done_callback(lambda _: self._abandoned(lent))
 
     async def _set_up(self, lent: Lent) -> None:
         try:
@@ -163,6 +170,14 @@ class Lending(Clock):
             lent.conn.abort()
             raise
         finally:
+            lent.is_set_up = True
+            self.give_back(lent)
+
+    def _abandoned(self, lent: Lent) -> None:
+        """The task may have been cancelled before its first step."""
+        if not lent.is_set_up:
+            lent.is_set_up = True
+            lent.conn.abort()
             self.give_back(lent)
 
     def _offer(self, lent: Lent) -> None:
@@ -217,29 +232,35 @@ class Lending(Clock):
 
     def grow(self) -> None:
         """Open connections for those who wait, as far as the limit allows."""
-        if self.opener.is_closed:
+        room = self.limit - self.in_use
+        if self.opener.is_closed or room <= 0:  # before all who wait are looked at
             return
         wanted = sum(not waiter.future.done() for waiter in self.waiters) - self.opening
-        for _ in range(min(wanted, self.limit - self.in_use)):
-            self.opening += 1
-            self.opener.run(self._open())
+        for _ in range(min(wanted, room)):
+            task = self.opener.run(self._open())
+            self._openers.add(task)
+            task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        """It has made none: it failed, nobody waited any more, or it was cancelled, perhaps before its first step."""
+        if task in self._openers:
+            self._openers.discard(task)
+            self.loop.call_soon(self.grow)
 
     async def _open(self) -> None:
-        conn: AsyncConn | None = None
-        try:
-            while conn is None and self._first_waiter() is not None:
-                try:
-                    conn = await self.opener.open()
-                except Exception as error:  # on_connect's own, too
-                    self._report(error)
-        finally:
-            self.opening -= 1
-            if conn is None:
-                self.loop.call_soon(self.grow)
-        if conn is not None:
+        while self._first_waiter() is not None:
+            try:
+                conn = await self.opener.open()
+            except Exception as error:  # on_connect's own, too
+                self._report(error)
+                continue
+            me = asyncio.current_task()
+            assert me is not None  # it has a task of its own
+            self._openers.discard(me)
             lent = Lent(self, conn)
             conn._session.keeper = lent
             self._offer(lent)
+            return
 
     def _first_waiter(self) -> Waiter | None:
         return next((waiter for waiter in self.waiters if not waiter.future.done()), None)

@@ -47,6 +47,10 @@ class LentTurn(Turn):
             behind.is_state_mutated = self.is_state_mutated
             behind.clean = partial(reset.run, behind)
             is_idle = self.is_idle and session.transaction_status is TransactionStatus.IDLE
+            behind.inner, behind.held = self.inner, self.held
+            if behind.inner is not None:
+                behind.inner.move_to(behind)
+            self.inner, self.held = None, []
             self._lent = self._link = self._window = None
             if is_idle:
                 lent.task = None

@@ -42,7 +42,9 @@ class Probe:
 
     def _look(self) -> None:
         for conn in list(self._conns()):
-            if conn.is_alive and not conn.in_flight:
+            session = conn._session
+            is_busy = session.inflight or session.pending or session.holds or session.window is not None
+            if conn.is_alive and not is_busy:
                 self._ask(conn)
         self.start()
 

@@ -124,11 +124,27 @@ class Turn:
             self.is_abandoned = True
             task = self.link.loop.create_task(leaving)
             self.link.tasks.add(task)
-            task.add_done_callback(self.link.tasks.discard)
+            task.add_done_callback(self._left)
         else:
             leaving.close()
             if self._window is not None:
                 self._give_back()
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        """A task that was cancelled before its first step has cleaned nothing."""
+        self.link.tasks.discard(task)
+        self._cleaned(task)
+
+    def _cleaned(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() and self._window is not None:
+            self.link.abort()
+            self._give_back()
+
+    def move_to(self, outer: Turn) -> None:
+        """Another turn has the connection that this one is inside of."""
+
+    async def over(self) -> None:
+        """Until it has given back what it had; its owner, if he is still there, has left it open."""
 
     async def leave_behind(self, reply: asyncio.Future[Rows]) -> None:
         """Leave; but whose deadline has passed does not wait for the cleaning."""
@@ -141,22 +157,28 @@ class Turn:
         """Give the turn back, clean. Being cancelled meanwhile does not stop that."""
         if self._window is None:
             return
-        if self.link.session.failure is not None or (self.is_idle and self.clean is None):
+        if self.link.session.failure is not None or (self.is_idle and self.clean is None and self.inner is None):
             self._give_back()
             return
         if self._cleaning is None:
             self._cleaning = self.link.loop.create_task(self._end())
+            self._cleaning.add_done_callback(self._cleaned)
         await asyncio.shield(self._cleaning)
 
     async def _end(self) -> None:
         try:
             async with asyncio.timeout(2 * GRACE):
+                if self.inner is not None:
+                    await self.inner.over()
                 if not self.is_idle:
                     await self._stop()
                 if self.clean is not None:
                     await self.clean()
         except (PgWireError, TimeoutError):
             self.link.abort()  # in a state that nobody knows
+        except BaseException:
+            self.link.abort()
+            raise
         finally:
             self._give_back()
 

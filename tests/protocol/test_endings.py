@@ -537,3 +537,13 @@ def test_a_retired_session_hands_on_what_waits() -> None:
     assert list(sinks[0].result) == [(b"1",)]
     client.session.lost(None)
     assert keeper.ends == 2
+
+
+def test_lost_with_a_window_open() -> None:
+    client = Client(max_in_flight=1)
+    window = client.inside = client.window()
+    first, second = client.query("select 1"), client.query("select 2")
+    client.take()
+    client.session.lost(None)
+    assert not window.inside
+    assert outcomes(first, second) == [Outcome.UNKNOWN, Outcome.NOT_SENT]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from enum import IntEnum
 from pathlib import Path
 
@@ -68,6 +69,21 @@ def test_put_part(data: bytes, i: int, j: int) -> None:
     q = bytearray(12)
     assert octets.put_part(q, i, bytes(j) + data + b"behind", j, len(data)) == i + len(data)
     assert q == bytes(i) + data + bytes(12 - i - len(data))
+
+
+@pytest.mark.parametrize("n", [0, 1, -1, 2**31 - 1, -(2**31)])
+def test_put_native(n: int) -> None:
+    q = bytearray(6)
+    octets.put_native(q, 1, n)
+    assert q == b"\0" + n.to_bytes(4, sys.byteorder, signed=True) + b"\0"
+
+
+def test_longs() -> None:
+    room = bytearray(24)
+    longs = octets.longs(room)
+    longs[1] = -5
+    longs[2] += 2**40
+    assert room == b"".join([n.to_bytes(8, sys.byteorder, signed=True) for n in (0, -5, 2**40)])
 
 
 def test_grow() -> None:

@@ -290,3 +290,9 @@ def test_a_request_that_never_left_forgets_how_it_was_encoded() -> None:
     assert forgotten == (None, octets.NO_ROWS, (), octets.NEVER)
     assert other.sink is simple and other.data is not None and other.script == requests.SIMPLE
     assert query.fate(10**9) is other.fate(10**9) is Outcome.NOT_SENT
+
+
+def test_what_nobody_waits_for_makes_no_rows() -> None:
+    request = requests.simple_query(None, "set a to b; select 1", 0.0)
+    request.end_result("SET")
+    assert request.result is None and request.results == []
