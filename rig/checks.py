@@ -11,7 +11,8 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
@@ -32,20 +33,39 @@ TCP_INFO_DATA_SEGS_OUT = 156  # linux/tcp.h, struct tcp_info: where tcpi_data_se
 
 
 def ends_clean(seconds: float = 30.0) -> Callable[[Test[P, R]], Test[P, R]]:
-    """Give an asynchronous test a deadline; it must leave no task and no socket that was not there before."""
+    """Give an asynchronous test a deadline; it leaves no new task, no new socket, and no callback that has failed."""
 
     def decorate(test: Test[P, R]) -> Test[P, R]:
         @functools.wraps(test)
         async def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             before = open_sockets()
-            async with asyncio.timeout(seconds):
-                result = await test(*args, **kwargs)
-            await nothing_left(before)
+            with failed_callbacks() as failed:
+                async with asyncio.timeout(seconds):
+                    result = await test(*args, **kwargs)
+                await nothing_left(before)
+            assert not failed, failed
             return result
 
         return checked
 
     return decorate
+
+
+@contextmanager
+def failed_callbacks() -> Iterator[list[dict[str, Any]]]:
+    """What the loop tells of while this lasts, except for what depends on the garbage collector."""
+    loop, failed = asyncio.get_running_loop(), []
+
+    def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "future" not in context and "task" not in context:
+            failed.append(context)
+        loop.default_exception_handler(context)
+
+    loop.set_exception_handler(tell)
+    try:
+        yield failed
+    finally:
+        loop.set_exception_handler(None)
 
 
 async def nothing_left(before: set[str]) -> None:

@@ -124,18 +124,15 @@ class Turn:
             self.is_abandoned = True
             task = self.link.loop.create_task(leaving)
             self.link.tasks.add(task)
-            task.add_done_callback(self._left)
+            task.add_done_callback(self.link.tasks.discard)
+            task.add_done_callback(self._cleaned)
         else:
             leaving.close()
             if self._window is not None:
                 self._give_back()
 
-    def _left(self, task: asyncio.Task[None]) -> None:
-        """A task that was cancelled before its first step has cleaned nothing."""
-        self.link.tasks.discard(task)
-        self._cleaned(task)
-
     def _cleaned(self, task: asyncio.Task[None]) -> None:
+        """A task that was cancelled before its first step has cleaned nothing."""
         if task.cancelled() and self._window is not None:
             self.link.abort()
             self._give_back()
