@@ -14,7 +14,7 @@ from .error import ConnectionClosed, Outcome, PgWireError, RequestTimeout
 from .owner import Owner
 from .pool_settings import PoolSettings
 from .pool_stats import Totals
-from .protocol import answers, endings
+from .protocol import endings
 from .protocol.notification_queue import NotificationQueue
 
 LOG = logging.getLogger("pg_wired.pool")
@@ -114,7 +114,7 @@ class Opener:
         session = conn._session
         LOG.warning("%s %s (pid %s) is gone: %s", what, conn.addr, conn.backend_pid, session.failure or _why(conn))
         self._backoff.ended(self.loop.time(), self.loop.time() - conn._link.born)
-        if session.retired == answers.REFUSES:
+        if session.retired == endings.REFUSES:
             self._eject(conn.addr)
 
     def _eject(self, addr: str) -> None:
@@ -124,12 +124,12 @@ class Opener:
         """
         others = [conn for conn in self.conns if conn.addr == addr and conn.is_alive]
         for conn in others:
-            conn._session.retired = answers.REFUSES
+            conn._session.retired = endings.REFUSES
         for conn in others:
             if conn._session.keeper is not None:
                 conn._session.keeper.ended()
         for conn in others:
-            endings.retire(conn._session, answers.REFUSES)
+            endings.retire(conn._session, endings.REFUSES)
 
     def see_off(self, conn: AsyncConn) -> None:
         """Close it when all is answered, however long that takes; nobody waits for it but the pool's end."""

@@ -420,16 +420,3 @@ def test_the_longest_messages_are_waited_for() -> None:
     other.simple("select")
     other.feed(b"C" + (30_000).to_bytes(4, "big") + b"x" * 29_995 + b"\0" + m.encode(READY))
     assert other.sinks[0].result[0].command_tag == "x" * 29_995
-
-
-@pytest.mark.parametrize(
-    ("must_write", "code", "retires"), [(True, "25006", True), (True, "25001", False), (False, "25006", False)]
-)
-def test_a_server_that_refuses_to_write_is_the_wrong_one(must_write: bool, code: str, retires: bool) -> None:
-    client = Client(max_in_flight=1)
-    client.session.must_write = must_write
-    sinks = [client.simple("insert"), client.simple("insert")]
-    client.feed(error(code), READY)
-    assert pg_error(sinks[0]).code == code and pg_error(sinks[0]).outcome is Outcome.REJECTED
-    assert bool(client.session.retired) is retires
-    assert getattr(sinks[1].error, "outcome", None) is (Outcome.NOT_SENT if retires else None)

@@ -165,7 +165,7 @@ def test_a_unit_decides_for_itself() -> None:
     client = Client()
     sink = client.transaction("selec", "select 1")
     client.take()
-    client.feed(m.CommandComplete("BEGIN"), m.CommandComplete("SAVEPOINT"), m.ReadyForQuery("T"))
+    client.feed(m.CommandComplete("BEGIN"), m.CommandComplete("SET"), m.ReadyForQuery("T"))
     client.feed(error("42601"), m.ReadyForQuery("E"), error("25P02"), m.ReadyForQuery("E"))
     assert not sink.is_answered and client.sent() == []
     client.feed(m.CommandComplete("ROLLBACK"), READY)
@@ -547,3 +547,27 @@ def test_lost_with_a_window_open() -> None:
     client.session.lost(None)
     assert not window.inside
     assert outcomes(first, second) == [Outcome.UNKNOWN, Outcome.NOT_SENT]
+
+
+@pytest.mark.parametrize(
+    ("must_write", "code", "reported", "retires"),
+    [
+        (True, "25006", [], True),
+        (True, "25006", ["on"], True),
+        (True, "25006", ["off"], False),  # somebody has asked for a transaction that is read-only
+        (True, "25001", [], False),
+        (False, "25006", [], False),
+    ],
+)
+def test_a_server_that_refuses_to_write_is_the_wrong_one(
+    must_write: bool, code: str, reported: list[str], retires: bool
+) -> None:
+    client = Client(max_in_flight=1)
+    client.session.must_write = must_write
+    client.session.parameters.update(in_hot_standby="off")
+    sinks = [client.simple("insert"), client.simple("insert")]
+    reports = [m.ParameterStatus("default_transaction_read_only", value) for value in reported]
+    client.feed(error(code), *reports, READY)
+    assert pg_error(sinks[0]).code == code and pg_error(sinks[0]).outcome is Outcome.REJECTED
+    assert bool(client.session.retired) is retires
+    assert getattr(sinks[1].error, "outcome", None) is (Outcome.NOT_SENT if retires else None)

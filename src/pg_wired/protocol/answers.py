@@ -17,9 +17,6 @@ MAX_PARAMETERS = 1000
 MAX_NOTES = 10
 # Once one of these changes, the connection means something else to every other task that shares it.
 RETIRING = frozenset({"client_encoding", "standard_conforming_strings", "session_authorization", "in_hot_standby"})
-# read_only_sql_transaction: a server that was the primary may have become a standby.
-READ_ONLY = "25006"
-REFUSES = f"the server refuses to write ({READ_ONLY})"
 # On a crash or an immediate shutdown the reason comes as a notice: crash_shutdown, admin_shutdown.
 SHUTDOWN_NOTICES = ("57P02", "57P01")
 
@@ -136,8 +133,6 @@ def _fail(session: Session, request: requests.Request, error: PgError) -> None:
         _note(request.error, error)
         return
     request.error = error
-    if session.must_write and error.code == READ_ONLY and not session.retired:
-        endings.retire(session, REFUSES)
     error.partial = request.results or []
     statement = request.statement
     if statement is not None and request.parses and not statement.is_described and not request.is_bound:

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from .session import Session
 
 _IDLE = ord(TransactionStatus.IDLE.value)
+# read_only_sql_transaction: a server that was the primary may have become a standby.
+READ_ONLY = "25006"
+REFUSES = f"the server refuses to write ({READ_ONLY})"
+# What a server that takes writes reports of itself, from PostgreSQL 14 on: then its owner wished for a read-only one.
+WRITABLE = {"in_hot_standby": "off", "default_transaction_read_only": "off"}.items()
 
 
 def settle(session: Session, request: requests.Request, status: int) -> None:
@@ -30,6 +35,8 @@ def settle(session: Session, request: requests.Request, status: int) -> None:
     group, session.group = session.group, []
     if request.holds:
         session.holds -= 1
+    if session.must_write and not session.retired and _refuses_to_write(session, (*group, request)):
+        retire(session, REFUSES)
     if request is session.rollback and status != _IDLE:
         raise ProtocolError("the server kept a transaction open after ROLLBACK")
     if session.foreign is None and status != _IDLE and not request.may_stay_open:
@@ -47,6 +54,12 @@ def settle(session: Session, request: requests.Request, status: int) -> None:
         _end_group(session, group, request)
     elif not repair(session, request, request):
         _end(request)
+
+
+def _refuses_to_write(session: Session, members: Iterable[requests.Request]) -> bool:
+    """Whether it is the server that is read-only. Its reports come behind the error, and before ReadyForQuery."""
+    is_refused = any(member.error is not None and member.error.code == READ_ONLY for member in members)
+    return is_refused and not session.parameters.items() >= WRITABLE
 
 
 def _end(request: requests.Request) -> None:
