@@ -9,6 +9,7 @@ import socket
 from contextlib import suppress
 
 from pg_wired.protocol import messages as m
+from pg_wired.protocol.transaction import GUARD
 
 from .fake_pg import KEY, FakePG, Peer, error
 from .talk import TEXT, describe
@@ -60,7 +61,7 @@ class LivelyPG(FakePG):
                 peer.sock.close()
 
     async def _answer(self, pid: int, peer: Peer) -> None:
-        status, parameter, command = "I", b"", ""
+        status, parameter, query = "I", b"", ""
         statements: dict[str, str] = {}
         while True:
             while (message := peer.talk.take()) is None:
@@ -79,8 +80,8 @@ class LivelyPG(FakePG):
                 statements[message.statement] = message.query
             if isinstance(message, m.Bind):
                 parameter = message.params[0] or b"" if message.params else b""
-                command = statements[message.statement].split()[0]
-            row = m.DataRow((str(pid).encode(), parameter))
+                query = statements[message.statement]
+            row = m.DataRow((b"1",) if query == GUARD else (str(pid).encode(), parameter))
             if isinstance(message, m.Query):
                 self.said.append(message.query)
                 word = message.query.split(";")[0].split()[0].upper() if message.query.strip() else ""
@@ -90,10 +91,10 @@ class LivelyPG(FakePG):
                     done = error("25006")
                 await peer.send(done, m.ReadyForQuery(status))
             else:
-                await peer.send(*self._extended(message, [] if command == "RELEASE" else [row], status))
+                await peer.send(*self._extended(message, row, status))
 
     @staticmethod
-    def _extended(message: m.FrontendMessage, rows: list[m.DataRow], status: str) -> list[m.BackendMessage]:
+    def _extended(message: m.FrontendMessage, row: m.DataRow, status: str) -> list[m.BackendMessage]:
         match message:
             case m.Parse():
                 return [m.ParseComplete()]
@@ -104,7 +105,7 @@ class LivelyPG(FakePG):
             case m.Bind():
                 return [m.BindComplete()]
             case m.Execute():
-                return [*rows, m.CommandComplete("SELECT 1")]
+                return [row, m.CommandComplete("SELECT 1")]
             case m.Close():
                 return [m.CloseComplete()]
             case m.Sync():

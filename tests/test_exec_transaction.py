@@ -19,6 +19,7 @@ from pg_wired import (
     UsageError,
 )
 from pg_wired.protocol import messages as m
+from pg_wired.protocol.transaction import GUARD
 from rig.checks import answers, cache_in_step, ends_clean, outcome_of, prepared, repeatable
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Postgres
@@ -135,8 +136,8 @@ FAILING: list[tuple[str, str, Outcome, list[int]]] = [
     ("selec", "42601", REJECTED, []),
     ("insert into setups values (1); select 1/0", "22012", REJECTED, []),
     ("select 1/0; insert into setups values (1)", "22012", REJECTED, []),
-    ("release savepoint pg_wired_setup", "", REJECTED, []),
-    ("rollback to savepoint pg_wired_setup; release savepoint pg_wired_setup", "", REJECTED, []),
+    ("set local pg_wired.setup = ''", "", REJECTED, []),
+    ("insert into setups values (1); reset all", "", REJECTED, []),
     ("insert into setups values (1); commit", "", UNKNOWN, [1]),
     ("insert into setups values (1); end", "", UNKNOWN, [1]),
     ("insert into setups values (1); commit; begin", "", UNKNOWN, [1]),
@@ -259,7 +260,7 @@ async def test_nothing_of_others_comes_between_begin_and_commit() -> None:
         peer.close()
 
     def is_inside(first: str) -> bool:
-        return first.startswith(("BEGIN", "setup", "RELEASE"))
+        return first.startswith(("BEGIN", "setup", GUARD))
 
     def reply(group: list[m.FrontendMessage]) -> list[m.BackendMessage]:
         said: list[m.BackendMessage] = []
@@ -279,7 +280,7 @@ async def test_nothing_of_others_comes_between_begin_and_commit() -> None:
                 case m.Query(query):
                     said.append(m.CommandComplete(next(tags, "COMMIT" if query == "COMMIT" else "SET")))
                     if query.startswith("BEGIN"):
-                        said.append(m.CommandComplete("SAVEPOINT"))
+                        said.append(m.CommandComplete("SET"))
         return said
 
     queries: list[list[str]] = []
@@ -307,7 +308,7 @@ async def test_nothing_of_others_comes_between_begin_and_commit() -> None:
         begin, setup, query, commit = queries[i : i + 4]
         assert (len(begin), len(setup), commit) == (1, 1, ["COMMIT"])
         number = setup[0].removeprefix("setup ").encode()
-        assert query[0].startswith("RELEASE SAVEPOINT") and set(query[1:]) <= {"mine"}
+        assert query[0] == GUARD and set(query[1:]) <= {"mine"}
         assert binds[i + 2][-1] == (number,)
 
 
@@ -406,7 +407,7 @@ async def test_a_setup_that_commits_cannot_be_repeated(conn: AsyncConn, admin: A
     """The query is stale, and what the setup wrote is committed already: an error, and one effect."""
     await conn.exec_query("select * from done")
     await admin.simple_query("alter table done add b int")
-    setup = "insert into setups values (1); commit; begin; savepoint pg_wired_setup"
+    setup = "insert into setups values (1); commit; begin; set local pg_wired.setup = 'open'"
     failure = await outcome_of(conn.exec_transaction(setup, "select * from done"))
     assert isinstance(failure, PgError) and (failure.code, failure.outcome) == ("0A000", UNKNOWN)
     assert await column(admin, "select a from setups") == [1]
@@ -422,3 +423,30 @@ async def test_a_setup_that_fails_leaves_the_statement_to_be_prepared_later(conn
     rows = await conn.exec_query("select count(*) from pg_prepared_statements where statement = 'select ''skipped'''")
     assert list(rows) == [(b"1",)]
     await cache_in_step(conn)
+
+
+@pytest.mark.parametrize("setup", ["set transaction read only", "set local transaction_read_only = on"])
+@ends_clean()
+async def test_what_the_setup_forbids_stays_forbidden(conn: AsyncConn, admin: AsyncConn, setup: str) -> None:
+    failure = await outcome_of(conn.exec_transaction(setup, INSERT, ("1",)))
+    assert isinstance(failure, PgError) and (failure.code, failure.outcome) == ("25006", REJECTED)
+    assert await done(admin) == []
+    await usable(conn)
+
+
+@ends_clean()
+async def test_the_setup_may_choose_the_isolation(conn: AsyncConn) -> None:
+    setup = "set transaction isolation level serializable, deferrable, read only"
+    assert list(await conn.exec_transaction(setup, "show transaction_isolation")) == [(b"serializable",)]
+
+
+@ends_clean()
+async def test_no_search_path_gets_between(conn: AsyncConn) -> None:
+    """A schema that has its own operators, put before the server's."""
+    await conn.simple_query(
+        "create schema tricks; create function tricks.yes(text, text) returns bool language sql as 'select true';"
+        "create operator tricks.= (function = tricks.yes, leftarg = text, rightarg = text)"
+    )
+    setup = "commit; begin; set local search_path = tricks, pg_catalog"
+    assert isinstance(await outcome_of(conn.exec_transaction(setup, INSERT, ("1",))), TransactionError)
+    await conn.simple_query("drop schema tricks cascade")

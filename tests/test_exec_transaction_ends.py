@@ -171,11 +171,11 @@ async def test_killed_in_the_middle(postgres: Server, conn: AsyncConn, admin: As
 
 
 def begun(tag: str = "BEGIN") -> list[m.BackendMessage]:
-    return [m.CommandComplete(tag), m.CommandComplete("SAVEPOINT"), m.ReadyForQuery("T")]
+    return [m.CommandComplete(tag), m.CommandComplete("SET"), m.ReadyForQuery("T")]
 
 
 def released() -> list[m.BackendMessage]:
-    return [m.ParseComplete(), m.BindComplete(), m.CommandComplete("RELEASE")]
+    return [m.ParseComplete(), m.BindComplete(), m.DataRow((b"1",)), m.CommandComplete("SELECT 1")]
 
 
 ANSWERED = [m.ParseComplete(), m.ParameterDescription(()), m.NoData(), m.BindComplete(), m.CommandComplete("DONE")]

@@ -19,6 +19,7 @@ from pg_wired import (
     Rows,
 )
 from pg_wired.protocol import messages as m
+from pg_wired.protocol.transaction import BEGIN
 from rig.checks import ends_clean, outcome_of, until
 from rig.fake_pg import FakePG, Peer, error
 from rig.lively_pg import LivelyPG
@@ -245,7 +246,7 @@ async def test_requests_wait_for_a_lane_in_order() -> None:
         await until(lambda: pool.stats().connect_failures > 1, "an attempt to fail")
         fake.refuses = False
         await asyncio.gather(*[reply for reply in replies if not reply.cancelled()], transaction)
-        assert fake.said[:5] == ["number 0", "number 1", "number 3", "number 4", "BEGIN; SAVEPOINT pg_wired_setup"]
+        assert fake.said[:5] == ["number 0", "number 1", "number 3", "number 4", BEGIN]
         assert pool.stats().waiting == 0 and sum(fake.heard.values()) == 9  # of a transaction five
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from pg_wired.protocol import messages as m
+from pg_wired.protocol.transaction import GUARD
 from pg_wired.protocol.types import Row
 from rig.talk import describe, error
 from tests.protocol.conversation import split
@@ -47,7 +48,7 @@ class Server:
         self.prepared: dict[str, Prepared] = {}
         self.portal: Portal | None = None
         self.status = "I"
-        self.savepoints: set[str] = set()
+        self.is_set_up = False  # the setting that is local to a transaction
         self.is_skipping = False
         self.copying = ""  # the message that began a COPY IN
         self.is_closed = False
@@ -180,8 +181,14 @@ class Server:
         word, _, rest = sql.lower().partition(" ")
         if word == "fail":
             raise Refusal("22012", sql)
-        if word in ("begin", "commit", "rollback", "savepoint", "release"):
-            return [m.CommandComplete(self._transact(word, rest))]
+        if word in ("begin", "commit", "rollback"):
+            return [m.CommandComplete(self._transact(word))]
+        if rest.startswith("local pg_wired.setup"):
+            self.is_set_up = True
+        if sql == GUARD:
+            if not self.is_set_up:
+                raise Refusal("22012", "division by zero")
+            return [m.DataRow((b"1",)), m.CommandComplete("SELECT 1")]
         if word in ("discard", "deallocate"):
             if word == "discard" and self.status != "I":
                 raise Refusal("25001", "DISCARD ALL cannot run inside a transaction block")
@@ -196,17 +203,9 @@ class Server:
             return [m.CopyOutResponse(0, (0, 0)), *map(m.CopyData, COPIED), m.CopyDone(), tag]
         return [tag] if row is None else [m.DataRow(row), tag]
 
-    def _transact(self, word: str, rest: str) -> str:
+    def _transact(self, word: str) -> str:
         """Returns the tag."""
-        if word in ("savepoint", "release"):
-            name = rest.split()[-1]
-            if self.status == "I":
-                raise Refusal("25P01", f"{word.upper()} can only be used in transaction blocks")
-            if word == "release" and name not in self.savepoints:
-                raise Refusal("3B001", "savepoint does not exist")
-            self.savepoints ^= {name}
-            return word.upper()
         tag = "ROLLBACK" if self.status == "E" else word.upper()
-        self.savepoints = self.savepoints if word == "begin" else set()
+        self.is_set_up = self.is_set_up and word == "begin"
         self.status = "T" if word == "begin" else "I"
         return tag

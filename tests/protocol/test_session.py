@@ -345,8 +345,15 @@ def test_a_unit_leaves_and_ends_as_a_whole() -> None:
     client.take()
     client.feed(*SIMPLE)
     assert client.tags() == "QQ" + "PBE" + "PDBES" + "Q"
-    client.feed(m.CommandComplete("BEGIN"), m.CommandComplete("SAVEPOINT"), OPEN, m.CommandComplete("SET"), OPEN)
-    client.feed(m.ParseComplete(), m.BindComplete(), m.CommandComplete("RELEASE"), *first((b"1",))[:-1], OPEN)
+    client.feed(m.CommandComplete("BEGIN"), m.CommandComplete("SET"), OPEN, m.CommandComplete("SET"), OPEN)
+    client.feed(
+        m.ParseComplete(),
+        m.BindComplete(),
+        m.DataRow((b"1",)),
+        m.CommandComplete("SELECT 1"),
+        *first((b"1",))[:-1],
+        OPEN,
+    )
     assert not sink.is_answered
     client.feed(m.CommandComplete("COMMIT"), READY)
     assert (before.result, sink.result) == ([[]], [(b"1",)])

@@ -6,6 +6,7 @@ import pytest
 
 from pg_wired.error import ConnectionClosed, Outcome, PgError, PgWireError, TransactionError, UsageError
 from pg_wired.protocol import messages as m
+from pg_wired.protocol.transaction import BEGIN, GUARD
 from rig.talk import describe, error
 from tests.protocol.conversation import PREPARED, READY, STALE, Client, first, known, pg_error, result
 
@@ -17,8 +18,8 @@ def tags(*names: str, status: m.ReadyForQuery = OPEN) -> Answer:
     return [*map(m.CommandComplete, names), status]
 
 
-BEGUN, SET = tags("BEGIN", "SAVEPOINT"), tags("SET")
-RELEASED: Answer = [m.ParseComplete(), m.BindComplete(), m.CommandComplete("RELEASE")]
+BEGUN, SET = tags("BEGIN", "SET"), tags("SET")
+RELEASED: Answer = [m.ParseComplete(), m.BindComplete(), m.DataRow((b"1",)), m.CommandComplete("SELECT 1")]
 QUERY: Answer = [*first((b"1",))[:-1], OPEN]
 COMMITTED, ROLLED_BACK = tags("COMMIT", status=READY), tags("ROLLBACK", status=READY)
 
@@ -27,8 +28,8 @@ def test_all_in_one_write() -> None:
     client = Client()
     sink = client.transaction("set local x = 1", "select $1", b"x")
     begin, setup, *release, parse, _, bind, _, sync, commit = client.sent()
-    assert begin == m.Query("BEGIN; SAVEPOINT pg_wired_setup") and setup == m.Query("set local x = 1")
-    assert release == [m.Parse("", "RELEASE SAVEPOINT pg_wired_setup"), m.Bind(), m.Execute()]
+    assert begin == m.Query(BEGIN) and setup == m.Query("set local x = 1")
+    assert release == [m.Parse("", GUARD), m.Bind(), m.Execute()]
     assert isinstance(parse, m.Parse) and isinstance(bind, m.Bind)
     assert (parse.query, bind.params, sync, commit) == ("select $1", (b"x",), m.Sync(), m.Query("COMMIT"))
     client.feed(*BEGUN, *SET, *RELEASED, *QUERY)
@@ -61,7 +62,7 @@ FAILURES: dict[str, tuple[Answer, type[PgWireError], str, Outcome]] = {
         UNKNOWN,
     ),
     "setup says COMMIT; BEGIN": (
-        [*BEGUN, *tags("COMMIT", "BEGIN"), error("3B001"), FAILED, *ROLLED_BACK],
+        [*BEGUN, *tags("COMMIT", "BEGIN"), error("22012"), FAILED, *ROLLED_BACK],
         TransactionError,
         "the setup ended the transaction itself",
         UNKNOWN,
@@ -73,7 +74,7 @@ FAILURES: dict[str, tuple[Answer, type[PgWireError], str, Outcome]] = {
         UNKNOWN,
     ),
     "setup says ROLLBACK; BEGIN": (
-        [*BEGUN, *tags("ROLLBACK", "BEGIN"), error("3B001"), FAILED, *ROLLED_BACK],
+        [*BEGUN, *tags("ROLLBACK", "BEGIN"), error("22012"), FAILED, *ROLLED_BACK],
         TransactionError,
         "the setup ended the transaction itself",
         REJECTED,
@@ -144,7 +145,7 @@ def test_a_stale_statement_inside_is_repaired_once_with_all_of_it(stale: m.Error
     client.feed(*refused)
     assert not sink.is_answered
     messages = client.sent()
-    assert messages[:2] == [m.Query("BEGIN; SAVEPOINT pg_wired_setup"), m.Query("set local x = 1")]
+    assert messages[:2] == [m.Query(BEGIN), m.Query("set local x = 1")]
     assert "".join(chr(message.tag or 0) for message in messages[2:]) == "CPBE" + "PDBES" + "Q"
     client.feed(*BEGUN, *SET, m.CloseComplete(), *RELEASED, *QUERY, *COMMITTED)
     assert sink.result == [(b"1",)]
@@ -154,7 +155,7 @@ def test_it_is_not_repaired_a_second_time_nor_behind_a_commit_of_its_own() -> No
     refused = [*RELEASED, STALE, FAILED, *ROLLED_BACK]
     for first_answer, second_answer in (
         ([*BEGUN, *SET, *refused], [*BEGUN, *SET, m.CloseComplete(), *refused]),
-        ([*BEGUN, *tags("COMMIT", "BEGIN", "SAVEPOINT"), *refused], []),
+        ([*BEGUN, *tags("COMMIT", "BEGIN", "SET"), *refused], []),
     ):
         client = Client()
         known(client, "select 1")

@@ -7,7 +7,7 @@ import pytest
 from pg_wired.error import ConnectionClosed, Outcome, PgError, PgWireError, RequestTimeout, TransactionError, UsageError
 from pg_wired.protocol import endings, requests
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.transaction import SAVEPOINT, Transaction
+from pg_wired.protocol.transaction import BEGIN, GUARD, Transaction
 from pg_wired.protocol.types import TransactionStatus
 from rig.talk import describe, error
 from tests.protocol.conversation import PREPARED, READY, STALE, Client, Sink, first, known, pg_error, result
@@ -30,14 +30,14 @@ def tagged(*tags: str, status: m.ReadyForQuery = OPEN) -> Answer:
     return [*map(m.CommandComplete, tags), status]
 
 
-BEGUN = tagged("BEGIN", "SAVEPOINT")
+BEGUN = tagged("BEGIN", "SET")
 SET = tagged("SET")
-RELEASED: Answer = [m.ParseComplete(), m.BindComplete(), m.CommandComplete("RELEASE")]
+RELEASED: Answer = [m.ParseComplete(), m.BindComplete(), m.DataRow((b"1",)), m.CommandComplete("SELECT 1")]
 QUERIED: Answer = [*PREPARED, m.BindComplete(), m.CommandComplete("INSERT 0 1"), OPEN]
 COMMITTED = tagged("COMMIT", status=READY)
 ROLLED_BACK = tagged("ROLLBACK", status=READY)
 FAILING: Answer = [error("22012", "division by zero"), FAILED]
-NO_SAVEPOINT: Answer = [error("3B001", "savepoint does not exist"), FAILED]
+NO_SETTING: Answer = [error("22012", "division by zero"), FAILED]
 IN_FAILED: Answer = [error("25P02", "current transaction is aborted"), FAILED]
 
 
@@ -56,8 +56,8 @@ def test_what_it_sends() -> None:
     client = Client()
     sink = transact(client, "set local role alice", "select $1", b"x")
     sent = client.sent()
-    assert sent[:2] == [m.Query(f"BEGIN; SAVEPOINT {SAVEPOINT}"), m.Query("set local role alice")]
-    assert sent[2:5] == [m.Parse("", f"RELEASE SAVEPOINT {SAVEPOINT}"), m.Bind(), m.Execute()]
+    assert sent[:2] == [m.Query(BEGIN), m.Query("set local role alice")]
+    assert sent[2:5] == [m.Parse("", GUARD), m.Bind(), m.Execute()]
     assert [type(message) for message in sent[5:]] == [m.Parse, m.Describe, m.Bind, m.Execute, m.Sync, m.Query]
     assert sent[-1] == m.Query("COMMIT")
     columns = describe(["a"], ())
@@ -90,7 +90,7 @@ def test_nothing_of_others_is_in_between() -> None:
                     client.feed(m.CommandComplete("C"), READY)
                 case m.Parse(query="a" | "b"):
                     client.feed(*first())
-    begin, release = f"BEGIN; SAVEPOINT {SAVEPOINT}", f"RELEASE SAVEPOINT {SAVEPOINT}"
+    begin, release = BEGIN, GUARD
     one, two = ([begin, name, release, f"{name} query", "COMMIT"] for name in ("first", "second"))
     assert sqls == ["a", *one, "b", *two, "c"]
     assert all(sink.result is not None for sink in client.sinks)
@@ -115,20 +115,20 @@ ENDS: dict[str, tuple[list[Answer], type[PgWireError], str, Outcome]] = {
         [BEGUN, tagged("COMMIT", status=READY), [error("25P01"), READY], COMMITTED], TransactionError, "", UNKNOWN,
     ),
     "setup commits and begins": (
-        [BEGUN, tagged("COMMIT", "BEGIN"), NO_SAVEPOINT, ROLLED_BACK], TransactionError, "", UNKNOWN,
+        [BEGUN, tagged("COMMIT", "BEGIN"), NO_SETTING, ROLLED_BACK], TransactionError, "", UNKNOWN,
     ),
     "setup prepares": (
         [BEGUN, tagged("PREPARE TRANSACTION", status=READY), [error("25P01"), READY], COMMITTED],
         TransactionError, "", UNKNOWN,
     ),
     "setup rolls back and begins": (
-        [BEGUN, tagged("ROLLBACK", "BEGIN"), NO_SAVEPOINT, ROLLED_BACK], TransactionError, "", REJECTED,
+        [BEGUN, tagged("ROLLBACK", "BEGIN"), NO_SETTING, ROLLED_BACK], TransactionError, "", REJECTED,
     ),
     "query fails": (
         [BEGUN, SET, [*RELEASED, *FAILING], ROLLED_BACK], PgError, "22012", REJECTED,
     ),
     "query fails behind a commit": (
-        [BEGUN, tagged("COMMIT", "BEGIN", "SAVEPOINT"), [*RELEASED, *FAILING], ROLLED_BACK], PgError, "22012", UNKNOWN,
+        [BEGUN, tagged("COMMIT", "BEGIN", "SET"), [*RELEASED, *FAILING], ROLLED_BACK], PgError, "22012", UNKNOWN,
     ),
     "query ends the transaction": (
         [BEGUN, SET, [*RELEASED, *QUERIED[:-1], READY], COMMITTED], TransactionError, "", REJECTED,
@@ -182,7 +182,7 @@ def test_a_stale_statement_is_repeated_once_the_rollback_is_certain() -> None:
     assert client.sent() == [] and not sink.is_answered
     client.feed(*ROLLED_BACK, m.CommandComplete("BEHIND"), READY)
     sent = client.sent()
-    assert sent[0] == m.Query(f"BEGIN; SAVEPOINT {SAVEPOINT}") and behind.result
+    assert sent[0] == m.Query(BEGIN) and behind.result
     closes = [message for message in sent if isinstance(message, m.Close)]
     assert len(closes) == 1 and sent.index(closes[0]) == 2  # at the head of its group
     client.feed(*BEGUN, *SET, m.CloseComplete(), *RELEASED, *QUERIED, *COMMITTED)
@@ -198,7 +198,7 @@ def test_what_is_not_repeated(why: str) -> None:
     client.take()
     if why == "nobody waits":
         sink.cancelled = True
-    setup = tagged("COMMIT", "BEGIN", "SAVEPOINT") if why == "it committed" else SET
+    setup = tagged("COMMIT", "BEGIN", "SET") if why == "it committed" else SET
     client.feed(*BEGUN, *setup, *RELEASED, STALE, FAILED, *ROLLED_BACK)
     if why == "a second time":
         assert client.tags().startswith("QQ")

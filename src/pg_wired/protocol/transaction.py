@@ -1,8 +1,8 @@
 """BEGIN, setup, query and COMMIT as one unit, in one write. It fails closed: without every setup statement, no query.
 
-The query is guarded by a savepoint from before the setup, which the first command of the query's sync group releases:
-that fails if the setup failed, or ended the transaction in whatever way, and the server skips to Sync then. COMMIT
-stands in a group of its own, and rolls back what failed.
+The query is guarded by a setting that is local to the transaction, made before the setup. The first command of the
+query's sync group looks for it: that fails if the setup failed, or ended the transaction in whatever way, and the
+server skips to Sync then. COMMIT stands in a group of its own, and rolls back what failed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from .types import State, TransactionStatus
 if TYPE_CHECKING:
     from .session import Session
 
-SAVEPOINT = "pg_wired_setup"
-BEGIN = f"BEGIN; SAVEPOINT {SAVEPOINT}"
-RELEASE_SCRIPT = bytes([State.PARSE, State.BIND, State.EXECUTE])
+BEGIN = "BEGIN; SET LOCAL pg_wired.setup = 'open'"
+# Divides by zero where the setting is gone. Whatever search_path the setup has set, these are the server's own.
+GUARD = (
+    "SELECT 1 OPERATOR(pg_catalog./) (coalesce(pg_catalog.current_setting('pg_wired.setup', true), '') "
+    "OPERATOR(pg_catalog.=) 'open')::pg_catalog.int4"
+)
+GUARD_SCRIPT = bytes([State.PARSE, State.BIND, State.EXECUTE])
 
 
 class Transaction:
@@ -36,10 +40,11 @@ class Transaction:
         self._is_open = False
         self.begin = requests.simple_query(None, BEGIN, 0.0)
         self.setup = requests.simple_query(None, self.setup_sql, 0.0)
-        self.release = requests.Request(None, "", 0.0)
-        self.release.data, self.release.script, self.release.is_item = _release(), RELEASE_SCRIPT, True
+        self.guard = requests.Request(None, "", 0.0)
+        self.guard.data, self.guard.script, self.guard.is_item = _guard(), GUARD_SCRIPT, True
+        self.guard.columns = 1
         self.commit = requests.simple_query(self.query.sink, "COMMIT", self.query.deadline)
-        self.whole.parts = [self.begin, self.setup, self.release, self.query, self.commit]
+        self.whole.parts = [self.begin, self.setup, self.guard, self.query, self.commit]
         for part in self.whole.parts:
             part.unit = self
             part.may_stay_open = part is not self.commit
@@ -69,9 +74,9 @@ class Transaction:
         for part in (self.begin, self.setup):
             if part.error is not None:
                 return self._with(part.error, outcome)
-        if self.release.error is not None:
+        if self.guard.error is not None:
             ended = TransactionError("the setup ended the transaction itself: the query was not run", outcome)
-            ended.__cause__ = self.release.error
+            ended.__cause__ = self.guard.error
             return ended
         if self.query.error is not None:
             return self._with(self.query.error, outcome)
@@ -91,6 +96,6 @@ class Transaction:
 
 
 @cache
-def _release() -> bytes:
+def _guard() -> bytes:
     """Not made with the import: to read the messages' descriptions takes a millisecond."""
-    return messages.encode(messages.Parse("", f"RELEASE SAVEPOINT {SAVEPOINT}"), messages.Bind(), messages.Execute())
+    return messages.encode(messages.Parse("", GUARD), messages.Bind(), messages.Execute())
