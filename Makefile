@@ -44,8 +44,9 @@ install = { [ "$(UV)" ] && "$(UV)" pip install -q --python $(1)/bin/python --gro
 run = PYTHONPATH="$(CURDIR)/$(PACKAGE)" .venv/bin/python
 # The compiled build meets another server than the interpreted one: PostgreSQL 17, which has TLS.
 other = --postgres celerp
-# All of it is shared out to the cores, file by file; a chosen part runs in one process.
-pytest = -m pytest $(or $(ARGS),-n auto --dist loadfile)
+# All of it is shared out, file by file, to a process more than there are cores, since tests wait for servers now and
+# then; a chosen part runs in one process.
+pytest = -m pytest $(or $(ARGS),-n $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder)
 old = make: pg-wired needs Python 3.11 or newer, say make PYTHON=python3.x, this is %d.%d
 check = -B -c 'import sys; v = sys.version_info; v < (3, 11) and sys.exit("$(old)" % v[:2]); import setup; \
 	sys.exit(setup.missing())'

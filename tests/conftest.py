@@ -57,7 +57,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`make test` runs all tests twice, but those marked `servers` on the compiled build alone, where there is one."""
+    """`make test` runs all tests twice, but those marked `servers` on the compiled build alone, where there is one.
+
+    They take longest, and come first: no core should wait for them at the end.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("servers") is None)
     if os.environ.get("PG_WIRED_EXPECT") != "interpreted" or os.environ.get("PG_WIRED_PURE"):
         return
     left_out = [item for item in items if item.get_closest_marker("servers")]
