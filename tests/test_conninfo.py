@@ -290,6 +290,8 @@ def test_keyword_values(keywords: dict[str, Any], attribute: object) -> None:
         ({"user": "a\udcff"}, "keyword argument: user must not contain NUL or anything but UTF-8"),
         ({"pasword": "x"}, 'keyword argument: unknown option "pasword"; did you mean password?'),
         ({"Host": None}, 'keyword argument: unknown option "Host"; did you mean host?'),
+        ({"ssl": True}, 'keyword argument: unknown option "ssl"; here that is sslmode= or tls='),
+        ({"max_size": 5}, 'unknown option "max_size"; here that is size= of AsyncPool.connect(), and max_exclusive='),
         ({"zzz": ""}, 'keyword argument: unknown option "zzz"'),
         ({"dsn": 5432}, "the connection string must be of type str, not int; write postgresql://"),
     ],

@@ -17,7 +17,7 @@ from .error import ConfigError
 from .frozen import Frozen
 from .hosts import HostConfig
 from .option_kinds import Option
-from .options import ALIASES, TABLE, UNSUPPORTED, VARIABLES, disagreement
+from .options import ALIASES, ELSEWHERE, TABLE, UNSUPPORTED, VARIABLES, disagreement
 from .policy import Policy
 from .service_file import read_service
 from .tls import TlsMode
@@ -221,10 +221,13 @@ def _known(name: str, source: str) -> str:
         return canonical
     import difflib  # costs an import and serves this error only
 
-    near = difflib.get_close_matches(name.lower(), [*TABLE, *ALIASES], n=1)
+    if name in ELSEWHERE:
+        hint = f"; here that is {ELSEWHERE[name]}"
+    else:
+        near = difflib.get_close_matches(name.lower(), [*TABLE, *ALIASES], n=1)
+        hint = "".join(f"; did you mean {other}?" for other in near)
     # In a string it may be a part of a password that was quoted wrongly.
     shown = "" if source == SOURCE else f' "{name}"'
-    hint = "".join(f"; did you mean {other}?" for other in near)
     raise ConfigError(f"{source}: unknown option{shown}{hint or f'; {QUOTING}' * (not shown)}")
 
 

@@ -261,6 +261,20 @@ UNSUPPORTED: dict[str, Unsupported] = {
     "oauth_scope": Unsupported(None, _NO_OAUTH),
 }
 # The environment variable of each option that has one.
+# The words of asyncpg and psycopg for what is done otherwise here, and by what.
+ELSEWHERE = {
+    "ssl": "sslmode= or tls=",
+    "command_timeout": "timeout= of each request",
+    "server_settings": "options='-c name=value'",
+    "min_size": "size= of AsyncPool.connect()",
+    "max_size": "size= of AsyncPool.connect(), and max_exclusive=",
+    "max_inactive_connection_lifetime": "max_idle= of AsyncPool.connect()",
+    "init": "on_connect= of AsyncPool.connect()",
+    "setup": "on_connect= of AsyncPool.connect()",
+    "configure": "on_connect= of AsyncPool.connect()",
+    "autocommit": "nothing: each request is a transaction of its own",
+    "prepare_threshold": "statement_cache_size=",
+}
 VARIABLES = {name: row.variable for table in (TABLE, UNSUPPORTED) for name, row in table.items() if row.variable}
 
 
