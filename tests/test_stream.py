@@ -232,7 +232,7 @@ async def test_the_connection_is_lost_in_the_middle(conn: AsyncConn, admin: Asyn
             await admin.exec_query(f"select pg_terminate_backend({conn.backend_pid})")
             async for batch in rows.batches():
                 assert batch
-    cause = caught.value.__cause__  # none where its last words have no room in the socket: postgres.c, whereToSendOutput
+    cause = caught.value.__cause__  # none where there was no room for the last words: postgres.c, whereToSendOutput
     assert cause is None or (isinstance(cause, PgError) and cause.code == "57P01")
     assert not conn.is_alive
 
