@@ -16,6 +16,10 @@ from pg_wired.protocol.notification_queue import Drop, Notification, Notificatio
 from rig.strategies import message
 
 
+def come(queue: NotificationQueue, notification: Notification) -> None:
+    queue.arrived(m.encode(m.NotificationResponse(*notification))[5:])
+
+
 class QueueModel(RuleBasedStateMachine):
     """Numbered notifications: the model knows which are kept, and the numbers that come back show the gaps."""
 
@@ -42,7 +46,7 @@ class QueueModel(RuleBasedStateMachine):
             elif queue.capacity and queue.drop == "oldest":
                 self.kept.popleft()
                 self.kept.append(self.sent)
-            queue.put(Notification(1, "c", str(self.sent)))
+            come(queue, Notification(1, "c", str(self.sent)))
             self.sent += 1
 
     @rule()
@@ -80,7 +84,7 @@ def filled(capacity: int, drop: Drop, count: int) -> NotificationQueue:
     queue = NotificationQueue()
     queue.capacity, queue.drop = capacity, drop
     for number in range(count):
-        queue.put(Notification(number, "c", str(number)))
+        come(queue, Notification(number, "c", str(number)))
     return queue
 
 
@@ -111,8 +115,8 @@ def test_what_is_lost_when_it_is_full(drop: Drop, items: list[str]) -> None:
 def test_gaps_stay_where_they_were() -> None:
     queue = filled(1, "newest", 2)
     assert queue.take() == Notification(0, "c", "0")
-    queue.put(Notification(2, "c", "2"))
-    queue.put(Notification(3, "c", "3"))
+    come(queue, Notification(2, "c", "2"))
+    come(queue, Notification(3, "c", "3"))
     assert all_of(queue) == ["-1", "2", "-1"]
 
 
@@ -129,7 +133,7 @@ def test_who_waits_is_told_once() -> None:
     waiter: Future[None] = Future()
     queue.waiter = waiter
     for number in range(3):  # a second result would be an InvalidStateError
-        queue.put(Notification(number, "c", ""))
+        come(queue, Notification(number, "c", ""))
     assert waiter.done()
 
 

@@ -18,6 +18,10 @@ def numbered(number: int) -> Notification:
     return Notification(1, "c", str(number))
 
 
+def come(q: NotificationQueue, notification: Notification) -> None:
+    q.arrived(m.encode(m.NotificationResponse(*notification))[5:])
+
+
 def queue(capacity: int, drop: Drop = "oldest") -> NotificationQueue:
     made = NotificationQueue()
     made.capacity, made.drop = capacity, drop
@@ -36,7 +40,7 @@ def drain(q: NotificationQueue) -> list[object]:
 )
 def test_a_message_arrives(pid: int, channel: str, payload: str) -> None:
     q = queue(1)
-    q.arrived(m.encode(m.NotificationResponse(pid, channel, payload))[5:])
+    come(q, Notification(pid, channel, payload))
     assert q.take() == Notification(pid, channel, payload)
 
 
@@ -67,7 +71,7 @@ def test_any_bytes_are_a_notification_or_a_protocol_error(body: bytes) -> None:
 def test_in_order() -> None:
     q = queue(3)
     for number in range(3):
-        q.put(numbered(number))
+        come(q, numbered(number))
     assert (len(q), drain(q), len(q), q.take()) == (3, [0, 1, 2], 0, None)
     assert (q.received, q.delivered, q.dropped) == (3, 3, 0)
 
@@ -86,17 +90,17 @@ def test_in_order() -> None:
 def test_what_does_not_fit_leaves_a_gap(capacity: int, drop: Drop, items: list[object]) -> None:
     q = queue(capacity, drop)
     for number in range(5):
-        q.put(numbered(number))
+        come(q, numbered(number))
     assert (len(q), q.dropped, drain(q)) == (capacity, 5 - capacity, items)
 
 
 def test_gaps_stand_where_they_belong() -> None:
     q = queue(2, "newest")
     for number in range(4):
-        q.put(numbered(number))
+        come(q, numbered(number))
     assert q.take() == numbered(0)
     for number in range(4, 7):
-        q.put(numbered(number))
+        come(q, numbered(number))
     assert drain(q) == [1, "-2", 4, "-2"]
 
 
@@ -105,11 +109,11 @@ def test_whoever_waits_is_told_once() -> None:
     q.wake()
     sink = q.waiter = Sink()
     sink.cancelled = True
-    q.put(numbered(0))
+    come(q, numbered(0))
     assert not sink.is_answered
     waiter = q.waiter = Told()
-    q.put(numbered(1))
-    q.put(numbered(2))
+    come(q, numbered(1))
+    come(q, numbered(2))
     assert waiter.count == 1
 
 
@@ -139,7 +143,7 @@ def test_every_one_is_accounted_for(capacity: int, drop: Drop, takes: list[bool]
         if is_take:
             items += filter(None, [q.take()])
         else:
-            q.put(numbered(number))
+            come(q, numbered(number))
         assert q.received == q.delivered + q.dropped + len(q) and len(q) <= capacity
     while (item := q.take()) is not None:
         items.append(item)
@@ -165,9 +169,9 @@ def lost(seconds: float, before: int, after: int) -> ListenerGap:
 @pytest.mark.parametrize("drop", get_args(Drop))
 def test_a_marker_stands_where_the_connection_changed(drop: Drop) -> None:
     q = queue(2, drop)
-    q.put(numbered(1))
+    come(q, numbered(1))
     q.reconnected(lost(1.0, 7, 8), queue(2))
-    q.put(numbered(2))
+    come(q, numbered(2))
     assert [q.take(), q.take(), q.take(), q.take()] == [numbered(1), lost(1.0, 7, 8), numbered(2), None]
     q.reconnected(lost(2.0, 8, 9), queue(2))
     assert q.take() == lost(2.0, 8, 9) and (q.received, q.delivered, q.dropped) == (2, 2, 0)
@@ -182,12 +186,12 @@ def test_two_with_nothing_in_between_are_one() -> None:
 
 def test_the_newest_are_lost_behind_a_marker() -> None:
     q = queue(1, "newest")
-    q.put(numbered(1))
+    come(q, numbered(1))
     q.reconnected(lost(1.0, 7, 8), queue(2))
-    q.put(numbered(2))
+    come(q, numbered(2))
     assert [q.take(), q.take(), q.take()] == [numbered(1), ListenerGap(1, 1.0, 7, 8), None]
-    q.put(numbered(3))
-    q.put(numbered(4))
+    come(q, numbered(3))
+    come(q, numbered(4))
     q.reconnected(lost(1.0, 8, 9), queue(2))  # behind a gap: both are one
     assert [q.take(), q.take(), q.take()] == [numbered(3), ListenerGap(1, 1.0, 8, 9), None]
 
@@ -196,14 +200,14 @@ def test_the_oldest_are_lost_around_a_marker() -> None:
     q = queue(1)
     q.reconnected(lost(1.0, 7, 8), queue(2))
     for number in range(3):
-        q.put(numbered(number))
+        come(q, numbered(number))
     assert [q.take(), q.take(), q.take()] == [ListenerGap(2, 1.0, 7, 8), numbered(2), None]
-    q.put(numbered(3))
-    q.put(numbered(4))
-    q.put(numbered(5))
+    come(q, numbered(3))
+    come(q, numbered(4))
+    come(q, numbered(5))
     q.reconnected(lost(1.0, 8, 9), queue(2))
-    q.put(numbered(6))
-    q.put(numbered(7))
+    come(q, numbered(6))
+    come(q, numbered(7))
     assert [q.take(), q.take(), q.take()] == [ListenerGap(4, 1.0, 8, 9), numbered(7), None]
     assert q.received == q.delivered + q.dropped == 8
 
@@ -228,7 +232,7 @@ def test_with_markers_every_one_is_accounted_for(drop: Drop, steps: list[str]) -
 
     for step in steps:
         if step == "put":
-            q.put(numbered(number))
+            come(q, numbered(number))
             number += 1
         elif step == "take":
             take()
@@ -245,9 +249,9 @@ def test_with_markers_every_one_is_accounted_for(drop: Drop, steps: list[str]) -
 def test_what_has_come_early_stands_behind_the_marker(drop: Drop) -> None:
     early = queue(2, drop)
     for number in range(2, 6):
-        early.put(numbered(number))
+        come(early, numbered(number))
     q = queue(5, drop)
-    q.put(numbered(1))
+    come(q, numbered(1))
     q.reconnected(lost(1.0, 7, 8), early)
     kept: list[object] = ["-2", 4, 5] if drop == "oldest" else [2, 3, "-2"]
     expected = [1, "-2", 4, 5] if drop == "oldest" else [1, "-0", *kept]

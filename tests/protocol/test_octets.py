@@ -78,6 +78,13 @@ def test_put_native(n: int) -> None:
     assert q == b"\0" + n.to_bytes(4, sys.byteorder, signed=True) + b"\0"
 
 
+@given(st.binary(max_size=9), st.integers(0, 9), st.integers(0, 9))
+def test_find_nul(data: bytes, i: int, end: int) -> None:
+    end = min(end, len(data))
+    places = [at for at in range(i, end) if data[at] == 0]
+    assert octets.find_nul(data, i, end) == (places[0] if places else -1)
+
+
 def test_longs() -> None:
     room = bytearray(24)
     longs = octets.longs(room)

@@ -11,15 +11,15 @@ cdef class NotificationQueue:
     cdef object _items
     cdef Py_ssize_t _queued
 
-    @cython.locals(n=Py_ssize_t, i=Py_ssize_t, channel=str, payload=str)
+    @cython.locals(n=Py_ssize_t, i=Py_ssize_t)
     cpdef arrived(self, bytes body)
-    cpdef put(self, object notification)
+    cdef _put(self, bytes body)
     @cython.locals(first=object, last=object, gap=object)
-    cpdef _leave_gap(self, object notification)
+    cdef _leave_gap(self, bytes body)
     @cython.locals(item=object)
     cpdef reconnected(self, object gap, NotificationQueue early)
     @cython.locals(last=object)
     cpdef _mark(self, object gap)
-    @cython.locals(item=object)
+    @cython.locals(item=object, body=bytes, i=Py_ssize_t, n=Py_ssize_t, channel=str, payload=str)
     cpdef take(self)
     cpdef wake(self)

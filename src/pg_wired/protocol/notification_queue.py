@@ -53,7 +53,8 @@ class NotificationQueue:
         self.delivered = 0
         self.dropped = 0
         self.waiter: Sink | None = None
-        self._items: deque[Notification | NotificationGap | ListenerGap] = deque()
+        # Bodies as they came, which cost the garbage collector nothing: each becomes a Notification when it is taken.
+        self._items: deque[bytes | NotificationGap | ListenerGap] = deque()
         self._queued = 0
 
     def __len__(self) -> int:
@@ -62,49 +63,46 @@ class NotificationQueue:
     def arrived(self, body: bytes) -> None:
         """Take a NotificationResponse: the one message of its kind that may come by the hundred thousand."""
         n = len(body)
-        i = body.find(b"\0", 4)
-        if n < 6 or i < 0 or body.find(b"\0", i + 1) != n - 1:
+        i = octets.find_nul(body, 4, n)
+        if i < 0 or octets.find_nul(body, i + 1, n) != n - 1:
             raise ProtocolError("NotificationResponse is not a process id and two strings")
-        channel = body[4:i].decode("utf-8", "surrogateescape")
-        payload = body[i + 1 : n - 1].decode("utf-8", "surrogateescape")
-        self.put(Notification(octets.get_i32(body, 0), channel, payload))
+        self._put(body)
 
-    def put(self, notification: Notification) -> None:
-        """One has come."""
+    def _put(self, body: bytes) -> None:
         self.received += 1
         if self._queued < self.capacity:
             self._queued += 1
-            self._items.append(notification)
+            self._items.append(body)
         else:
             self.dropped += 1
             if self.capacity:
-                self._leave_gap(notification)
+                self._leave_gap(body)
         self.wake()
 
-    def _leave_gap(self, notification: Notification) -> None:
+    def _leave_gap(self, body: bytes) -> None:
         """Put a gap where one is lost, or widen the one that is there."""
         if self.drop == "newest":
             last = self._items[len(self._items) - 1]
-            if isinstance(last, Notification):
+            if isinstance(last, bytes):
                 self._items.append(NotificationGap(1))
             else:
                 self._items[len(self._items) - 1] = last._replace(dropped=last.dropped + 1)
         else:
             first = self._items.popleft()
-            gap = NotificationGap(0) if isinstance(first, Notification) else first
-            while not isinstance(first, Notification):
+            gap = NotificationGap(0) if isinstance(first, bytes) else first
+            while not isinstance(first, bytes):
                 first = self._items.popleft()
                 gap = wider(gap, first)
             self._items.appendleft(gap._replace(dropped=gap.dropped + 1))
-            self._items.append(notification)
+            self._items.append(body)
 
     def reconnected(self, gap: ListenerGap, early: NotificationQueue) -> None:
         """The connection is another one from here on; `early` has what has come there already, before LISTEN was
         confirmed: nobody may see that, or the gap, before."""
         self._mark(gap)
         for item in early._items:
-            if isinstance(item, Notification):
-                self.put(item)
+            if isinstance(item, bytes):
+                self._put(item)
             else:
                 self.received += item.dropped
                 self.dropped += item.dropped
@@ -114,7 +112,7 @@ class NotificationQueue:
     def _mark(self, gap: NotificationGap | ListenerGap) -> None:
         """Put a gap behind all others, or widen the one that is there."""
         last = self._items.pop() if self._items else None
-        if last is None or not isinstance(last, Notification):
+        if last is None or not isinstance(last, bytes):
             self._items.append(gap if last is None else wider(last, gap))
         else:
             self._items.append(last)
@@ -125,10 +123,16 @@ class NotificationQueue:
         if not self._items:
             return None
         item = self._items.popleft()
-        if isinstance(item, Notification):
-            self._queued -= 1
-            self.delivered += 1
-        return item
+        if not isinstance(item, bytes):
+            return item
+        self._queued -= 1
+        self.delivered += 1
+        body = item
+        n = len(body)
+        i = octets.find_nul(body, 4, n)
+        channel = body[4:i].decode("utf-8", "surrogateescape")
+        payload = body[i + 1 : n - 1].decode("utf-8", "surrogateescape")
+        return tuple.__new__(Notification, (octets.get_i32(body, 0), channel, payload))  # without a frame of Python's
 
     def wake(self) -> None:
         """Tell whoever waits that it should look."""

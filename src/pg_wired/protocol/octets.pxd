@@ -1,7 +1,7 @@
 # The machine verbs in C. Bounds are the caller's. Rows hold bytes and None, so no cycle can pass through them, and they
 # leave the garbage collector's lists: a million tracked tuples cost a fifth of a scan.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memcpy
+from libc.string cimport memchr, memcpy
 
 cdef enum:
     NOTICE = 1
@@ -62,6 +62,12 @@ cdef inline int get_i32(const unsigned char *p, Py_ssize_t i) noexcept nogil:
 
 cdef inline bytes get_bytes(const unsigned char *p, Py_ssize_t i, Py_ssize_t n):
     return PyBytes_FromStringAndSize(<const char *>p + i, n)
+
+cdef inline Py_ssize_t find_nul(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept nogil:
+    cdef const unsigned char *at = NULL
+    if i < end:
+        at = <const unsigned char *>memchr(p + i, 0, end - i)
+    return at - p if at != NULL else -1
 
 cdef inline unsigned char *grow(bytearray out, Py_ssize_t n) except NULL:
     PyByteArray_Resize(out, PyByteArray_GET_SIZE(out) + n)

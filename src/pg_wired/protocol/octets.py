@@ -24,6 +24,11 @@ def get_bytes(p: bytearray | bytes, i: int, n: int) -> bytes:
     return bytes(p[i : i + n])
 
 
+def find_nul(p: bytearray | bytes, i: int, end: int) -> int:
+    """Where the first NUL from `i` on stands, before `end`; -1 without one."""
+    return p.find(0, i, end)
+
+
 def grow(out: bytearray, n: int) -> bytearray:
     """Make `out` longer by `n` bytes; what comes back is written to, and valid until `out` changes size."""
     out.extend(bytes(n))
