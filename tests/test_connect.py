@@ -180,5 +180,6 @@ async def test_more_iterations_than_allowed_are_refused_before_hashing() -> None
 @pytest.mark.parametrize("user", ["by_trust", "by_md5", "by_scram", "by_long_scram"])
 @ends_clean(60)
 async def test_cancelled_at_every_await(server: Postgres, user: str) -> None:
-    n = await cancelled_at_every_await(lambda: WireConn.connect(**at(server, user=user, password=RIGHT)))
+    there = at(server, host="localhost", user=user, password=RIGHT)  # a name, which has to be looked up
+    n = await cancelled_at_every_await(lambda: WireConn.connect(**there))
     assert n > 3

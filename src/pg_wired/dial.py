@@ -149,8 +149,18 @@ async def addresses(host: HostConfig) -> list[Address]:
     flags = socket.AI_NUMERICHOST if host.hostaddr else 0
     loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(name, host.port, type=socket.SOCK_STREAM, flags=flags)
+        found = _numeric(name, host.port) or await loop.getaddrinfo(
+            name, host.port, type=socket.SOCK_STREAM, flags=flags
+        )
     except (OSError, UnicodeError) as error:  # a name that no resolver can be asked for
         reason = getattr(error, "strerror", None) or "it is no name"
         raise IoError(f"could not translate host name {name!r} to address: {reason}", Outcome.NOT_SENT) from error
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
+def _numeric(name: str, port: int) -> list[Any]:
+    """What an address in digits stands for, without the thread that looks up names; of a name, nothing."""
+    try:
+        return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return []

@@ -37,9 +37,11 @@ class Message(metaclass=_MessageType):
     __signature__: ClassVar[Signature]
 
     def __init__(self, *args: Any, **named: Any) -> None:
-        bound = self.__signature__.bind(*args, **named)
-        bound.apply_defaults()
-        for name, value in bound.arguments.items():
+        if named or len(args) != len(self.__match_args__):
+            bound = self.__signature__.bind(*args, **named)
+            bound.apply_defaults()
+            args = tuple(bound.arguments.values())
+        for name, value in zip(self.__match_args__, args, strict=True):
             object.__setattr__(self, name, value)
 
     def __init_subclass__(cls, tag: str | None = None, code: int | None = None) -> None:
