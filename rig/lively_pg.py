@@ -9,7 +9,6 @@ import socket
 from contextlib import suppress
 
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.transaction import GUARD
 
 from .fake_pg import KEY, FakePG, Peer, error
 from .talk import TEXT, describe
@@ -61,8 +60,7 @@ class LivelyPG(FakePG):
                 peer.sock.close()
 
     async def _answer(self, pid: int, peer: Peer) -> None:
-        status, parameter, query = "I", b"", ""
-        statements: dict[str, str] = {}
+        status, parameter = "I", b""
         while True:
             while (message := peer.talk.take()) is None:
                 data = await peer.read()
@@ -76,12 +74,9 @@ class LivelyPG(FakePG):
                 await self.may_answer.wait()
                 while pid in self.mute:
                     await asyncio.sleep(0.005)
-            if isinstance(message, m.Parse):
-                statements[message.statement] = message.query
             if isinstance(message, m.Bind):
                 parameter = message.params[0] or b"" if message.params else b""
-                query = statements[message.statement]
-            row = m.DataRow((b"1",) if query == GUARD else (str(pid).encode(), parameter))
+            row = m.DataRow((str(pid).encode(), parameter))
             if isinstance(message, m.Query):
                 self.said.append(message.query)
                 word = message.query.split(";")[0].split()[0].upper() if message.query.strip() else ""

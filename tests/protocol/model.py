@@ -169,6 +169,8 @@ class Server:
         return [describe([f"c{number}" for number in range(count)], formats)]
 
     def _row(self, statement: Prepared, params: tuple[bytes | None, ...]) -> Row | None:
+        if statement.sql == GUARD:
+            return (b"1",)
         if statement.sql.startswith(("select", "show", "values")):
             return (statement.sql.encode(), *params, *(b"v",) * statement.version)
         return None
@@ -185,10 +187,8 @@ class Server:
             return [m.CommandComplete(self._transact(word))]
         if rest.startswith("local pg_wired.setup"):
             self.is_set_up = True
-        if sql == GUARD:
-            if not self.is_set_up:
-                raise Refusal("22012", "division by zero")
-            return [m.DataRow((b"1",)), m.CommandComplete("SELECT 1")]
+        if sql == GUARD and not self.is_set_up:
+            raise Refusal("22012", "division by zero")
         if word in ("discard", "deallocate"):
             if word == "discard" and self.status != "I":
                 raise Refusal("25001", "DISCARD ALL cannot run inside a transaction block")

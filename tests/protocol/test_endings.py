@@ -522,7 +522,7 @@ def test_a_unit_moves_as_a_whole() -> None:
     assert outcomes(*sinks) == [Outcome.UNKNOWN, None] and keeper.moved == [unit.whole]
     other = Client()
     other.session.submit(unit.whole)
-    assert other.tags() == "QQPBEPDBESQ"
+    assert other.tags() == "QQPDBEPDBESQ"
     assert [part.script for part in unit.whole.parts] == [*plain[:2], plain[2][1:], *plain[3:]]
 
 

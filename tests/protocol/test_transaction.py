@@ -8,7 +8,7 @@ from pg_wired.error import ConnectionClosed, Outcome, PgError, PgWireError, Tran
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.transaction import BEGIN, GUARD
 from rig.talk import describe, error
-from tests.protocol.conversation import PREPARED, READY, STALE, Client, first, known, pg_error, result
+from tests.protocol.conversation import PREPARED, READY, STALE, Client, first, known, later, pg_error, result
 
 OPEN, FAILED = m.ReadyForQuery("T"), m.ReadyForQuery("E")
 Answer = list[m.BackendMessage]
@@ -19,7 +19,8 @@ def tags(*names: str, status: m.ReadyForQuery = OPEN) -> Answer:
 
 
 BEGUN, SET = tags("BEGIN", "SET"), tags("SET")
-RELEASED: Answer = [m.ParseComplete(), m.BindComplete(), m.DataRow((b"1",)), m.CommandComplete("SELECT 1")]
+GUARDED: Answer = first((b"1",))[:-1]
+GUARDED_AGAIN: Answer = later((b"1",))[:-1]
 QUERY: Answer = [*first((b"1",))[:-1], OPEN]
 COMMITTED, ROLLED_BACK = tags("COMMIT", status=READY), tags("ROLLBACK", status=READY)
 
@@ -27,12 +28,12 @@ COMMITTED, ROLLED_BACK = tags("COMMIT", status=READY), tags("ROLLBACK", status=R
 def test_all_in_one_write() -> None:
     client = Client()
     sink = client.transaction("set local x = 1", "select $1", b"x")
-    begin, setup, *release, parse, _, bind, _, sync, commit = client.sent()
+    begin, setup, guard, *_, parse, _, bind, _, sync, commit = client.sent()
     assert begin == m.Query(BEGIN) and setup == m.Query("set local x = 1")
-    assert release == [m.Parse("", GUARD), m.Bind(), m.Execute()]
+    assert isinstance(guard, m.Parse) and guard.query == GUARD
     assert isinstance(parse, m.Parse) and isinstance(bind, m.Bind)
     assert (parse.query, bind.params, sync, commit) == ("select $1", (b"x",), m.Sync(), m.Query("COMMIT"))
-    client.feed(*BEGUN, *SET, *RELEASED, *QUERY)
+    client.feed(*BEGUN, *SET, *GUARDED, *QUERY)
     assert not sink.is_answered and client.session.foreign is None
     client.feed(*COMMITTED)
     assert sink.result == [(b"1",)] and sink.result.command_tag == "SELECT 1"
@@ -43,10 +44,10 @@ def test_a_second_one_knows_the_query() -> None:
     client = Client()
     client.transaction("set local x = 1", "select 1")
     client.take()
-    client.feed(*BEGUN, *SET, *RELEASED, *QUERY, *COMMITTED)
+    client.feed(*BEGUN, *SET, *GUARDED, *QUERY, *COMMITTED)
     sink = client.transaction("set local x = 2", "select 1")
-    assert client.tags() == "QQ" + "PBE" + "BES" + "Q"
-    client.feed(*BEGUN, *SET, *RELEASED, m.BindComplete(), *result((b"2",)), OPEN, *COMMITTED)
+    assert client.tags() == "QQ" + "BE" + "BES" + "Q"
+    client.feed(*BEGUN, *SET, *GUARDED_AGAIN, m.BindComplete(), *result((b"2",)), OPEN, *COMMITTED)
     assert sink.result == [(b"2",)]
 
 
@@ -56,7 +57,7 @@ FAILURES: dict[str, tuple[Answer, type[PgWireError], str, Outcome]] = {
     "BEGIN": ([error("53300"), READY, *SET, error("25P01"), READY, *COMMITTED], PgError, "53300", UNKNOWN),
     "setup": ([*BEGUN, error("42704"), FAILED, error("25P02"), FAILED, *ROLLED_BACK], PgError, "42704", REJECTED),
     "setup says COMMIT": (
-        [*BEGUN, *tags("COMMIT", status=READY), error("25P01"), READY, *COMMITTED],
+        [*BEGUN, *tags("COMMIT", status=READY), error("22012"), READY, *COMMITTED],
         TransactionError,
         "the setup ended the transaction itself: the query was not run",
         UNKNOWN,
@@ -80,39 +81,39 @@ FAILURES: dict[str, tuple[Answer, type[PgWireError], str, Outcome]] = {
         REJECTED,
     ),
     "query is not understood": (
-        [*BEGUN, *SET, *RELEASED, error("42601"), FAILED, *ROLLED_BACK],
+        [*BEGUN, *SET, *GUARDED, error("42601"), FAILED, *ROLLED_BACK],
         PgError,
         "42601",
         REJECTED,
     ),
     "query fails": (
-        [*BEGUN, *SET, *RELEASED, *first()[:4], error("22012"), FAILED, *ROLLED_BACK],
+        [*BEGUN, *SET, *GUARDED, *first()[:4], error("22012"), FAILED, *ROLLED_BACK],
         PgError,
         "22012",
         REJECTED,
     ),
     "query says COMMIT": (
-        [*BEGUN, *SET, *RELEASED, *PREPARED, m.BindComplete(), *tags("COMMIT", status=READY), *COMMITTED],
+        [*BEGUN, *SET, *GUARDED, *PREPARED, m.BindComplete(), *tags("COMMIT", status=READY), *COMMITTED],
         TransactionError,
         "the query ended the transaction itself",
         UNKNOWN,
     ),
     "query says ROLLBACK": (
-        [*BEGUN, *SET, *RELEASED, *PREPARED, m.BindComplete(), *tags("ROLLBACK", status=READY), *COMMITTED],
+        [*BEGUN, *SET, *GUARDED, *PREPARED, m.BindComplete(), *tags("ROLLBACK", status=READY), *COMMITTED],
         TransactionError,
         "the query ended the transaction itself",
         REJECTED,
     ),
-    "COMMIT": ([*BEGUN, *SET, *RELEASED, *QUERY, error("23505"), READY], PgError, "23505", REJECTED),
+    "COMMIT": ([*BEGUN, *SET, *GUARDED, *QUERY, error("23505"), READY], PgError, "23505", REJECTED),
     "COMMIT that rolls back": (
-        [*BEGUN, *SET, *RELEASED, *QUERY, *ROLLED_BACK],
+        [*BEGUN, *SET, *GUARDED, *QUERY, *ROLLED_BACK],
         TransactionError,
         "COMMIT rolled back",
         REJECTED,
     ),
     "COPY TO STDOUT": (
         [
-            *[*BEGUN, *SET, *RELEASED, *PREPARED, m.BindComplete(), m.CopyOutResponse(0, ()), m.CopyDone()],
+            *[*BEGUN, *SET, *GUARDED, *PREPARED, m.BindComplete(), m.CopyOutResponse(0, ()), m.CopyDone()],
             *[*tags("COPY 0"), *COMMITTED],
         ],
         UsageError,
@@ -141,21 +142,21 @@ def test_a_stale_statement_inside_is_repaired_once_with_all_of_it(stale: m.Error
     known(client, "select 1")
     sink = client.transaction("set local x = 1", "select 1")
     client.take()
-    refused = [*BEGUN, *SET, *RELEASED, stale, FAILED, *ROLLED_BACK]
+    refused = [*BEGUN, *SET, *GUARDED, stale, FAILED, *ROLLED_BACK]
     client.feed(*refused)
     assert not sink.is_answered
     messages = client.sent()
     assert messages[:2] == [m.Query(BEGIN), m.Query("set local x = 1")]
-    assert "".join(chr(message.tag or 0) for message in messages[2:]) == "CPBE" + "PDBES" + "Q"
-    client.feed(*BEGUN, *SET, m.CloseComplete(), *RELEASED, *QUERY, *COMMITTED)
+    assert "".join(chr(message.tag or 0) for message in messages[2:]) == "CBE" + "PDBES" + "Q"
+    client.feed(*BEGUN, *SET, m.CloseComplete(), *GUARDED_AGAIN, *QUERY, *COMMITTED)
     assert sink.result == [(b"1",)]
 
 
 def test_it_is_not_repaired_a_second_time_nor_behind_a_commit_of_its_own() -> None:
-    refused = [*RELEASED, STALE, FAILED, *ROLLED_BACK]
+    refused = [STALE, FAILED, *ROLLED_BACK]
     for first_answer, second_answer in (
-        ([*BEGUN, *SET, *refused], [*BEGUN, *SET, m.CloseComplete(), *refused]),
-        ([*BEGUN, *tags("COMMIT", "BEGIN", "SET"), *refused], []),
+        ([*BEGUN, *SET, *GUARDED, *refused], [*BEGUN, *SET, m.CloseComplete(), *GUARDED_AGAIN, *refused]),
+        ([*BEGUN, *tags("COMMIT", "BEGIN", "SET"), *GUARDED, *refused], []),
     ):
         client = Client()
         known(client, "select 1")
@@ -167,12 +168,33 @@ def test_it_is_not_repaired_a_second_time_nor_behind_a_commit_of_its_own() -> No
         assert pg_error(sink).code == "0A000" and client.sent() == []
 
 
+def test_a_stale_guard_is_repaired_once_with_all_of_it() -> None:
+    client = Client()
+    known(client, GUARD)
+    sink = client.transaction("deallocate all", "select 1")
+    client.take()
+    refused = [*BEGUN, *tags("DEALLOCATE ALL"), error("26000"), FAILED, *ROLLED_BACK]
+    client.feed(*refused)
+    assert not sink.is_answered
+    assert client.tags() == "QQ" + "CPDBE" + "PDBES" + "Q"
+    client.feed(*BEGUN, *tags("DEALLOCATE ALL"), m.CloseComplete(), *GUARDED, *QUERY, *COMMITTED)
+    assert sink.result == [(b"1",)]
+
+
+def test_what_else_the_guard_fails_with_is_told() -> None:
+    client = Client()
+    sink = client.transaction("setup", "query")
+    client.take()
+    client.feed(*BEGUN, *SET, *GUARDED[:4], error("57014"), FAILED, *ROLLED_BACK)
+    assert pg_error(sink).code == "57014" and pg_error(sink).outcome is REJECTED
+
+
 def test_nobody_waits_for_it_any_more() -> None:
     client = Client()
     sink = client.transaction("set local x = 1", "select 1")
     client.take()
     sink.cancelled = True
-    client.feed(*BEGUN, *SET, *RELEASED, *QUERY, *COMMITTED)
+    client.feed(*BEGUN, *SET, *GUARDED, *QUERY, *COMMITTED)
     assert not sink.is_answered and client.session.failure is None
 
 
@@ -183,7 +205,7 @@ def test_its_query_is_the_sole_request_that_can_be_cancelled() -> None:
     assert client.sole is sink
     client.disown()
     waiting = client.simple("select")
-    client.feed(*BEGUN, *SET, *RELEASED, *PREPARED[:2], describe(["a"], ()), m.BindComplete(), error("57014"), FAILED)
+    client.feed(*BEGUN, *SET, *GUARDED, *PREPARED[:2], describe(["a"], ()), m.BindComplete(), error("57014"), FAILED)
     client.session.release()
     assert client.sent() == []
     client.feed(*ROLLED_BACK)
@@ -197,7 +219,7 @@ def test_lost_on_the_way(answered: int) -> None:
     client = Client()
     sink = client.transaction("set local x = 1", "select 1")
     client.take()
-    for answer in [BEGUN, SET, RELEASED, QUERY][:answered]:
+    for answer in [BEGUN, SET, GUARDED, QUERY][:answered]:
         client.feed(*answer)
     client.session.lost(None)
     assert isinstance(sink.error, ConnectionClosed) and sink.error.outcome is Outcome.UNKNOWN
@@ -209,7 +231,7 @@ def test_inside_anothers_transaction_it_never_succeeds() -> None:
     offender, sink = client.simple("begin"), client.transaction("set local x = 1", "select 1")
     client.take()
     client.feed(*tags("BEGIN"))
-    client.feed(m.NoticeResponse((("C", "25001"),)), *BEGUN, *SET, *RELEASED, *QUERY, *COMMITTED, *ROLLED_BACK)
+    client.feed(m.NoticeResponse((("C", "25001"),)), *BEGUN, *SET, *GUARDED, *QUERY, *COMMITTED, *ROLLED_BACK)
     for each in (offender, sink):
         assert isinstance(each.error, TransactionError) and each.error.outcome is Outcome.UNKNOWN
     assert client.session.holds == 0

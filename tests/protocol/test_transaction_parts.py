@@ -10,7 +10,7 @@ from pg_wired.protocol import messages as m
 from pg_wired.protocol.transaction import BEGIN, GUARD, Transaction
 from pg_wired.protocol.types import TransactionStatus
 from rig.talk import describe, error
-from tests.protocol.conversation import PREPARED, READY, STALE, Client, Sink, first, known, pg_error, result
+from tests.protocol.conversation import PREPARED, READY, STALE, Client, Sink, first, known, later, pg_error, result
 
 NOT_SENT, REJECTED, UNKNOWN = Outcome.NOT_SENT, Outcome.REJECTED, Outcome.UNKNOWN
 OPEN, FAILED = m.ReadyForQuery("T"), m.ReadyForQuery("E")
@@ -32,7 +32,8 @@ def tagged(*tags: str, status: m.ReadyForQuery = OPEN) -> Answer:
 
 BEGUN = tagged("BEGIN", "SET")
 SET = tagged("SET")
-RELEASED: Answer = [m.ParseComplete(), m.BindComplete(), m.DataRow((b"1",)), m.CommandComplete("SELECT 1")]
+GUARDED: Answer = first((b"1",))[:-1]
+GUARDED_AGAIN: Answer = later((b"1",))[:-1]
 QUERIED: Answer = [*PREPARED, m.BindComplete(), m.CommandComplete("INSERT 0 1"), OPEN]
 COMMITTED = tagged("COMMIT", status=READY)
 ROLLED_BACK = tagged("ROLLBACK", status=READY)
@@ -57,11 +58,12 @@ def test_what_it_sends() -> None:
     sink = transact(client, "set local role alice", "select $1", b"x")
     sent = client.sent()
     assert sent[:2] == [m.Query(BEGIN), m.Query("set local role alice")]
-    assert sent[2:5] == [m.Parse("", GUARD), m.Bind(), m.Execute()]
-    assert [type(message) for message in sent[5:]] == [m.Parse, m.Describe, m.Bind, m.Execute, m.Sync, m.Query]
+    parses = [message.query for message in sent if isinstance(message, m.Parse)]
+    assert parses == [GUARD, "select $1"]
+    assert "".join(chr(message.tag or 0) for message in sent[2:]) == "PDBE" + "PDBES" + "Q"
     assert sent[-1] == m.Query("COMMIT")
     columns = describe(["a"], ())
-    client.feed(*BEGUN, *SET, *RELEASED, *PREPARED[:2], columns, m.BindComplete(), *result((b"x",)), OPEN)
+    client.feed(*BEGUN, *SET, *GUARDED, *PREPARED[:2], columns, m.BindComplete(), *result((b"x",)), OPEN)
     assert not sink.is_answered  # before COMMIT it is no success
     client.feed(*COMMITTED)
     assert list(sink.result) == [(b"x",)] and sink.result.fields[0].name == "a"
@@ -76,12 +78,14 @@ def test_nothing_of_others_is_in_between() -> None:
     transact(client, "second", "second query")
     client.simple("c")
     sqls: list[str] = []
+    guarded = GUARDED
     while messages := client.sent():
         for message in messages:
             sqls += [message.query] if isinstance(message, m.Query | m.Parse) else []
             match message:
                 case m.Query("COMMIT"):
-                    client.feed(*RELEASED, *QUERIED, *COMMITTED)
+                    client.feed(*guarded, *QUERIED, *COMMITTED)
+                    guarded = GUARDED_AGAIN
                 case m.Query(query) if query.startswith("BEGIN"):
                     client.feed(*BEGUN)
                 case m.Query("first" | "second"):
@@ -90,8 +94,8 @@ def test_nothing_of_others_is_in_between() -> None:
                     client.feed(m.CommandComplete("C"), READY)
                 case m.Parse(query="a" | "b"):
                     client.feed(*first())
-    begin, release = BEGIN, GUARD
-    one, two = ([begin, name, release, f"{name} query", "COMMIT"] for name in ("first", "second"))
+    one = [BEGIN, "first", GUARD, "first query", "COMMIT"]
+    two = [BEGIN, "second", "second query", "COMMIT"]
     assert sqls == ["a", *one, "b", *two, "c"]
     assert all(sink.result is not None for sink in client.sinks)
 
@@ -112,33 +116,33 @@ ENDS: dict[str, tuple[list[Answer], type[PgWireError], str, Outcome]] = {
         PgError, "22012", UNKNOWN,
     ),
     "setup commits": (
-        [BEGUN, tagged("COMMIT", status=READY), [error("25P01"), READY], COMMITTED], TransactionError, "", UNKNOWN,
+        [BEGUN, tagged("COMMIT", status=READY), [error("22012"), READY], COMMITTED], TransactionError, "", UNKNOWN,
     ),
     "setup commits and begins": (
         [BEGUN, tagged("COMMIT", "BEGIN"), NO_SETTING, ROLLED_BACK], TransactionError, "", UNKNOWN,
     ),
     "setup prepares": (
-        [BEGUN, tagged("PREPARE TRANSACTION", status=READY), [error("25P01"), READY], COMMITTED],
+        [BEGUN, tagged("PREPARE TRANSACTION", status=READY), [error("22012"), READY], COMMITTED],
         TransactionError, "", UNKNOWN,
     ),
     "setup rolls back and begins": (
         [BEGUN, tagged("ROLLBACK", "BEGIN"), NO_SETTING, ROLLED_BACK], TransactionError, "", REJECTED,
     ),
     "query fails": (
-        [BEGUN, SET, [*RELEASED, *FAILING], ROLLED_BACK], PgError, "22012", REJECTED,
+        [BEGUN, SET, [*GUARDED, *FAILING], ROLLED_BACK], PgError, "22012", REJECTED,
     ),
     "query fails behind a commit": (
-        [BEGUN, tagged("COMMIT", "BEGIN", "SET"), [*RELEASED, *FAILING], ROLLED_BACK], PgError, "22012", UNKNOWN,
+        [BEGUN, tagged("COMMIT", "BEGIN", "SET"), [*GUARDED, *FAILING], ROLLED_BACK], PgError, "22012", UNKNOWN,
     ),
     "query ends the transaction": (
-        [BEGUN, SET, [*RELEASED, *QUERIED[:-1], READY], COMMITTED], TransactionError, "", REJECTED,
+        [BEGUN, SET, [*GUARDED, *QUERIED[:-1], READY], COMMITTED], TransactionError, "", REJECTED,
     ),
     "query commits": (
-        [BEGUN, SET, [*RELEASED, *QUERIED[:-2], m.CommandComplete("COMMIT"), READY], COMMITTED],
+        [BEGUN, SET, [*GUARDED, *QUERIED[:-2], m.CommandComplete("COMMIT"), READY], COMMITTED],
         TransactionError, "", UNKNOWN,
     ),
-    "COMMIT fails": ([BEGUN, SET, [*RELEASED, *QUERIED], [error("23505"), READY]], PgError, "23505", REJECTED),
-    "COMMIT rolls back": ([BEGUN, SET, [*RELEASED, *QUERIED], ROLLED_BACK], TransactionError, "", REJECTED),
+    "COMMIT fails": ([BEGUN, SET, [*GUARDED, *QUERIED], [error("23505"), READY]], PgError, "23505", REJECTED),
+    "COMMIT rolls back": ([BEGUN, SET, [*GUARDED, *QUERIED], ROLLED_BACK], TransactionError, "", REJECTED),
 }  # fmt: skip
 
 
@@ -167,7 +171,7 @@ def test_a_copy_as_its_query_is_refused() -> None:
     sink = transact(client)
     client.take()
     copied: Answer = [m.CopyOutResponse(0, ()), m.CopyData(b"x"), m.CopyDone(), m.CommandComplete("COPY 1"), OPEN]
-    client.feed(*BEGUN, *SET, *RELEASED, *PREPARED, m.BindComplete(), *copied, *COMMITTED)
+    client.feed(*BEGUN, *SET, *GUARDED, *PREPARED, m.BindComplete(), *copied, *COMMITTED)
     assert isinstance(sink.error, UsageError) and sink.error.outcome is UNKNOWN
     usable(client)
 
@@ -176,8 +180,8 @@ def test_a_stale_statement_is_repeated_once_the_rollback_is_certain() -> None:
     client = Client()
     known(client, "query")
     sink, behind = transact(client), client.simple("behind")
-    assert "P" not in client.tags().replace("QQPBE", "", 1)
-    stale: Answer = [*RELEASED, STALE, FAILED]
+    assert client.tags() == "QQ" + "PDBE" + "BDES" + "Q" + "Q"
+    stale: Answer = [*GUARDED, STALE, FAILED]
     client.feed(*BEGUN, *SET, *stale)
     assert client.sent() == [] and not sink.is_answered
     client.feed(*ROLLED_BACK, m.CommandComplete("BEHIND"), READY)
@@ -185,7 +189,7 @@ def test_a_stale_statement_is_repeated_once_the_rollback_is_certain() -> None:
     assert sent[0] == m.Query(BEGIN) and behind.result
     closes = [message for message in sent if isinstance(message, m.Close)]
     assert len(closes) == 1 and sent.index(closes[0]) == 2  # at the head of its group
-    client.feed(*BEGUN, *SET, m.CloseComplete(), *RELEASED, *QUERIED, *COMMITTED)
+    client.feed(*BEGUN, *SET, m.CloseComplete(), *GUARDED_AGAIN, *QUERIED, *COMMITTED)
     assert sink.result.command_tag == "INSERT 0 1"
     usable(client)
 
@@ -199,10 +203,10 @@ def test_what_is_not_repeated(why: str) -> None:
     if why == "nobody waits":
         sink.cancelled = True
     setup = tagged("COMMIT", "BEGIN", "SET") if why == "it committed" else SET
-    client.feed(*BEGUN, *setup, *RELEASED, STALE, FAILED, *ROLLED_BACK)
+    client.feed(*BEGUN, *setup, *GUARDED, STALE, FAILED, *ROLLED_BACK)
     if why == "a second time":
         assert client.tags().startswith("QQ")
-        client.feed(*BEGUN, *SET, m.CloseComplete(), *RELEASED, STALE, FAILED, *ROLLED_BACK)
+        client.feed(*BEGUN, *SET, m.CloseComplete(), *GUARDED_AGAIN, STALE, FAILED, *ROLLED_BACK)
     assert client.sent() == []
     if why == "nobody waits":
         assert not sink.is_answered
@@ -218,7 +222,7 @@ def test_cancelled_under_way_it_runs_to_its_end() -> None:
     client.take()
     client.feed(*BEGUN)
     sink.cancelled = True
-    client.feed(*SET, *RELEASED, *QUERIED, *COMMITTED)
+    client.feed(*SET, *GUARDED, *QUERIED, *COMMITTED)
     assert not sink.is_answered
     usable(client)
 
@@ -238,7 +242,7 @@ def test_lost_behind_each_part(answered: int) -> None:
     client = Client()
     sink = transact(client)
     client.take()
-    for part in [BEGUN, SET, RELEASED, QUERIED][:answered]:
+    for part in [BEGUN, SET, GUARDED, QUERIED][:answered]:
         client.feed(*part)
     client.session.lost(None)
     assert isinstance(sink.error, ConnectionClosed) and sink.error.outcome is UNKNOWN
@@ -258,12 +262,12 @@ def test_its_deadline_holds_behind_each_part(answered: int) -> None:
     client = Client()
     sink = transact(client, deadline=10.0)
     client.take()
-    for part in [BEGUN, SET, RELEASED, QUERIED][:answered]:
+    for part in [BEGUN, SET, GUARDED, QUERIED][:answered]:
         client.feed(*part)
     assert endings.expire(client.session, 9.0) == 10.0 and not sink.is_answered
     assert endings.expire(client.session, 10.0) == 0.0
     assert isinstance(sink.error, RequestTimeout) and sink.error.outcome is UNKNOWN
-    for part in [BEGUN, SET, RELEASED, QUERIED, COMMITTED][answered:]:
+    for part in [BEGUN, SET, GUARDED, QUERIED, COMMITTED][answered:]:
         client.feed(*part)
     usable(client)
 
@@ -272,7 +276,7 @@ def test_inside_a_transaction_that_somebody_left_open() -> None:
     client = Client()
     offender, sink = client.simple("begin"), transact(client)
     client.take()
-    client.feed(m.CommandComplete("BEGIN"), OPEN, *BEGUN, *SET, *RELEASED, *QUERIED, *COMMITTED)
+    client.feed(m.CommandComplete("BEGIN"), OPEN, *BEGUN, *SET, *GUARDED, *QUERIED, *COMMITTED)
     for each in (offender, sink):
         assert isinstance(each.error, TransactionError) and each.error.outcome is UNKNOWN
     assert client.sent() == [m.Query("ROLLBACK")]

@@ -52,7 +52,7 @@ def settle(session: Session, request: requests.Request, status: int) -> None:
         request.unit.settle(session, request, group)
     elif group:
         _end_group(session, group, request)
-    elif not repair(session, request, request):
+    elif not (drop_stale(session, request) and send_again(session, request, request)):
         _end(request)
 
 
@@ -85,7 +85,7 @@ def _end_group(session: Session, group: list[requests.Request], last: requests.R
         if error is None or member.script == requests.SYNC_SCRIPT:
             _end(member)
         elif member.error is not None:
-            _drop_stale(session, member)
+            drop_stale(session, member)
             member.error.outcome = outcome
             member.fail(member.error)
         else:
@@ -103,21 +103,7 @@ def _roll_back(session: Session) -> None:
     session.encode(session.rollback)
 
 
-def repair(session: Session, query: requests.Request, whole: requests.Request) -> bool:
-    """If `query` failed for a stale statement, drop that and queue the `whole` once more. Says whether it did."""
-    if not _drop_stale(session, query):
-        return False
-    if session.status != _IDLE or query.is_repaired or query.sink is None or query.sink.done():
-        return False
-    query.again()
-    whole.is_repaired = True
-    # Before all that was never sent, and behind the repairs that came before it.
-    queue = session.pending if session.window is None else session.window.inside
-    queue.insert(sum(waiting.is_repaired for waiting in queue), whole)
-    return True
-
-
-def _drop_stale(session: Session, query: requests.Request) -> bool:
+def drop_stale(session: Session, query: requests.Request) -> bool:
     """If the server did not know the statement as we do, prepare it anew the next time; says whether it was so."""
     if not _is_stale(query):
         return False
@@ -128,6 +114,18 @@ def _drop_stale(session: Session, query: requests.Request) -> bool:
     else:
         session.statements.drop(statement, close=False)
         session.statements.close(statement.name)
+    return True
+
+
+def send_again(session: Session, query: requests.Request, whole: requests.Request) -> bool:
+    """Queue the `whole` that `query` belongs to once more, if somebody waits for it. Says whether it did."""
+    if session.status != _IDLE or query.is_repaired or query.sink is None or query.sink.done():
+        return False
+    query.again()
+    whole.is_repaired = True
+    # Before all that was never sent, and behind the repairs that came before it.
+    queue = session.pending if session.window is None else session.window.inside
+    queue.insert(sum(waiting.is_repaired for waiting in queue), whole)
     return True
 
 

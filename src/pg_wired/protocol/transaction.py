@@ -7,12 +7,11 @@ server skips to Sync then. COMMIT stands in a group of its own, and rolls back w
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING
 
 from ..error import Outcome, PgError, PgWireError, TransactionError
-from . import endings, messages, requests
-from .types import State, TransactionStatus
+from . import endings, requests
+from .types import TransactionStatus
 
 if TYPE_CHECKING:
     from .session import Session
@@ -23,7 +22,7 @@ GUARD = (
     "SELECT 1 OPERATOR(pg_catalog./) (coalesce(pg_catalog.current_setting('pg_wired.setup', true), '') "
     "OPERATOR(pg_catalog.=) 'open')::pg_catalog.int4"
 )
-GUARD_SCRIPT = bytes([State.PARSE, State.BIND, State.EXECUTE])
+DIVISION_BY_ZERO = "22012"
 
 
 class Transaction:
@@ -40,9 +39,8 @@ class Transaction:
         self._is_open = False
         self.begin = requests.simple_query(None, BEGIN, 0.0)
         self.setup = requests.simple_query(None, self.setup_sql, 0.0)
-        self.guard = requests.Request(None, "", 0.0)
-        self.guard.data, self.guard.script, self.guard.is_item = _guard(), GUARD_SCRIPT, True
-        self.guard.columns = 1
+        self.guard = requests.Request(None, GUARD, 0.0)
+        self.guard.is_item = True
         self.commit = requests.simple_query(self.query.sink, "COMMIT", self.query.deadline)
         self.whole.parts = [self.begin, self.setup, self.guard, self.query, self.commit]
         for part in self.whole.parts:
@@ -59,10 +57,17 @@ class Transaction:
         if error is None:
             if self.query.sink is not None and not self.query.sink.done():
                 self.query.sink.set_result(self.query.answer())
-        elif error is self.query.error and self._is_rolled_back() and endings.repair(session, self.query, self.whole):
+        elif (
+            self._is_rolled_back() and self._was_stale(session) and endings.send_again(session, self.query, self.whole)
+        ):
             self.compose()
         else:
             self.query.fail(error)
+
+    def _was_stale(self, session: Session) -> bool:
+        """Whether it failed first for a statement, the guard or the query, that the server did not know as we do."""
+        failed = next((part for part in self.whole.parts or () if part.error is not None), self.commit)
+        return endings.drop_stale(session, failed)
 
     def _is_rolled_back(self) -> bool:
         """Whether nothing of it remains. A COMMIT that the setup said itself cannot be taken back."""
@@ -74,10 +79,12 @@ class Transaction:
         for part in (self.begin, self.setup):
             if part.error is not None:
                 return self._with(part.error, outcome)
-        if self.guard.error is not None:
+        if self.guard.error is not None and self.guard.error.code == DIVISION_BY_ZERO:
             ended = TransactionError("the setup ended the transaction itself: the query was not run", outcome)
             ended.__cause__ = self.guard.error
             return ended
+        if self.guard.error is not None:
+            return self._with(self.guard.error, outcome)
         if self.query.error is not None:
             return self._with(self.query.error, outcome)
         if not self._is_open:
@@ -93,9 +100,3 @@ class Transaction:
     def _with(error: PgError, outcome: Outcome) -> PgError:
         error.outcome = outcome
         return error
-
-
-@cache
-def _guard() -> bytes:
-    """Not made with the import: to read the messages' descriptions takes a millisecond."""
-    return messages.encode(messages.Parse("", GUARD), messages.Bind(), messages.Execute())
