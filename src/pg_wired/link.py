@@ -11,6 +11,7 @@ from .connection import WireConn
 from .error import Outcome, RequestTimeout, UsageError
 from .protocol import requests
 from .protocol.session import Session
+from .protocol.transaction import PARTS
 from .protocol.window import Window
 from .watch import Watch
 
@@ -42,8 +43,7 @@ class Link(Clock):
             return
         if session.window is not None:
             self._check_window(session.window)
-        if len(session.inflight) == 1 or session.head.unit is not None:
-            self.watch.cancel_abandoned()  # before this request makes it one of two
+        self._look_for_abandoned()
         session.submit(request)
         self._send(request)
 
@@ -53,10 +53,16 @@ class Link(Clock):
         if request.deadline < 0:
             request.fail(RequestTimeout("the timeout is 0", Outcome.NOT_SENT))
             return
-        if len(self.session.inflight) == 1 or self.session.head.unit is not None:
-            self.watch.cancel_abandoned()
+        self._look_for_abandoned()
         self.session.submit_inside(window, request)
         self._send(request)
+
+    def _look_for_abandoned(self) -> None:
+        """What nobody waits for is cancelled before another request makes it one of two."""
+        session = self.session
+        n = len(session.inflight)
+        if n == 1 or (n <= PARTS and session.head.unit is not None):
+            self.watch.cancel_abandoned()
 
     def _send(self, request: requests.Request) -> None:
         watch = self.watch

@@ -23,6 +23,7 @@ GUARD = (
     "OPERATOR(pg_catalog.=) 'open')::pg_catalog.int4"
 )
 DIVISION_BY_ZERO = "22012"
+PARTS = 5  # BEGIN, setup, guard, query, COMMIT
 
 
 class Transaction:
