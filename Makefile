@@ -80,10 +80,13 @@ build/compiled/.ready: dist/.$(BUILD)
 	@.venv/bin/python -m pip install -q --no-deps --target build/compiled dist/*.whl
 	@touch $@
 
+# From a copy, so that two may be built at a time.
 build/py%/.$(BUILD): build/py%/build.group build/py%/smoke.group $(SOURCES)
 	@echo "make: $(@D), the package, $(BUILD)"
-	@rm -rf build/lib* build/bdist* build/src
-	@$(@D)/bin/python -m pip install -q --no-deps --no-build-isolation --force-reinstall .
+	@rm -rf $(@D)/package
+	@mkdir $(@D)/package
+	@cp -r pyproject.toml setup.py README.md LICENSE* src $(@D)/package
+	@$(@D)/bin/python -m pip install -q --no-deps --no-build-isolation --force-reinstall ./$(@D)/package
 	@touch $@
 
 demo: .venv/server.group $(READY)
@@ -102,7 +105,10 @@ OWN := $(shell .venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info
 FOUND := $(foreach version,$(filter-out $(OWN),$(OTHERS)),$(shell \
 	PG_WIRED_PURE=$(PG_WIRED_PURE) rig/python.sh $(version) >/dev/null && echo $(version)))
 endif
-smoke: $(FOUND:%=build/py%/.$(BUILD))
+smoke:
+	@all=; for version in $(FOUND); do \
+		$(MAKE) --no-print-directory build/py$$version/.$(BUILD) & all="$$all $$!"; \
+	done; for one in $$all; do wait $$one || exit; done
 	@for version in $(FOUND); do \
 		PYTHONPATH= PG_WIRED_EXPECT=$(BUILD) build/py$$version/bin/python $(pytest) -m smoke || exit; \
 	done
