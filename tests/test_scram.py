@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pg_wired.credentials import SaltedPasswords
 from pg_wired.error import AuthenticationError, Outcome
 from pg_wired.scram import (
     NOT_OFFERED,
@@ -17,7 +18,6 @@ from pg_wired.scram import (
     Answer,
     Challenge,
     Channel,
-    SaltedPasswords,
     bound_to,
     client_first,
     salted_password,

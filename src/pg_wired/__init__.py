@@ -4,9 +4,7 @@ import importlib
 import typing
 
 from .async_conn import AsyncConn
-from .cancel import CancelToken
 from .connection import WireConn
-from .conninfo import ConnConfig
 from .error import (
     AuthenticationError,
     ConfigError,
@@ -22,10 +20,6 @@ from .error import (
     TransactionError,
     UsageError,
 )
-from .exclusive import ExclusiveConn
-from .notifications import NotificationReceiver
-from .pipeline import PgPipeline
-from .protocol.columnar import Column
 from .protocol.notification_queue import ListenerGap, Notification, NotificationGap
 from .protocol.rows import Rows
 from .protocol.types import (
@@ -36,24 +30,47 @@ from .protocol.types import (
     StatementDescription,
     TransactionStatus,
 )
-from .row_stream import RowStream
-from .tls import TlsConfig, TlsMode
 
 if typing.TYPE_CHECKING:
     from .async_pool import AsyncPool
+    from .cancel import CancelToken
+    from .conninfo import ConnConfig
+    from .exclusive import ExclusiveConn
     from .listener import PoolListener
+    from .notifications import NotificationReceiver
+    from .pipeline import PgPipeline
     from .pool_stats import PoolStats
+    from .protocol.columnar import Column
+    from .row_stream import RowStream
+    from .tls import TlsConfig, TlsMode
 
 PipelineResponse = Rows
 
-# A pool has many rooms, and not everybody wants one: they are opened with its first use.
-_POOL = {"AsyncPool": "async_pool", "PoolListener": "listener", "PoolStats": "pool_stats"}
+# What not everybody wants is loaded with its first use.
+_LATER = {
+    "AsyncPool": "async_pool",
+    "CancelToken": "cancel",
+    "Column": "protocol.columnar",
+    "ConnConfig": "conninfo",
+    "ExclusiveConn": "exclusive",
+    "NotificationReceiver": "notifications",
+    "PgPipeline": "pipeline",
+    "PoolListener": "listener",
+    "PoolStats": "pool_stats",
+    "RowStream": "row_stream",
+    "TlsConfig": "tls",
+    "TlsMode": "tls",
+}
 
 
 def __getattr__(name: str) -> typing.Any:
-    if name not in _POOL:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_POOL[name]}", __name__), name)
+    return globals().setdefault(name, getattr(importlib.import_module(f".{_LATER[name]}", __name__), name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [

@@ -11,21 +11,23 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .cancel import CancelToken
 from .connection import WireConn
-from .conninfo import ConnConfig
 from .deadline import seconds
 from .error import ConfigError, PgError, RequestTimeout, UsageError
-from .exclusive import ExclusiveConn
 from .link import Link
-from .notifications import NotificationReceiver
 from .protocol.notification_queue import Drop
 from .protocol.rows import Rows
 from .protocol.types import TransactionStatus
 from .queries import Queries
 from .turn import Patience, Turn
+
+if TYPE_CHECKING:
+    from .cancel import CancelToken
+    from .conninfo import ConnConfig
+    from .exclusive import ExclusiveConn
+    from .notifications import NotificationReceiver
 
 # PostgreSQL cuts longer names off (NAMEDATALEN - 1), and would then notify another channel than the one asked for.
 MAX_NAME = 63
@@ -71,6 +73,8 @@ class AsyncConn(Queries):
 
         Others wait outside, in order. Raises RequestTimeout if the turn does not come within `acquire_timeout` seconds.
         """
+        from .exclusive import ExclusiveConn
+
         return ExclusiveConn(Turn(self._link, "exclusive()", has_state=True), acquire_timeout)
 
     # ---- notifications and notices
@@ -99,6 +103,8 @@ class AsyncConn(Queries):
         """The one receiver of this connection's notifications; of more than `capacity` the `drop` ones are lost."""
         if self._session.notifications.capacity:
             raise UsageError("the notification receiver is taken already: a connection has one")
+        from .notifications import NotificationReceiver
+
         return NotificationReceiver(self._link, capacity, drop)
 
     def set_notice_handler(self, handler: Callable[[PgError], object] | None) -> None:

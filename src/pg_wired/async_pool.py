@@ -7,12 +7,11 @@ import random as randomness
 import warnings
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .async_conn import AsyncConn
 from .conninfo import ConnConfig
 from .error import RequestTimeout
-from .exclusive import ExclusiveConn
 from .lanes import Lanes
 from .lending import Lending
 from .lent_turn import LentTurn
@@ -26,6 +25,9 @@ from .protocol import routing
 from .protocol.notification_queue import Drop
 from .queries import Queries
 from .turn import Patience
+
+if TYPE_CHECKING:
+    from .exclusive import ExclusiveConn
 
 # Requests, and verbs, that may wait: a few megabytes of objects.
 MAX_WAITING = 10_000
@@ -117,6 +119,8 @@ class AsyncPool(Queries):
 
         Raises PoolExhausted if none is free within `acquire_timeout` seconds.
         """
+        from .exclusive import ExclusiveConn
+
         return ExclusiveConn(self._turn("exclusive()", True), acquire_timeout)
 
     def listener(

@@ -13,19 +13,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
 
-from . import dial
-from .cancel import CancelToken
-from .connector import Connector, Shuffle
-from .conninfo import ConnConfig
-from .credentials import Credentials
 from .deadline import seconds
 from .error import ConnectionClosed, Outcome, PgError, ProtocolError, UsageError
 from .inbox import Inbox
-from .protocol import messages, startup
+from .protocol import messages
 from .protocol.types import FieldDescription, Oid, Row, StatementDescription, TransactionStatus
 from .transport import Transport
 
+# What connecting and cancelling need is loaded then.
 if TYPE_CHECKING:
+    from . import dial
+    from .cancel import CancelToken
+    from .connector import Connector, Shuffle
+    from .conninfo import ConnConfig
+    from .credentials import Credentials
+    from .protocol import startup
     from .transport import Receiver
 
 # Bytes of messages that wait to be asked for, or of encoded ones that wait for the socket.
@@ -65,10 +67,14 @@ class WireConn:
         Raises ConfigError, IoError (the socket or TLS), RequestTimeout, AuthenticationError, PgError for the server's
         refusal, ConnectionClosed, ProtocolError; what other attempts met with is in the text or the notes.
         """
+        from .conninfo import ConnConfig
+
         return await connector(ConnConfig.of(dsn, **options)).connect(timeout=timeout)
 
     async def log_in(self, policy: startup.Policy, credentials: Credentials) -> None:
         """From StartupMessage to ReadyForQuery. Raises what `startup.handshake` does."""
+        from .protocol import startup
+
         nonce = base64.b64encode(os.urandom(_NONCE_BYTES)).decode()
         steps = startup.handshake(self.config.startup_parameters(), policy, nonce=nonce)
         step = next(steps)
@@ -264,6 +270,8 @@ class WireConn:
 
     def cancel_token(self) -> CancelToken:
         """What cancels this session's query from elsewhere. UsageError where the server gave no key for it."""
+        from .cancel import CancelToken
+
         pid, key = self.facts.pid, self.facts.secret_key
         if pid is None or key is None:
             raise UsageError("the server sent no BackendKeyData: its queries cannot be cancelled")
@@ -314,4 +322,6 @@ class WireConn:
 
 def connector(config: ConnConfig, *, shuffle: Shuffle | None = None) -> Connector[WireConn]:
     """What makes one WireConn after the other on the same terms: for a pool, or whoever connects again and again."""
+    from .connector import Connector
+
     return Connector(config, WireConn, shuffle=shuffle)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import NoneType
 from typing import Any, ClassVar, TypeAlias
 
-from . import hosts, passfile
+from . import hosts
 from .connection_string import NOT_SENDABLE, SOURCE, UNSENDABLE, parse_string
 from .error import ConfigError
 from .frozen import Frozen
@@ -19,7 +19,6 @@ from .hosts import HostConfig
 from .option_kinds import Option
 from .options import ALIASES, ELSEWHERE, TABLE, UNSUPPORTED, VARIABLES, disagreement
 from .policy import Policy
-from .service_file import read_service
 from .tls import TlsMode
 
 Password: TypeAlias = "str | Callable[[], str | Awaitable[str]]"
@@ -114,9 +113,11 @@ class ConnConfig(Frozen):
 
     def _with_passwords(self, environ: Mapping[str, str]) -> ConnConfig:
         """The same, each host with its password of the password file."""
+        from .passfile import read_lines
+
         home = _home(environ)
         path = self.passfile or (f"{home}/.pgpass" if home else None)
-        lines = passfile.read_lines(path) if path else []
+        lines = read_lines(path) if path else []
         if not lines:
             return self
         found = tuple(host.with_password(lines, self.dbname, self.user) for host in self.hosts)
@@ -189,6 +190,8 @@ def _found(dsn: str, environ: Mapping[str, str], options: Mapping[str, object]) 
     if "service" in named:
         file = _text("servicefile", *named["servicefile"]) if "servicefile" in named else None
         service = _text("service", *named["service"])
+        from .service_file import read_service
+
         path, said = read_service(service, file, environ, _home(environ), {*TABLE, *UNSUPPORTED})
         found |= {name: (f"service file {path!r}", value) for name, value in said.items()}
     found |= explicit

@@ -14,7 +14,9 @@ from typing import TypeVar
 from .error import IoError, Outcome
 from .frozen import Frozen
 from .protocol import messages
-from .tls_context import ALPN
+
+# The protocol chapter, "SSL Session Encryption": the name of PostgreSQL's protocol for ALPN.
+ALPN = "postgresql"
 
 T = TypeVar("T")
 

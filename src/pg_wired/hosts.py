@@ -10,7 +10,6 @@ from typing import ClassVar
 from .error import ConfigError
 from .frozen import Frozen
 from .option_kinds import between, integer
-from .passfile import find_password
 
 # libpq has one directory compiled in: Debian's and Red Hat's is the first, PostgreSQL's own default the second. This
 # code is not compiled for one of them, so the first that exists is taken.
@@ -48,6 +47,8 @@ class HostConfig(Frozen):
 
     def with_password(self, lines: Iterable[str], dbname: str, user: str) -> HostConfig:
         """The same with the password that the password file has for it. "localhost" there means our default too."""
+        from .passfile import find_password
+
         # fe-connect.c, passwordFromFile. Our own directory alone: in another, anybody's server may listen.
         name = self.host or self.hostaddr or LOCALHOST
         if self.host.startswith("/") and self.host == default_host():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-from . import scram
 from .error import AuthenticationError, Outcome
 from .frozen import Frozen
+
+if TYPE_CHECKING:
+    from .scram import Channel
 
 # libpq's words for `require_auth` (18, "require_auth"); "none" is a server that asks for nothing.
 METHODS = ("password", "md5", "gss", "sspi", "scram-sha-256", "oauth", "none")
@@ -61,8 +64,10 @@ class Policy(Frozen):
                 "use TLS (sslmode=require or stricter), or name the risk with require_auth=password"
             )
 
-    def choose(self, mechanisms: Collection[str]) -> tuple[str, scram.Channel]:
+    def choose(self, mechanisms: Collection[str]) -> tuple[str, Channel]:
         """The SASL mechanism to use of those offered, and how it is bound. AuthenticationError where there is none."""
+        from . import scram
+
         plus = scram.MECHANISM_PLUS in mechanisms
         binding = None if self.channel_binding == "disable" else self.binding
         if plus and not self.is_tls:  # libpq's rule: somebody on the way has taken TLS off

@@ -7,20 +7,21 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
-from .copy import CopyIn, CopyOut, CopyOutRows, Source, binary_rows
 from .error import ConfigError
-from .pipeline import PgPipeline
 from .protocol import requests, transaction
 from .protocol.rows import Rows
 from .protocol.types import Oid, ResponseCollector, Row, StatementDescription, Value
-from .row_stream import RowStream
 from .turn import Patience, Turn
 
 # Rows that a stream keeps before it lets the server wait.
 ROW_BUFFER = 10_000
 
 
+# What some programs never do is loaded with its first use.
 if TYPE_CHECKING:
+    from .copy import CopyOut, Source
+    from .pipeline import PgPipeline
+    from .row_stream import RowStream
 
     class Carrier(Protocol):
         """What takes requests to the server: a connection, a turn on one, or the lanes of a pool."""
@@ -143,6 +144,8 @@ class Queries:
 
     def pipeline(self, *, acquire_timeout: Patience = ...) -> PgPipeline:
         """Several requests in one write, with Syncs where you put them: `async with conn.pipeline() as pipeline`."""
+        from .pipeline import PgPipeline
+
         return PgPipeline(self._turn("pipeline()", True), acquire_timeout)
 
     def stream(
@@ -161,6 +164,8 @@ class Queries:
 
         The server waits while more than `row_buffer` rows are kept. `timeout` is for all of it.
         """
+        from .row_stream import RowStream
+
         stream = RowStream(self._turn("stream()", False), row_buffer, acquire_timeout)
         deadline = self._carrier.deadline(timeout)
         stream.request = requests.query(stream.reply, sql, params, param_oids, param_formats, result_formats, deadline)
@@ -175,6 +180,8 @@ class Queries:
         The data passes through untouched: text, CSV or binary, as `sql` says. An exception of the source ends the COPY
         and comes back; an error of the server stops the source within one chunk.
         """
+        from .copy import CopyIn
+
         copy = CopyIn(self._turn("copy_in()", False))
         return await copy.run(sql, source, self._carrier.deadline(timeout), acquire_timeout)
 
@@ -187,12 +194,18 @@ class Queries:
         acquire_timeout: Patience = ...,
     ) -> int:
         """COPY ... FROM STDIN (FORMAT binary) from rows of values in binary form; returns the row count."""
+        from .copy import binary_rows
+
         return await self.copy_in(sql, binary_rows(rows), timeout=timeout, acquire_timeout=acquire_timeout)
 
     def copy_out(self, sql: str, *, timeout: float | None = None, acquire_timeout: Patience = ...) -> CopyOut[bytes]:
         """COPY ... TO STDOUT: `async with conn.copy_out(sql) as data: async for buffer in data`, with back-pressure."""
+        from .copy import CopyOut
+
         return CopyOut(self._turn("copy_out()", False), sql, self._carrier.deadline(timeout), acquire_timeout)
 
     def copy_out_rows(self, sql: str, *, timeout: float | None = None, acquire_timeout: Patience = ...) -> CopyOut[Row]:
         """COPY ... TO STDOUT (FORMAT binary), row by row: tuples of `bytes | None` in the types' binary form."""
+        from .copy import CopyOutRows
+
         return CopyOutRows(self._turn("copy_out_rows()", False), sql, self._carrier.deadline(timeout), acquire_timeout)

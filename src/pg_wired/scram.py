@@ -125,40 +125,6 @@ def salted_password(password: bytes, salt: bytes, iterations: int) -> bytes:
     return pbkdf2_hmac("sha256", password, salt, iterations)
 
 
-class SaltedPasswords:
-    """The last salted passwords, for an owner who logs in often: a reconnect with the same three costs no hashing.
-
-    Keeps at most `capacity` of them, and no password: a SHA-256 of all that goes in stands for it. What it keeps is as
-    good as the password to whoever can read this process's memory, as the password in its ConnConfig is.
-    """
-
-    def __init__(self, capacity: int = 64) -> None:
-        self._kept: dict[bytes, bytes] = {}
-        self._capacity = capacity
-
-    def get(self, password: bytes, salt: bytes, iterations: int) -> bytes | None:
-        """What `salted_password` would say, if it is known; it is then the last to be forgotten."""
-        key = self._key(password, salt, iterations)
-        # A dict keeps the order in which keys came: taken out and put back, it is the youngest.
-        salted = self._kept.pop(key, None)
-        if salted is not None:
-            self._kept[key] = salted
-        return salted
-
-    def put(self, password: bytes, salt: bytes, iterations: int, salted: bytes) -> None:
-        """Keep what `salted_password` said."""
-        self._kept[self._key(password, salt, iterations)] = salted
-        if len(self._kept) > self._capacity:
-            del self._kept[next(iter(self._kept))]
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def _key(self, password: bytes, salt: bytes, iterations: int) -> bytes:
-        # The salt's length keeps the border between salt and password from moving.
-        return _sha256(b"%d,%d," % (iterations, len(salt)) + salt + password)
-
-
 def _client_first_bare(nonce: str) -> bytes:
     # The user name stays empty as in libpq: PostgreSQL takes the one of the StartupMessage.
     return b"n=,r=" + nonce.encode()

@@ -6,15 +6,13 @@ import asyncio
 import socket
 import ssl
 
-from . import certificate
 from .conninfo import ConnConfig
+from .credentials import SaltedPasswords
 from .encrypt import Security
 from .error import ConfigError
 from .hosts import HostConfig
 from .policy import Policy
-from .scram import SaltedPasswords
 from .tls import TlsConfig, TlsMode
-from .tls_context import is_name_checked, make_context
 
 
 class Terms:
@@ -41,6 +39,9 @@ class Terms:
         """Made once, and in a thread: with the system's roots it takes some 60 ms, with a file less than one."""
 
         def make() -> ssl.SSLContext:
+            from . import certificate
+            from .tls_context import make_context
+
             if self.config.channel_binding != "disable":
                 certificate.is_readable()  # its import is slow too
             return make_context(self.config)
@@ -56,7 +57,7 @@ class Terms:
         config = self.config
         context = await self._made_context()
         name = (self._tls and self._tls.server_hostname) or host.host or None
-        is_checked = is_name_checked(config)
+        is_checked = _is_name_checked(config)
         if is_checked and name is None:
             raise ConfigError("the name of the server is needed to verify it: pass host= beside hostaddr=")
         if is_checked and not config.sslsni:
@@ -76,9 +77,18 @@ class Terms:
         if isinstance(sock, ssl.SSLSocket):
             no_binding = "channel_binding=disable"
             if config.channel_binding != "disable":
+                from . import certificate
+
                 binding, no_binding = certificate.end_point(sock.getpeercert(binary_form=True))
         is_private = is_tls or sock.family == socket.AF_UNIX
         return config.policy(is_private=is_private, is_tls=is_tls, binding=binding, no_binding=no_binding)
+
+
+def _is_name_checked(config: ConnConfig) -> bool:
+    """Whether the certificate must be for the host that was asked for; a ready-made context says so itself."""
+    if isinstance(config.tls, ssl.SSLContext):
+        return config.tls.check_hostname
+    return config.sslmode is TlsMode.VERIFY_FULL
 
 
 def _is_numeric(name: str) -> bool:

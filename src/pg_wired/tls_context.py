@@ -12,11 +12,10 @@ import stat
 from contextlib import ExitStack
 
 from .conninfo import ConnConfig
+from .encrypt import ALPN
 from .error import ConfigError, IoError, Outcome
 from .tls import TlsConfig, TlsMode, is_pem
 
-# The protocol chapter, "SSL Session Encryption": the name of PostgreSQL's protocol for ALPN.
-ALPN = "postgresql"
 FOLDER = os.path.join("~", ".postgresql")
 SYSTEM = "system"
 # RFC 8996 has TLS 1.0 and 1.1 deprecated. libpq takes them where it is told to; here such a minimum means 1.2.
@@ -37,13 +36,6 @@ def make_context(config: ConnConfig) -> ssl.SSLContext:
     if isinstance(config.tls, ssl.SSLContext):
         return config.tls
     return _Maker(config).make()
-
-
-def is_name_checked(config: ConnConfig) -> bool:
-    """Whether the certificate must be for the host that was asked for; a ready-made context says so itself."""
-    if isinstance(config.tls, ssl.SSLContext):
-        return config.tls.check_hostname
-    return config.sslmode is TlsMode.VERIFY_FULL
 
 
 class _Maker:

@@ -18,13 +18,20 @@ class _MessageType(type):
     3.11), which for the messages is more than importing the whole library may take.
     """
 
+    __match_args__: tuple[str, ...]
+    _defaults: dict[str, Any]
+
     def __new__(mcls, name: str, bases: tuple[type, ...], body: dict[str, Any], **options: Any) -> _MessageType:
-        names = [key for key, kind in body.get("__annotations__", {}).items() if not kind.startswith("ClassVar")]
-        fields = [
-            Parameter(key, Parameter.POSITIONAL_OR_KEYWORD, default=body.pop(key, Parameter.empty)) for key in names
-        ]
-        body |= {"__slots__": tuple(names), "__match_args__": tuple(names), "__signature__": Signature(fields)}
+        names = tuple(key for key, kind in body.get("__annotations__", {}).items() if not kind.startswith("ClassVar"))
+        defaults = {key: body.pop(key) for key in names if key in body}
+        body |= {"__slots__": names, "__match_args__": names, "_defaults": defaults}
         return super().__new__(mcls, name, bases, body, **options)
+
+    @property
+    def __signature__(cls) -> Signature:
+        """For help(), inspect and whoever constructs by name: made when somebody asks."""
+        kind, defaults = Parameter.POSITIONAL_OR_KEYWORD, cls._defaults
+        return Signature([Parameter(n, kind, default=defaults.get(n, Parameter.empty)) for n in cls.__match_args__])
 
 
 class Message(metaclass=_MessageType):
@@ -34,11 +41,10 @@ class Message(metaclass=_MessageType):
     # The Int32 at the head of the body, where one tag (or none) has several messages.
     code: ClassVar[bytes] = b""
     __match_args__: ClassVar[tuple[str, ...]]
-    __signature__: ClassVar[Signature]
 
     def __init__(self, *args: Any, **named: Any) -> None:
         if named or len(args) != len(self.__match_args__):
-            bound = self.__signature__.bind(*args, **named)
+            bound = type(self).__signature__.bind(*args, **named)
             bound.apply_defaults()
             args = tuple(bound.arguments.values())
         for name, value in zip(self.__match_args__, args, strict=True):

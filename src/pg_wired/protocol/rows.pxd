@@ -1,5 +1,5 @@
 cimport cython
-from . cimport backend, columnar, octets
+from . cimport backend, octets
 
 cdef class RowBody:
     cdef public bytearray data

@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, overload
 
-from . import backend, columnar, messages, octets
+from . import backend, messages, octets
 from .types import FieldDescription, Row
+
+if TYPE_CHECKING:
+    from .columnar import Column
 
 # Rows made at a time while iterating: their memory is used again and again, and the call for each lot costs nothing.
 BATCH = 256
@@ -80,12 +83,14 @@ class RowStore:
     def __iter__(self) -> Iterator[Row]:
         return iter(self._rows) if self._body is None else chain.from_iterable(self._body.batches())
 
-    def columns(self) -> tuple[columnar.Column, ...]:
+    def columns(self) -> tuple[Column, ...]:
         """The same values column by column, each in one piece as Arrow has it, without an object for a value.
 
         Raises ValueError for a column over 2 GiB (its offsets have 32 bits: take a stream's batches), and for rows of
         different widths.
         """
+        from . import columnar
+
         if self._body is None:
             body = RowBody()
             data = bytearray(messages.encode(*[messages.DataRow(row) for row in self._rows]))

@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
 
-from .. import scram
 from ..error import ConfigError, Outcome, PgError, ProtocolError
 from ..frozen import Frozen
 from ..policy import Policy as Policy
@@ -58,7 +57,7 @@ class AskPassword(Frozen):
 class DeriveKey(Frozen):
     """Answer it with the 32 bytes of `scram.salted_password`: 100,000 iterations take tens of milliseconds.
 
-    Equal ones have equal answers, so they can be kept (`scram.SaltedPasswords`).
+    Equal ones have equal answers, so they can be kept (`credentials.SaltedPasswords`).
     """
 
     hidden: ClassVar = frozenset({"password"})
@@ -88,6 +87,7 @@ class Login(NamedTuple):
 
     mechanism: str
     warnings: tuple[str, ...] = ()
+    is_bound: bool = False  # to this TLS connection, and the server has proved it
 
 
 Step: TypeAlias = bytes | AskPassword | DeriveKey
@@ -109,7 +109,7 @@ def handshake(parameters: Mapping[str, str], policy: Policy, *, nonce: str) -> G
     request = _expect(reply, messages.Authentication)
     login = yield from _authenticate(request, policy, parameters["user"], nonce)
     # At the end, whatever way led here: a check at the beginning alone was CVE-2025-49146.
-    policy.check_end(login.mechanism == scram.MECHANISM_PLUS)
+    policy.check_end(login.is_bound)
     return (yield from _until_ready(login, version))
 
 
@@ -175,7 +175,8 @@ def _authenticate(
 def _scram(mechanisms: tuple[str, ...], policy: Policy, nonce: str) -> Generator[Step, Reply, Login]:
     """The exchange of RFC 5802, whose end is a verified server."""
     mechanism, channel = policy.choose(mechanisms)
-    from ..saslprep import saslprep  # its tables are for this login alone
+    from .. import scram  # for this login alone
+    from ..saslprep import saslprep
 
     prepared = saslprep((yield from _password(mechanism)))
     reply = yield messages.encode(messages.SASLInitialResponse(mechanism, scram.client_first(nonce, channel)))
@@ -186,12 +187,13 @@ def _scram(mechanisms: tuple[str, ...], policy: Policy, nonce: str) -> Generator
     reply = yield messages.encode(messages.SASLResponse(answer.client_final))
     answer.verify(_expect(reply, messages.AuthenticationSASLFinal).data)
     _expect((yield b""), messages.AuthenticationOk)
+    is_bound = mechanism == scram.MECHANISM_PLUS
     if challenge.iterations >= USUAL_ITERATIONS:
-        return Login(mechanism)
+        return Login(mechanism, (), is_bound)
     text = (
         f"the password is hashed with {challenge.iterations} iterations on the server, and {USUAL_ITERATIONS} are usual"
     )
-    return Login(mechanism, (text,))
+    return Login(mechanism, (text,), is_bound)
 
 
 def _password(mechanism: str) -> Generator[Step, Reply, str]:
@@ -235,7 +237,7 @@ def _until_ready(login: Login, version: tuple[int, int]) -> Generator[Step, Repl
         pid=pid,
         secret_key=secret_key,
         auth_mechanism=login.mechanism,
-        channel_bound=login.mechanism == scram.MECHANISM_PLUS,
+        channel_bound=login.is_bound,
         protocol_version=version,
         notices=tuple(notices),
         warnings=login.warnings,

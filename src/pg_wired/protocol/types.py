@@ -221,14 +221,14 @@ SHORT_LIMIT = 30_000
 LONG_LIMIT = 0x3FFFFFFE
 
 
-def _expand(part: int) -> bytes:
-    """256 bytes for each state, so that state * 256 + tag finds the action (part 0) or the next state (part 1)."""
-    row = bytearray(256 * len(State))
+def _expand() -> tuple[bytes, bytes]:
+    """256 bytes for each state, so that state * 256 + tag finds the action, and in the second one the next state."""
+    actions, next_states = bytearray(256 * len(State)), bytearray(256 * len(State))
     for state, cells in TABLE.items():
-        for letter, cell in {**ASYNCHRONOUS, **cells}.items():
-            row[state * 256 + ord(letter)] = cell[part]
-    return bytes(row)
+        begin = 256 * int(state)
+        for letter, cell in [*ASYNCHRONOUS.items(), *cells.items()]:
+            actions[begin + ord(letter)], next_states[begin + ord(letter)] = cell
+    return bytes(actions), bytes(next_states)
 
 
-ACTIONS = _expand(0)
-NEXT_STATES = _expand(1)
+ACTIONS, NEXT_STATES = _expand()
