@@ -43,6 +43,12 @@ def test_columns_hold_what_the_rows_hold(rows: list[Row]) -> None:
         assert all(view.contiguous for view in (column.data, column.offsets, column.validity))
 
 
+def test_values_of_every_length() -> None:
+    """Short ones are copied in other ways than long ones."""
+    rows: list[Row] = [(bytes(range(n)), bytes(n)) for n in [*range(80), *range(80)]]
+    assert list(zip(*map(values, columns(rows)), strict=True)) == rows
+
+
 def test_no_rows() -> None:
     first, second = columns([], "a", "b")
     assert (first.field, second.field) == (field("a"), field("b"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 
@@ -64,10 +65,11 @@ def test_put_and_get_bytes(data: bytes, i: int) -> None:
     assert (type(taken), taken, len(q)) == (bytes, data, 12)
 
 
-@given(st.binary(max_size=9), st.integers(0, 3), st.integers(0, 3))
-def test_put_part(data: bytes, i: int, j: int) -> None:
+@pytest.mark.parametrize("put", [octets.put_part, octets.put_short])
+@given(data=st.binary(max_size=9), i=st.integers(0, 3), j=st.integers(0, 3))
+def test_put_part(put: Callable[..., int], data: bytes, i: int, j: int) -> None:
     q = bytearray(12)
-    assert octets.put_part(q, i, bytes(j) + data + b"behind", j, len(data)) == i + len(data)
+    assert put(q, i, bytes(j) + data + b"behind", j, len(data)) == i + len(data)
     assert q == bytes(i) + data + bytes(12 - i - len(data))
 
 
@@ -83,6 +85,10 @@ def test_find_nul(data: bytes, i: int, end: int) -> None:
     end = min(end, len(data))
     places = [at for at in range(i, end) if data[at] == 0]
     assert octets.find_nul(data, i, end) == (places[0] if places else -1)
+
+
+def test_get_text() -> None:
+    assert octets.get_text(b".\xc3\xa4\xff.", 1, 3, "replace") == "\xe4\ufffd"
 
 
 def test_longs() -> None:

@@ -109,15 +109,15 @@ def fill(p: bytearray, rows: int, width: int, room: bytearray, begins: bytearray
     i = 0
     for row in range(rows):
         i += 7
+        byte = row // 8
+        bit = 1 << row % 8
         for column in range(width):
             n = octets.get_i32(p, i)
             i += 4
             at = ends[3 * column + 2]
             if n >= 0:
-                octets.put_part(q, at, p, i, n)
-                at += n
+                at = octets.put_short(q, at, p, i, n)
                 i += n
                 ends[3 * column + 2] = at
-                bit = begin[3 * column + 1] + row // 8
-                q[bit] |= 1 << row % 8
+                q[begin[3 * column + 1] + byte] |= bit
             octets.put_native(q, begin[3 * column] + 4 * (row + 1), at - begin[3 * column + 2])

@@ -130,8 +130,8 @@ class NotificationQueue:
         body = item
         n = len(body)
         i = octets.find_nul(body, 4, n)
-        channel = body[4:i].decode("utf-8", "surrogateescape")
-        payload = body[i + 1 : n - 1].decode("utf-8", "surrogateescape")
+        channel = octets.get_text(body, 4, i - 4, "surrogateescape")
+        payload = octets.get_text(body, i + 1, n - i - 2, "surrogateescape")
         return tuple.__new__(Notification, (octets.get_i32(body, 0), channel, payload))  # without a frame of Python's
 
     def wake(self) -> None:

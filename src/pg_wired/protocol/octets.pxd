@@ -52,6 +52,7 @@ cdef extern from "Python.h":
     PyObject *Py_None
     int PyByteArray_Resize(object, Py_ssize_t) except -1
     char *PyByteArray_AS_STRING(object)
+    str PyUnicode_DecodeUTF8(const char *, Py_ssize_t, const char *)
     Py_ssize_t PyByteArray_GET_SIZE(object)
 
 cdef inline int get_u16(const unsigned char *p, Py_ssize_t i) noexcept nogil:
@@ -62,6 +63,9 @@ cdef inline int get_i32(const unsigned char *p, Py_ssize_t i) noexcept nogil:
 
 cdef inline bytes get_bytes(const unsigned char *p, Py_ssize_t i, Py_ssize_t n):
     return PyBytes_FromStringAndSize(<const char *>p + i, n)
+
+cdef inline str get_text(const unsigned char *p, Py_ssize_t i, Py_ssize_t n, const char *errors):
+    return PyUnicode_DecodeUTF8(<const char *>p + i, n, errors)
 
 cdef inline Py_ssize_t find_nul(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept nogil:
     cdef const unsigned char *at = NULL
@@ -86,6 +90,25 @@ cdef inline Py_ssize_t put_bytes(unsigned char *q, Py_ssize_t i, bytes data) noe
 
 cdef inline Py_ssize_t put_part(unsigned char *q, Py_ssize_t i, const unsigned char *p, Py_ssize_t j, Py_ssize_t n) noexcept nogil:
     memcpy(q + i, p + j, n)
+    return i + n
+
+cdef inline Py_ssize_t put_short(unsigned char *q, Py_ssize_t i, const unsigned char *p, Py_ssize_t j, Py_ssize_t n) noexcept nogil:
+    # What a compiler knows the length of, it copies without a call: two halves that overlap.
+    if n > 32:
+        memcpy(q + i, p + j, n)
+    elif n >= 16:
+        memcpy(q + i, p + j, 16)
+        memcpy(q + i + n - 16, p + j + n - 16, 16)
+    elif n >= 8:
+        memcpy(q + i, p + j, 8)
+        memcpy(q + i + n - 8, p + j + n - 8, 8)
+    elif n >= 4:
+        memcpy(q + i, p + j, 4)
+        memcpy(q + i + n - 4, p + j + n - 4, 4)
+    elif n > 0:
+        q[i] = p[j]
+        q[i + n // 2] = p[j + n // 2]
+        q[i + n - 1] = p[j + n - 1]
     return i + n
 
 cdef inline int put_native(unsigned char *q, Py_ssize_t i, int n) noexcept nogil:

@@ -24,6 +24,11 @@ def get_bytes(p: bytearray | bytes, i: int, n: int) -> bytes:
     return bytes(p[i : i + n])
 
 
+def get_text(p: bytearray | bytes, i: int, n: int, errors: str) -> str:
+    """UTF-8; `errors` says what becomes of what is none."""
+    return p[i : i + n].decode("utf-8", errors)
+
+
 def find_nul(p: bytearray | bytes, i: int, end: int) -> int:
     """Where the first NUL from `i` on stands, before `end`; -1 without one."""
     return p.find(0, i, end)
@@ -47,6 +52,12 @@ def put_bytes(q: bytearray, i: int, data: bytes) -> int:
 
 def put_part(q: bytearray, i: int, p: bytearray | bytes, j: int, n: int) -> int:
     """Put the `n` bytes of `p` from `j` on."""
+    q[i : i + n] = p[j : j + n]
+    return i + n
+
+
+def put_short(q: bytearray, i: int, p: bytearray | bytes, j: int, n: int) -> int:
+    """The same, where `n` is mostly small."""
     q[i : i + n] = p[j : j + n]
     return i + n
 
