@@ -44,6 +44,8 @@ class Sink:
     def set_exception(self, exception: BaseException, /) -> None:
         raise exception
 
+    def exception(self) -> None: ...
+
 
 class Taker:
     """Decodes the rows of a binary COPY as they come, as `copy_out_rows` does."""

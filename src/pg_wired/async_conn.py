@@ -13,8 +13,8 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .clock import seconds
 from .connection import WireConn
-from .deadline import seconds
 from .error import ConfigError, PgError, RequestTimeout, UsageError
 from .link import Link
 from .protocol.notification_queue import Drop

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from . import dial
-from .deadline import seconds
+from .clock import seconds
 from .encrypt import send_all, until_done
 from .error import IoError, RequestTimeout
 from .frozen import Frozen

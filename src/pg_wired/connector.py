@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeAlias
 
 from . import dial, target
 from .attempt import Attempt, Make, S
+from .clock import seconds
 from .conninfo import ConnConfig
-from .deadline import seconds
 from .error import IoError, Outcome, PgError, PgWireError, RequestTimeout
 from .failures import Failures, is_final
 from .hosts import HostConfig

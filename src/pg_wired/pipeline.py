@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from typing import Generic, TypeVar
 
 from .connection import WireConn
-from .error import PgWireError, PipelineAborted, TransactionError, UsageError
+from .error import TransactionError
 from .link import Link
 from .protocol import answers, requests
 from .protocol.rows import Rows
@@ -15,24 +15,6 @@ from .protocol.types import Oid, StatementDescription, TransactionStatus, Value
 from .turn import Patience, Turn
 
 T = TypeVar("T")
-
-
-class ItemSink(Generic[T]):
-    """An item's future. That it was aborted, or left behind, need not be seen: another item or the block says why."""
-
-    def __init__(self, reply: asyncio.Future[T]) -> None:
-        self._reply = reply
-
-    def done(self) -> bool:
-        return self._reply.done()
-
-    def set_result(self, result: T) -> None:
-        self._reply.set_result(result)
-
-    def set_exception(self, exception: PgWireError) -> None:
-        self._reply.set_exception(exception)
-        if isinstance(exception, (PipelineAborted, UsageError)):
-            self._reply.exception()
 
 
 class PipelineItem(Generic[T]):
@@ -85,28 +67,28 @@ class PgPipeline:
         timeout: float | None = None,
     ) -> PipelineItem[Rows]:
         """Queue one extended query; arguments as `exec_query` has them."""
-        reply: asyncio.Future[Rows] = self._link.loop.create_future()
-        deadline = self._link.deadline(timeout)
+        reply: asyncio.Future[Rows] = self._turn.loop.create_future()
+        deadline = 0.0 if timeout is None else self._turn.deadline(timeout)
         request = requests.query(reply, sql, params, param_oids, param_formats, result_formats, deadline)
         return self._queue(request, reply)
 
     def describe(self, sql: str, param_oids: Sequence[Oid] = ()) -> PipelineItem[StatementDescription]:
         """Queue the description of a statement."""
-        reply: asyncio.Future[StatementDescription] = self._link.loop.create_future()
+        reply: asyncio.Future[StatementDescription] = self._turn.loop.create_future()
         return self._queue(requests.described_item(reply, sql, param_oids), reply)
 
     def simple_query(self, sql: str) -> PipelineItem[list[Rows]]:
         """Queue a simple Query: a sync group of its own, so what is queued before it is synced."""
         if self._queued:
             self.sync()
-        reply: asyncio.Future[list[Rows]] = self._link.loop.create_future()
+        reply: asyncio.Future[list[Rows]] = self._turn.loop.create_future()
         self._turn.submit(requests.simple_query(reply, sql, 0.0))
         self.groups += 1
         return PipelineItem(self, reply)
 
     def sync(self) -> asyncio.Future[Rows]:
         """End the group; done when the server has answered all of it, whatever the answers are."""
-        reply: asyncio.Future[Rows] = self._link.loop.create_future()
+        reply: asyncio.Future[Rows] = self._turn.loop.create_future()
         reply.add_done_callback(_seen)  # the items say what went wrong
         self._turn.submit(requests.sync(reply))
         self._last = reply
@@ -116,7 +98,6 @@ class PgPipeline:
 
     def _queue(self, request: requests.Request, reply: asyncio.Future[T]) -> PipelineItem[T]:
         request.is_item = True
-        request.sink = ItemSink(reply)
         self._turn.submit(request)
         self._queued += 1
         return PipelineItem(self, reply)

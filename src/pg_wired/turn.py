@@ -96,7 +96,9 @@ class Turn:
             return
         if request.parts is not None and self.link.session.transaction_status is not TransactionStatus.IDLE:
             raise UsageError("a transaction is open here already: run the setup and the query in it")
-        self.link.submit_inside(self.window, request)
+        if self._link is None or self._window is None:
+            raise self._closed()
+        self._link.submit_inside(self._window, request)
 
     async def ask(self, sql: str) -> None:
         """Run statements of ours inside."""

@@ -30,6 +30,9 @@ class Sink:
     def done(self) -> bool:
         return self.cancelled or self.is_answered
 
+    def exception(self) -> BaseException | None:
+        return self.error
+
     @property
     def is_answered(self) -> bool:
         return self.result is not None or self.error is not None

@@ -89,7 +89,12 @@ def test_more_errors_are_noted_but_not_without_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [error("57P05", "last words"), m.NoticeResponse((("C", "57P01"), ("M", "last words")))]
+    "message",
+    [
+        error("57P05", "last words"),
+        error("57P05", "last words", "FATAL"),
+        m.NoticeResponse((("C", "57P01"), ("M", "last words"))),
+    ],
 )
 def test_last_words(message: m.BackendMessage) -> None:
     client = Client()

@@ -427,6 +427,21 @@ def test_a_request_that_was_refused_is_unknown_until_it_is_ready() -> None:
     assert isinstance(sink.error, ConnectionClosed) and outcomes(sink) == [Outcome.UNKNOWN]
 
 
+def test_nothing_is_sent_to_a_server_that_has_said_its_last_words() -> None:
+    """Its close comes a moment later; a request in between would be lost, and nobody could say whether it ran."""
+    client = Client()
+    sink = client.query("select 1")
+    client.feed(*first((b"1",)), error("57P01", "shutting down", "FATAL"))
+    assert sink.result is not None
+    client.tags()
+    with pytest.raises(ConnectionClosed, match="shutting down") as caught:
+        client.query("select 1")
+    assert caught.value.outcome is Outcome.NOT_SENT
+    assert client.tags() == ""
+    client.session.lost(None)
+    assert str(client.session.failure) == "the server closed the connection: shutting down"
+
+
 def test_the_last_words_are_the_cause() -> None:
     client = Client()
     sink = client.simple("select")

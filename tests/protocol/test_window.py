@@ -55,6 +55,7 @@ def test_select_has_rows_and_what_has_its_tag_without_rows_has_not() -> None:
     client.feed(*PREPARED, m.BindComplete(), m.CommandComplete("SELECT 5"), READY)
     assert window.tags == {"SELECT", "SELECT INTO"}
     window.tags.clear()
+    window.last_tag = ""
     client.simple("select; select into; select into")
     client.feed(describe(["a"], ()), *result((b"1",)), READY)
     assert window.tags == {"SELECT"}

@@ -60,6 +60,8 @@ def take(session: Session, action: int, tag: int, body: bytes) -> None:
             session.last_words = error
         else:
             _note(session.last_words, error)
+        if error.is_fatal and not session.retired:  # it is about to close: what came now would be lost
+            endings.retire(session, endings.FAREWELL)
     elif action != Action.SKIP:
         _answer(session, action, session.head, message)
 

@@ -22,10 +22,11 @@ from .types import TransactionStatus
 if TYPE_CHECKING:
     from .session import Session
 
-_IDLE = ord(TransactionStatus.IDLE.value)
+IDLE = ord(TransactionStatus.IDLE.value)
 # read_only_sql_transaction: a server that was the primary may have become a standby.
 READ_ONLY = "25006"
 REFUSES = f"the server refuses to write ({READ_ONLY})"
+FAREWELL = "the server has said why it ends"
 # What a server that takes writes reports of itself, from PostgreSQL 14 on: then its owner wished for a read-only one.
 WRITABLE = {"in_hot_standby": "off", "default_transaction_read_only": "off"}.items()
 
@@ -37,15 +38,15 @@ def settle(session: Session, request: requests.Request, status: int) -> None:
         session.holds -= 1
     if session.must_write and not session.retired and _refuses_to_write(session, (*group, request)):
         retire(session, REFUSES)
-    if request is session.rollback and status != _IDLE:
+    if request is session.rollback and status != IDLE:
         raise ProtocolError("the server kept a transaction open after ROLLBACK")
-    if session.foreign is None and status != _IDLE and not request.may_stay_open:
+    if session.foreign is None and status != IDLE and not request.may_stay_open:
         session.foreign = ForeignTransaction(request.sql)
         _roll_back(session)
     if session.foreign is not None:
         for each in (*group, request):
             session.foreign.withhold(each)
-        if status == _IDLE:
+        if status == IDLE:
             session.foreign.settle(request.tag)
             session.foreign = None
     elif request.unit is not None:
@@ -80,9 +81,13 @@ def _end_group(session: Session, group: list[requests.Request], last: requests.R
     """A sync group is an implicit transaction: one error undoes all of it, what had got its tag already as well."""
     members = [*group, last]
     error = next((member.error for member in members if member.error is not None), None)
+    if error is None:
+        for member in members:
+            _end(member)
+        return
     outcome = Outcome.UNKNOWN if any(member.has_committed for member in members) else Outcome.REJECTED
     for member in members:
-        if error is None or member.script == requests.SYNC_SCRIPT:
+        if member.script == requests.SYNC_SCRIPT:
             _end(member)
         elif member.error is not None:
             drop_stale(session, member)
@@ -119,7 +124,7 @@ def drop_stale(session: Session, query: requests.Request) -> bool:
 
 def send_again(session: Session, query: requests.Request, whole: requests.Request) -> bool:
     """Queue the `whole` that `query` belongs to once more, if somebody waits for it. Says whether it did."""
-    if session.status != _IDLE or query.is_repaired or query.sink is None or query.sink.done():
+    if session.status != IDLE or query.is_repaired or query.sink is None or query.sink.done():
         return False
     query.again()
     whole.is_repaired = True
@@ -149,7 +154,7 @@ def sole(session: Session) -> requests.Request | None:
 def disown(session: Session, request: requests.Request) -> None:
     """Nobody waits for the sole request any more: nothing is written until it has ended."""
     request.sink = None
-    session.inflight[-1].holds = True
+    session.inflight[len(session.inflight) - 1].holds = True  # compiled, an index counts from the front alone
     session.holds += 1
 
 
@@ -214,6 +219,8 @@ def refused(session: Session) -> PgWireError:
     """Why no further request is taken."""
     if session.failure is not None:
         return session.failure.with_outcome(Outcome.NOT_SENT)
+    if session.retired == FAREWELL:
+        return failure(session, None).with_outcome(Outcome.NOT_SENT)
     return ConnectionClosed(
         f"the connection takes no more requests: {session.retired}; connect again", Outcome.NOT_SENT
     )

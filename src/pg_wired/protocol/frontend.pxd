@@ -7,6 +7,9 @@ cpdef tuple values(object params)
 @cython.locals(error=object, n=Py_ssize_t)
 cpdef str text(object sql, str what)
 
+@cython.locals(body=bytes, out=bytearray, q="unsigned char *")
+cpdef bytes query(str sql)
+
 @cython.locals(n=Py_ssize_t, i=Py_ssize_t, q="unsigned char *", value=bytes)
 cpdef int bind(bytearray out, bytes head, tuple params, bytes result_formats, bytes tail) except -1
 

@@ -124,8 +124,12 @@ def text(sql: str, what: str) -> str:
 
 def query(sql: str) -> bytes:
     """A simple Query of what `text` has passed."""
-    body = sql.encode() + b"\0"
-    return b"Q" + (len(body) + 4).to_bytes(4, "big") + body
+    body = sql.encode()
+    out = bytearray(b"Q")
+    q = octets.grow(out, len(body) + 5)
+    octets.put_bytes(q, octets.put_i32(q, 1, len(body) + 5), body)
+    q[len(body) + 5] = 0
+    return bytes(out)
 
 
 def bind_head(name: str, param_formats: bytes, count: int) -> bytes:

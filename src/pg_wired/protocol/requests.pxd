@@ -47,3 +47,6 @@ cdef class Request:
 
 @cython.locals(request=Request)
 cpdef Request query(object sink, object sql, object params, object param_oids, object param_formats, object result_formats, double deadline)
+
+@cython.locals(request=Request)
+cpdef Request simple_query(object sink, object sql, double deadline)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..error import Outcome, PgError, PgWireError, UsageError
+from ..error import Outcome, PgError, PgWireError, PipelineAborted, UsageError
 from . import frontend, messages, octets, rows, script, statements
 from .rows import Rows
 from .types import FieldDescription, Oid, Row, State, StatementDescription, Value
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # a Protocol takes longer to make than the rest of this modul
         def done(self) -> bool: ...
         def set_result(self, result: Any, /) -> None: ...
         def set_exception(self, exception: Any, /) -> None: ...
+        def exception(self) -> Any: ...
 
     class Taker(Protocol):
         """Where the parts of an answer go as they come: rows, or the data of a COPY. As silent as a sink."""
@@ -125,6 +126,8 @@ class Request:
         """Tell the caller, if it still waits."""
         if self.sink is not None and not self.sink.done():
             self.sink.set_exception(error)
+            if self.is_item and isinstance(error, (PipelineAborted, UsageError)):
+                self.sink.exception()  # need not be seen: another item, or the end of the pipeline, says why
 
     def again(self) -> None:
         """Back to what it was before it was encoded, to be sent once more."""

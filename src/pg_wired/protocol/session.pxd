@@ -41,6 +41,7 @@ cdef class Session:
     cdef public bint is_complete
 
     cpdef submit(self, requests.Request request)
+    cpdef submit_inside(self, object window, requests.Request request)
     cdef bint has_room(self) except -1
     @cython.locals(request=requests.Request, queue=object, window=object)
     cpdef pump(self)

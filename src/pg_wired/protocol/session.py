@@ -31,6 +31,7 @@ DESCRIBE_EXECUTE_SYNC = frontend.DESCRIBE_EXECUTE + frontend.SYNC
 FIRST_USE = bytes([State.PARSE, State.PARAMETERS, State.FIELDS, State.BIND, State.EXECUTE, State.SYNC])
 DESCRIBED_USE = bytes([State.BIND, State.FIELDS, State.EXECUTE, State.SYNC])
 LATER_USE = bytes([State.BIND, State.EXECUTE, State.SYNC])
+LATER_ITEM = LATER_USE[:2]
 
 
 class Session:
@@ -201,8 +202,8 @@ class Session:
             request.script = self.close_evicted() + DESCRIBED_USE
             tail = DESCRIBE_EXECUTE_SYNC
         if request.is_item:  # its Sync comes later
-            request.script = request.script[: len(request.script) - 1]
-            tail = tail[: len(tail) - len(frontend.SYNC)]
+            request.script = LATER_ITEM if request.script is LATER_USE else request.script[: len(request.script) - 1]
+            tail = frontend.EXECUTE if tail is EXECUTE_SYNC else frontend.DESCRIBE_EXECUTE
         frontend.bind(self.out, statement.head, request.params, request.result_formats, tail)
 
     def needs_own_parse(self, request: requests.Request, statement: statements.Statement) -> bool:
@@ -246,7 +247,7 @@ class Session:
         else:
             self.is_complete = self.head is self.nobody and not was_idle
             self.pump()
-            if self.retired and self.failure is None:
+            if self.retired and self.failure is None and self.retired != endings.FAREWELL:
                 self.finish()
 
     def take(self, end: int) -> int:
@@ -332,13 +333,13 @@ class Session:
         p = self.buffer
         if stop == i or p[stop - 1] != 0:
             raise ProtocolError("CommandComplete without its final NUL")
-        tag = octets.get_bytes(p, i, stop - i - 1).decode("utf-8", "replace")
-        if "\0" in tag:
+        if octets.find_nul(p, i, stop - 1) >= 0:
             raise ProtocolError("CommandComplete with bytes behind its NUL")
+        tag = octets.get_text(p, i, stop - i - 1, "replace")
         request = self.head
         request.tag = tag
-        if self.window is not None:
-            self.window.saw(tag, self.head.columns == octets.NO_ROWS)
+        if self.window is not None and (tag != self.window.last_tag or request.columns == octets.NO_ROWS):
+            self.window.saw(tag, request.columns == octets.NO_ROWS)
         if p[i] == 67 or p[i] == 68 or p[i] == 80:  # COMMIT, DISCARD ALL, DEALLOCATE ALL, PREPARE TRANSACTION
             answers.special_tag(self, request, tag)
         request.end_result(tag)

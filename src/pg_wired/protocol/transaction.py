@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from ..error import Outcome, PgError, PgWireError, TransactionError
 from . import endings, requests
-from .types import TransactionStatus
 
 if TYPE_CHECKING:
     from .session import Session
@@ -51,17 +50,23 @@ class Transaction:
     def settle(self, session: Session, part: requests.Request, group: list[requests.Request]) -> None:
         """All parts are answered with the last one."""
         if part is self.query:
-            self._is_open = session.transaction_status is not TransactionStatus.IDLE
+            self._is_open = session.status != endings.IDLE
         if part is not self.commit:
             return
         error = self._error()
+        if (
+            error is not None
+            and self._is_rolled_back()
+            and self._was_stale(session)
+            and endings.send_again(session, self.query, self.whole)
+        ):
+            self.compose()
+            return
+        for part in self.whole.parts or ():  # else each one would have to wait for the garbage collector
+            part.unit = None
         if error is None:
             if self.query.sink is not None and not self.query.sink.done():
                 self.query.sink.set_result(self.query.answer())
-        elif (
-            self._is_rolled_back() and self._was_stale(session) and endings.send_again(session, self.query, self.whole)
-        ):
-            self.compose()
         else:
             self.query.fail(error)
 
@@ -79,25 +84,25 @@ class Transaction:
         outcome = Outcome.REJECTED if self._is_rolled_back() else Outcome.UNKNOWN
         for part in (self.begin, self.setup):
             if part.error is not None:
-                return self._with(part.error, outcome)
+                return _with(part.error, outcome)
         if self.guard.error is not None and self.guard.error.code == DIVISION_BY_ZERO:
             ended = TransactionError("the setup ended the transaction itself: the query was not run", outcome)
             ended.__cause__ = self.guard.error
             return ended
         if self.guard.error is not None:
-            return self._with(self.guard.error, outcome)
+            return _with(self.guard.error, outcome)
         if self.query.error is not None:
-            return self._with(self.query.error, outcome)
+            return _with(self.query.error, outcome)
         if not self._is_open:
             outcome = Outcome.UNKNOWN if self.query.has_committed or self.setup.has_committed else Outcome.REJECTED
             return TransactionError("the query ended the transaction itself", outcome)
         if self.commit.error is not None:
-            return self._with(self.commit.error, outcome)
+            return _with(self.commit.error, outcome)
         if self.commit.tag != "COMMIT":
             return TransactionError("COMMIT rolled back", outcome)
         return self.query.refusal
 
-    @staticmethod
-    def _with(error: PgError, outcome: Outcome) -> PgError:
-        error.outcome = outcome
-        return error
+
+def _with(error: PgError, outcome: Outcome) -> PgError:
+    error.outcome = outcome
+    return error

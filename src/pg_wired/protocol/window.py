@@ -23,11 +23,14 @@ class Window(Request):
         self.has_state = has_state
         self.parameters: dict[str, str] = {}  # the server's settings when it was opened
         self.owner: object = None  # the task inside
+        self.last_tag = ""  # of a result with rows: nothing to be seen in it again
         self.tags: set[str] = set()  # the command tags seen inside, without their numbers
         self.inside: deque[Request] = deque()
 
     def saw(self, tag: str, is_without_rows: bool) -> None:
         """Note what may have changed the session. SELECT INTO and CREATE TABLE AS have SELECT's tag, but no rows."""
+        if not is_without_rows:
+            self.last_tag = tag
         kind = tag.rstrip("0123456789 ")
         self.tags.add("SELECT INTO" if kind == "SELECT" and is_without_rows else kind)
 

@@ -1,0 +1,24 @@
+cimport cython
+from .clock cimport Clock
+from .transport cimport Transport
+from .protocol.session cimport Session
+from .protocol.requests cimport Request
+
+cdef class Link(Clock):
+    cdef readonly object wire
+    cdef readonly Session session
+    cdef readonly Transport transport
+    cdef readonly object watch
+    cdef bint _gathers
+    cdef readonly set channels
+    cdef readonly double born
+    cdef public bint is_broken
+    cdef readonly set tasks
+
+    @cython.locals(transport=Transport, session=Session)
+    cpdef submit(self, Request request)
+    cpdef submit_inside(self, object window, Request request)
+    @cython.locals(session=Session, n=Py_ssize_t)
+    cdef _look_for_abandoned(self)
+    @cython.locals(watch=object)
+    cdef _send(self, Request request)

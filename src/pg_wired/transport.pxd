@@ -1,0 +1,45 @@
+cimport cython
+from .owner cimport Owner
+
+cdef class Transport:
+    cdef readonly object loop
+    cdef readonly object closed
+    cdef readonly object _sock
+    cdef int _fd
+    cdef Owner _owner
+    cdef readonly object check_owner
+    cdef readonly long long writes
+    cdef readonly long long bytes_in
+    cdef object _receiver
+    cdef bytearray _buffer
+    cdef object _view
+    cdef bint _is_tls
+    cdef bytes _slice
+    cdef readonly bint _is_paused
+    cdef bint _reads_soon
+    cdef object _look
+    cdef bint _is_writing
+    cdef bint _is_flushing
+    cdef object _write_error
+    cdef object _drained
+    cdef bint _reads_on
+    cdef object _readable
+
+    cdef Py_ssize_t _pending(self) except -1
+    cpdef flush_soon(self)
+    cpdef flush(self)
+    @cython.locals(n=Py_ssize_t, receiver=object, error=object)
+    cdef _write(self)
+    @cython.locals(n=Py_ssize_t)
+    cdef _send_slices(self, object receiver)
+    cdef _want_write(self)
+    cdef _stop_writing(self)
+    @cython.locals(n=Py_ssize_t, tail=Py_ssize_t, receiver=object, error=object)
+    cdef Py_ssize_t _read(self) except -1
+    cpdef _read_once(self)
+    @cython.locals(total=Py_ssize_t, n=Py_ssize_t, space=Py_ssize_t)
+    cpdef _read_on(self)
+    cdef _look_for_end(self)
+    cpdef _read_soon(self)
+    cdef _end(self, cause)
+    cdef _close(self)
