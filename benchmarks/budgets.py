@@ -55,6 +55,7 @@ BUDGETS = (
     Budget("rows", WHOLE_CPU, US, "bare drain", (1.5, 1.5), at_most=True),
     Budget("rows", HELD, US, "bare drain", (1.3, 1.3), at_most=True),
     Budget("rows", TOUCH, "pg_wired columns", US, (3, 3)),
+    Budget("rows", TOUCH, "pg_wired columns", "pg_wired list", (3, 3)),
     Budget("rows", WHOLE, US, "asyncpg", (2.5, 2.5), "tls"),
     Budget(ONE_TASK, WALL, US, "asyncpg", (1.5,), "tls"),
     Budget("64-tasks", WALL, US, POOL, (8,), "tls"),

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import resource
 import select
-import socket
 import subprocess
 import tempfile
 import time
 
 from .work import COPIED, DEPTH, POINTS, SCAN, SELECT, SETUP, TEXT, Metrics
 
-BUFFER_SIZE = 256 * 1024  # as large as pg_wired's own
 QUERY = SELECT.format(":id") + ";\n"
 TRANSACTION = f"BEGIN;\n{SETUP};\n{QUERY}COMMIT;\n"
 
@@ -52,18 +49,13 @@ def pgbench(script: str, seconds: float) -> Metrics:
 
 def drain() -> Metrics:
     """All rows in binary, read into one buffer again and again until the last. As MB held count those on the wire."""
-    import psycopg  # to log in; pgbench needs it not
-
     from pg_wired.protocol import messages
 
-    with psycopg.connect() as login, socket.socket(fileno=os.dup(login.fileno())) as sock:
-        request = messages.encode(
-            messages.Parse("", SCAN),
-            messages.Bind(result_formats=(1,)),
-            messages.Execute(),
-            messages.Sync(),
-            messages.Terminate(),  # so that the answer's end needs not be looked for: the server closes behind it
-        )
+    from .with_socket import BUFFER_SIZE, SCAN_REQUEST, logged_in
+
+    with logged_in() as sock:
+        # So that the answer's end needs not be looked for: the server closes behind it.
+        request = SCAN_REQUEST + messages.encode(messages.Terminate())
         sock.setblocking(False)
         poll = select.poll()
         poll.register(sock, select.POLLIN)

@@ -63,11 +63,14 @@ PIPELINING = {
 }
 FETCHING = {
     "pg_wired": "with_pg_wired.fetch",
+    "pg_wired list": "with_pg_wired.kept",
     "pg_wired columns": "with_pg_wired.columns",
     "asyncpg": "with_asyncpg.fetch",
     "psycopg": "with_psycopg.fetch",
     "psqlpy": "with_psqlpy.fetch",
 }
+# A limit that has a loop: its wake-ups, and a future.
+BARE = "bare socket"
 STREAMING = {
     "pg_wired": "with_pg_wired.stream",
     "pg_wired batches": "with_pg_wired.stream_batches",
@@ -111,6 +114,7 @@ def plan(scale: Scale) -> list[Sample]:
     """All samples of one round, but those of the curves."""
     seconds = f"--seconds={scale.seconds}"
     samples = [*_selects(ONE_TASK, ALONE, ALONE_AT_MOST, "--tasks=1", seconds)]
+    samples += _on_both_loops(ONE_TASK, UNIX, {BARE: "with_socket.one"}, "--tasks=1", seconds)
     for name, n in TASKS.items():
         samples += _selects(name, TOGETHER, TOGETHER_AT_MOST, f"--tasks={n}", seconds)
     samples += _on_both_loops("latency", UNIX, WAITING, "--latency", "--tasks=64", seconds)
@@ -129,7 +133,7 @@ def plan(scale: Scale) -> list[Sample]:
 
 def _bulk(scale: Scale) -> Iterator[Sample]:
     rows, moved = f"--rows={scale.rows}", f"--moved={scale.rows}"
-    yield from _on_both_loops("rows", UNIX, FETCHING, rows)
+    yield from _on_both_loops("rows", UNIX, FETCHING | {BARE: "with_socket.drain"}, rows)
     yield from _on_both_loops("rows", TLS, _of(FETCHING, "pg_wired", "asyncpg", "psycopg"), rows)
     yield from _on_both_loops("rows", NO_TLS, _of(FETCHING, "pg_wired"), rows)
     yield from _on_both_loops("streamed", UNIX, STREAMING, moved)

@@ -122,8 +122,19 @@ async def columns() -> AsyncIterator[Fetch]:
         yield take
 
 
-class Columns(Sequence[Any]):
-    """As long as its rows. To touch it is to make the columns, and to take each of them once: four."""
+@asynccontextmanager
+async def kept() -> AsyncIterator[Fetch]:
+    """All rows in binary, as a list of tuples that are all there at the same time, as the columns are."""
+    async with await AsyncConn.connect() as conn:
+
+        async def take() -> Sequence[Any]:
+            return Kept(await conn.exec_query(SCAN, result_formats=FormatCode.BINARY))
+
+        yield take
+
+
+class Kept(Sequence[Any]):
+    """As long as its rows. To touch it is to make a list of them, and to go through that."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -133,6 +144,13 @@ class Columns(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._rows[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(self._rows))
+
+
+class Columns(Kept):
+    """To touch it is to make the columns, and to take each of them once: four."""
 
     def __iter__(self) -> Iterator[Any]:
         yield self._rows.columns()

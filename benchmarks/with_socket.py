@@ -1,0 +1,104 @@
+"""A socket on the loop, and nothing else: what a client costs that looks at no message. No driver can need less."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from pg_wired.protocol import messages
+
+from .work import POINTS, SCAN, SELECT, VALUE_LENGTH, Fetch, Task
+
+BUFFER_SIZE = 256 * 1024  # as large as pg_wired's own
+SCAN_REQUEST = messages.encode(
+    messages.Parse("", SCAN), messages.Bind(result_formats=(1,)), messages.Execute(), messages.Sync()
+)
+# Where the only value of an answer begins: behind BindComplete, and DataRow's type, length, count and first length.
+VALUE_AT = 5 + 5 + 2 + 4
+READY_SIZE = 6
+
+
+@contextmanager
+def logged_in() -> Iterator[socket.socket]:
+    """A blocking socket whose server waits for a request. psycopg has logged in."""
+    import psycopg  # what measures pgbench needs it not
+
+    with psycopg.connect() as login, socket.socket(fileno=os.dup(login.fileno())) as sock:
+        sock.setblocking(True)
+        yield sock
+
+
+@asynccontextmanager
+async def one() -> AsyncIterator[Task]:
+    """Requests that were encoded before, each sent at once, and a future done when its answer has come."""
+    loop = asyncio.get_running_loop()
+    with logged_in() as sock:
+        sock.sendall(messages.encode(messages.Parse("select", SELECT.format("$1")), messages.Sync()))
+        sock.recv(BUFFER_SIZE)
+        requests = [_request(key) for key in range(POINTS + 1)]
+        buffer = bytearray(BUFFER_SIZE)
+        answer: asyncio.Future[int] = loop.create_future()
+
+        def arrived() -> None:
+            answer.set_result(sock.recv_into(buffer))
+
+        async def task(keys: Iterable[int]) -> str:
+            nonlocal answer
+            for key in keys:
+                answer = loop.create_future()
+                sock.send(requests[key])
+                size = await answer
+            assert buffer[size - READY_SIZE] == ord("Z"), "an answer came in pieces"
+            return buffer[VALUE_AT : VALUE_AT + VALUE_LENGTH].decode()
+
+        sock.setblocking(False)
+        loop.add_reader(sock, arrived)
+        yield task
+        loop.remove_reader(sock)
+
+
+def _request(key: int) -> bytes:
+    bind = messages.Bind(statement="select", params=(str(key).encode(),))
+    return messages.encode(bind, messages.Execute(), messages.Sync())
+
+
+@asynccontextmanager
+async def drain() -> AsyncIterator[Fetch]:
+    """All rows in binary, read into one buffer again and again, and thrown away."""
+    loop = asyncio.get_running_loop()
+    with logged_in() as sock:
+        sock.setblocking(False)
+        buffer = bytearray(BUFFER_SIZE)
+
+        async def take() -> Sequence[Any]:
+            end: asyncio.Future[int] = loop.create_future()
+
+            def arrived() -> None:
+                size = sock.recv_into(buffer)
+                if buffer[size - READY_SIZE : size] == b"Z\0\0\0\x05I":
+                    end.set_result(size)
+
+            loop.add_reader(sock, arrived)
+            sock.send(SCAN_REQUEST)
+            size = await end
+            loop.remove_reader(sock)
+            return Drained(int(buffer[:size].rpartition(b"SELECT ")[2].partition(b"\0")[0]))
+
+        yield take
+
+
+class Drained(Sequence[Any]):
+    """As many rows as the command tag says, of which none is there."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        raise IndexError(index)
