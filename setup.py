@@ -13,6 +13,7 @@ import sysconfig
 from pathlib import Path
 
 PURE = os.environ.get("PG_WIRED_PURE") == "1"
+TWINS = ("octets", "syscalls")
 GO_ON = "or set PG_WIRED_PURE=1 to go on without compiling: the same answers, several times slower"
 
 
@@ -32,12 +33,12 @@ def missing() -> str | None:
 
 
 def extensions() -> list[object]:
-    """One for each header but `octets`: that one is inline C, and its `.py` the twin for the interpreted build."""
+    """One for each header, but those of the TWINS: inline C, and the `.py` says the same for the interpreted build."""
     from Cython.Build import cythonize
     from setuptools import Extension
 
     root = Path("src")
-    sources = [path.with_suffix(".py") for path in sorted(root.rglob("*.pxd")) if path.stem != "octets"]
+    sources = [path.with_suffix(".py") for path in sorted(root.rglob("*.pxd")) if path.stem not in TWINS]
     names = [".".join(path.relative_to(root).with_suffix("").parts) for path in sources]
     return cythonize(
         [

@@ -50,6 +50,7 @@ FLOORS = [
     "protocol.session",
     "protocol.routing",
     "owner",
+    "syscalls",
     "transport",
     "inbox",
     "clock",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Sequence
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .connection import WireConn
 from .error import TransactionError
@@ -17,18 +17,62 @@ from .turn import Patience, Turn
 T = TypeVar("T")
 
 
-class PipelineItem(Generic[T]):
-    """One request of a pipeline; awaiting it syncs first, if that has not been done."""
+class ItemReply:
+    """What comes of one item: the sink of its request. A future is made only for who waits already, and for an error.
 
-    def __init__(self, pipeline: PgPipeline, reply: asyncio.Future[T]) -> None:
+    Most items are awaited when the whole group is answered: that future would be half of what an item costs.
+    """
+
+    def __init__(self, pipeline: PgPipeline) -> None:
         self._pipeline = pipeline
         self._group = pipeline.groups
-        self.reply = reply
+        self._reply: asyncio.Future[Any] | None = None
+        self._result: Any = None
+        self._has_result = False
 
-    def __await__(self) -> Generator[object, None, T]:
-        if self._group == self._pipeline.groups and not self.reply.done():
-            self._pipeline.sync()
-        return self.reply.__await__()
+    @property
+    def reply(self) -> asyncio.Future[Any]:
+        """The same as a future."""
+        return self._future()
+
+    def _future(self) -> asyncio.Future[Any]:
+        if self._reply is None:
+            self._reply = self._pipeline.loop.create_future()
+            if self._has_result:
+                self._reply.set_result(self._result)
+        return self._reply
+
+    def done(self) -> bool:
+        return self._has_result or (self._reply is not None and self._reply.done())
+
+    def set_result(self, result: Any) -> None:
+        if self._reply is not None:
+            self._reply.set_result(result)
+        self._has_result = True
+        self._result = result
+
+    def set_exception(self, exception: BaseException) -> None:
+        self._future().set_exception(exception)
+
+    def exception(self) -> BaseException | None:
+        return self._future().exception()
+
+    def __await__(self) -> Generator[object, None, Any]:
+        if not self._has_result:
+            if self._group == self._pipeline.groups and not self.done():
+                self._pipeline.sync()
+            yield from self._future()
+        return self._result if self._reply is None else self._reply.result()
+
+
+class PipelineItem(ItemReply, Generic[T]):
+    """One request of a pipeline; awaiting it syncs first, if that has not been done."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def __await__(self) -> Generator[object, None, T]: ...
 
 
 class PgPipeline:
@@ -48,6 +92,7 @@ class PgPipeline:
             else Turn(Link(owner, statement_cache_size=0), "pipeline()", has_state=True)
         )
         self._acquire_timeout = acquire_timeout
+        self.loop = self._turn.loop
         self._last: asyncio.Future[Rows] | None = None
         self._queued = 0
         self.groups = 0
@@ -67,28 +112,29 @@ class PgPipeline:
         timeout: float | None = None,
     ) -> PipelineItem[Rows]:
         """Queue one extended query; arguments as `exec_query` has them."""
-        reply: asyncio.Future[Rows] = self._turn.loop.create_future()
+        item: PipelineItem[Rows] = PipelineItem(self)
         deadline = 0.0 if timeout is None else self._turn.deadline(timeout)
-        request = requests.query(reply, sql, params, param_oids, param_formats, result_formats, deadline)
-        return self._queue(request, reply)
+        self._queue(requests.query(item, sql, params, param_oids, param_formats, result_formats, deadline))
+        return item
 
     def describe(self, sql: str, param_oids: Sequence[Oid] = ()) -> PipelineItem[StatementDescription]:
         """Queue the description of a statement."""
-        reply: asyncio.Future[StatementDescription] = self._turn.loop.create_future()
-        return self._queue(requests.described_item(reply, sql, param_oids), reply)
+        item: PipelineItem[StatementDescription] = PipelineItem(self)
+        self._queue(requests.described_item(item, sql, param_oids))
+        return item
 
     def simple_query(self, sql: str) -> PipelineItem[list[Rows]]:
         """Queue a simple Query: a sync group of its own, so what is queued before it is synced."""
         if self._queued:
             self.sync()
-        reply: asyncio.Future[list[Rows]] = self._turn.loop.create_future()
-        self._turn.submit(requests.simple_query(reply, sql, 0.0))
+        item: PipelineItem[list[Rows]] = PipelineItem(self)
+        self._turn.submit(requests.simple_query(item, sql, 0.0))
         self.groups += 1
-        return PipelineItem(self, reply)
+        return item
 
     def sync(self) -> asyncio.Future[Rows]:
         """End the group; done when the server has answered all of it, whatever the answers are."""
-        reply: asyncio.Future[Rows] = self._turn.loop.create_future()
+        reply: asyncio.Future[Rows] = self.loop.create_future()
         reply.add_done_callback(_seen)  # the items say what went wrong
         self._turn.submit(requests.sync(reply))
         self._last = reply
@@ -96,11 +142,10 @@ class PgPipeline:
         self.groups += 1
         return reply
 
-    def _queue(self, request: requests.Request, reply: asyncio.Future[T]) -> PipelineItem[T]:
+    def _queue(self, request: requests.Request) -> None:
         request.is_item = True
         self._turn.submit(request)
         self._queued += 1
-        return PipelineItem(self, reply)
 
     async def __aenter__(self) -> PgPipeline:
         await self._turn.enter(self._acquire_timeout)

@@ -1,4 +1,5 @@
 cimport cython
+from . cimport syscalls
 from .owner cimport Owner
 
 cdef class Transport:
@@ -34,7 +35,8 @@ cdef class Transport:
     cdef _send_slices(self, object receiver)
     cdef _want_write(self)
     cdef _stop_writing(self)
-    @cython.locals(n=Py_ssize_t, tail=Py_ssize_t, receiver=object, error=object)
+    cdef Py_ssize_t _receive(self, object receiver) except -2
+    @cython.locals(n=Py_ssize_t, receiver=object, error=object)
     cdef Py_ssize_t _read(self) except -1
     cpdef _read_once(self)
     @cython.locals(total=Py_ssize_t, n=Py_ssize_t, space=Py_ssize_t)

@@ -12,6 +12,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Protocol
 
+from . import syscalls
 from .error import PgWireError
 from .owner import Owner
 
@@ -160,22 +161,17 @@ class Transport:
         if self._fd < 0:
             return 0
         receiver = self._receiver
-        if receiver.buffer is not self._buffer:
-            self._buffer = receiver.buffer
-            self._view = memoryview(self._buffer)
-        tail = receiver.tail
         try:
-            n = self._sock.recv_into(self._view[tail:] if tail else self._view)
-        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
-            return 0
-        except ssl.SSLWantWriteError:
-            self._want_write()
-            return 0
+            if self._is_tls:
+                n = self._receive(receiver)
+            else:
+                n = syscalls.receive(self._sock, self._fd, receiver.buffer, receiver.tail)
         except OSError as error:
             self._end(self._write_error or error)
             return 0
-        if n == 0:
-            self._end(self._write_error)
+        if n <= 0:
+            if n == 0:
+                self._end(self._write_error)
             return 0
         self.bytes_in += n
         try:
@@ -188,6 +184,19 @@ class Transport:
         elif receiver.out:
             self.flush()
         return n if self._fd >= 0 else 0
+
+    def _receive(self, receiver: Receiver) -> int:
+        """One read through TLS; -1 where nothing is there."""
+        if receiver.buffer is not self._buffer:
+            self._buffer = receiver.buffer
+            self._view = memoryview(self._buffer)
+        try:
+            return self._sock.recv_into(self._view[receiver.tail :])
+        except ssl.SSLWantWriteError:
+            self._want_write()
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            pass
+        return -1
 
     # ---- writing
 
@@ -210,10 +219,11 @@ class Transport:
             if self._is_tls:
                 self._send_slices(receiver)
             elif receiver.out:
-                n = self._sock.send(receiver.out)
-                self.writes += 1
-                receiver.handed += n
-                del receiver.out[:n]
+                n = syscalls.send(self._sock, self._fd, receiver.out)
+                if n > 0:
+                    self.writes += 1
+                    receiver.handed += n
+                    del receiver.out[:n]
         except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             pass
         except OSError as error:
