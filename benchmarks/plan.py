@@ -133,7 +133,8 @@ def plan(scale: Scale) -> list[Sample]:
 
 def _bulk(scale: Scale) -> Iterator[Sample]:
     rows, moved = f"--rows={scale.rows}", f"--moved={scale.rows}"
-    yield from _on_both_loops("rows", UNIX, FETCHING | {BARE: "with_socket.drain"}, rows)
+    bare = {BARE: "with_socket.drain", BARE + " keeps": "with_socket.keep"}
+    yield from _on_both_loops("rows", UNIX, FETCHING | bare, rows)
     yield from _on_both_loops("rows", TLS, _of(FETCHING, "pg_wired", "asyncpg", "psycopg"), rows)
     yield from _on_both_loops("rows", NO_TLS, _of(FETCHING, "pg_wired"), rows)
     yield from _on_both_loops("streamed", UNIX, STREAMING, moved)

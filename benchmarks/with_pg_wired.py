@@ -232,7 +232,10 @@ async def receive() -> AsyncIterator[Receive]:
 
             async def take(count: int) -> None:
                 await mine.simple_query("COMMIT")
-                for _ in range(count):
-                    assert isinstance(await anext(receiver), Notification)
+                async for event in receiver:
+                    assert isinstance(event, Notification)
+                    count -= 1
+                    if not count:
+                        break
 
             yield take

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
 from pg_wired.protocol import messages
@@ -66,19 +66,31 @@ def _request(key: int) -> bytes:
     return messages.encode(bind, messages.Execute(), messages.Sync())
 
 
-@asynccontextmanager
-async def drain() -> AsyncIterator[Fetch]:
+def drain() -> AbstractAsyncContextManager[Fetch]:
     """All rows in binary, read into one buffer again and again, and thrown away."""
+    return _taking(None)
+
+
+def keep() -> AbstractAsyncContextManager[Fetch]:
+    """The same, each read put behind the one before: what the memory of a result costs. Nothing is checked."""
+    return _taking(bytearray())
+
+
+@asynccontextmanager
+async def _taking(kept: bytearray | None) -> AsyncIterator[Fetch]:
     loop = asyncio.get_running_loop()
     with logged_in() as sock:
         sock.setblocking(False)
         buffer = bytearray(BUFFER_SIZE)
+        view = memoryview(buffer)
 
         async def take() -> Sequence[Any]:
             end: asyncio.Future[int] = loop.create_future()
 
             def arrived() -> None:
                 size = sock.recv_into(buffer)
+                if kept is not None:
+                    kept.extend(view[:size])
                 if buffer[size - READY_SIZE : size] == b"Z\0\0\0\x05I":
                     end.set_result(size)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import pwd
+import re
 import resource
 import ssl
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,6 +38,14 @@ def config(**options: Any) -> ConnConfig:
 
 def context(**options: Any) -> ssl.SSLContext:
     return make_context(config(**options))
+
+
+def test_an_empty_home_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in libpq (pqGetHomeDirectory): the system's entry for the user says where it is then."""
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_dir=str(tmp_path)))
+    with pytest.raises(ConfigError, match=re.escape(f"'{tmp_path}/.postgresql/root.crt' does not exist")):
+        context(sslmode="verify-ca")
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ class ConnConfig(Frozen):
         """The same, each host with its password of the password file."""
         from .passfile import read_lines
 
-        home = _home(environ)
+        home = home_directory(environ)
         path = self.passfile or (f"{home}/.pgpass" if home else None)
         lines = read_lines(path) if path else []
         if not lines:
@@ -192,7 +192,7 @@ def _found(dsn: str, environ: Mapping[str, str], options: Mapping[str, object]) 
         service = _text("service", *named["service"])
         from .service_file import read_service
 
-        path, said = read_service(service, file, environ, _home(environ), {*TABLE, *UNSUPPORTED})
+        path, said = read_service(service, file, environ, home_directory(environ), {*TABLE, *UNSUPPORTED})
         found |= {name: (f"service file {path!r}", value) for name, value in said.items()}
     found |= explicit
     # Last: what is refused may have been turned off by a stronger source.
@@ -262,7 +262,7 @@ def _text(name: str, source: str, value: object) -> str:
     return value
 
 
-def _home(environ: Mapping[str, str]) -> str | None:
+def home_directory(environ: Mapping[str, str]) -> str | None:
     """The home directory as libpq finds it (pqGetHomeDirectory): HOME, else the system's entry for the user."""
     if home := environ.get("HOME"):
         return home

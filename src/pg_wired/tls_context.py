@@ -11,12 +11,12 @@ import ssl
 import stat
 from contextlib import ExitStack
 
-from .conninfo import ConnConfig
+from .conninfo import ConnConfig, home_directory
 from .encrypt import ALPN
 from .error import ConfigError, IoError, Outcome
 from .tls import TlsConfig, TlsMode, is_pem
 
-FOLDER = os.path.join("~", ".postgresql")
+FOLDER = ".postgresql"
 SYSTEM = "system"
 # RFC 8996 has TLS 1.0 and 1.1 deprecated. libpq takes them where it is told to; here such a minimum means 1.2.
 _VERSIONS = {
@@ -172,7 +172,7 @@ def _place(stack: ExitStack, value: str | bytes | None, default: str) -> str:
     unwinds.
     """
     if not value:
-        return os.path.expanduser(os.path.join(FOLDER, default))
+        return os.path.join(home_directory(os.environ) or "~", FOLDER, default)
     if not is_pem(value):
         return os.fsdecode(value)
     try:
