@@ -21,7 +21,7 @@ from pg_wired import (
     WireConn,
 )
 from pg_wired.protocol import messages as m
-from rig.checks import Cancelled, answers, cache_in_step, ends_clean, outcome_of, repeatable
+from rig.checks import Cancelled, answers, cache_in_step, ends_clean, outcome_of, repeatable, until_sql
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
 from tests.outcomes import ABORTED, column, ends, until_asleep
@@ -366,6 +366,17 @@ async def test_an_item_that_is_cancelled_leaves_the_others_alone(conn: AsyncConn
             item.reply.cancel()
     assert await ends(*items[1::2]) == ["INSERT 0 1"] * 5
     assert len(await column(admin, PIPED)) in (5, 10)
+
+
+@ends_clean()
+async def test_a_simple_query_that_nobody_waits_for_is_cancelled(conn: AsyncConn, admin: AsyncConn) -> None:
+    """It is the only one in flight: nothing else would end it before the block does."""
+    async with conn.pipeline() as pipeline:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await pipeline.simple_query("select pg_sleep(60)")
+        await until_sql(admin, f"select state <> 'active' from pg_stat_activity where pid = {conn.backend_pid}")
+        assert await ends(pipeline.query(INSERT, ("1",))) == ["INSERT 0 1"]
 
 
 @ends_clean()

@@ -214,4 +214,7 @@ class Opener:
 
 
 def _why(conn: AsyncConn) -> str:
-    return conn._session.retired or "it was marked as broken"
+    session = conn._session
+    if session.retired == endings.FAREWELL:
+        return str(endings.refused(session))
+    return session.retired or "it was marked as broken"

@@ -128,7 +128,8 @@ class PgPipeline:
         if self._queued:
             self.sync()
         item: PipelineItem[list[Rows]] = PipelineItem(self)
-        self._turn.submit(requests.simple_query(item, sql, 0.0))
+        # Alone in flight, it is cancelled once nobody waits; the watch hears of that from a future.
+        self._turn.submit(requests.simple_query(item.reply, sql, 0.0))
         self.groups += 1
         return item
 

@@ -442,6 +442,22 @@ def test_nothing_is_sent_to_a_server_that_has_said_its_last_words() -> None:
     assert str(client.session.failure) == "the server closed the connection: shutting down"
 
 
+def test_a_window_behind_the_last_words() -> None:
+    """Its owner is refused, too; nothing is said at its end, and the words stay the cause, whoever closes."""
+    client = Client()
+    window = client.inside = client.window()
+    client.feed(error("57P05", "too idle", "FATAL"))
+    with pytest.raises(ConnectionClosed, match="too idle") as caught:
+        client.simple("commit")
+    assert caught.value.outcome is Outcome.NOT_SENT
+    client.session.leave(window)
+    client.session.finish()
+    client.session.is_ours = True
+    client.session.lost(None)
+    assert str(client.session.failure) == "the server closed the connection: too idle"
+    assert client.tags() == ""
+
+
 def test_the_last_words_are_the_cause() -> None:
     client = Client()
     sink = client.simple("select")

@@ -53,6 +53,13 @@ def usable(client: Client) -> None:
     assert sink.result[0].command_tag == "NEXT"
 
 
+def test_a_setup_of_a_class_of_its_own() -> None:
+    """SQL constants are often members of such a class."""
+    client = Client()
+    transact(client, type("Words", (str,), {})("set local role alice"))
+    assert client.sent()[1] == m.Query("set local role alice")
+
+
 def test_what_it_sends() -> None:
     client = Client()
     sink = transact(client, "set local role alice", "select $1", b"x")

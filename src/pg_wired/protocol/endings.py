@@ -202,7 +202,7 @@ def failure(session: Session, cause: BaseException | None) -> PgWireError:
     error: PgWireError
     if isinstance(cause, ProtocolError):
         return cause
-    if session.is_terminated or session.is_ours:
+    if (session.is_terminated or session.is_ours) and session.retired != FAREWELL:
         error = ConnectionClosed(f"the connection was closed: {session.retired or 'by abort()'}")
     elif session.last_words is not None:
         error = ConnectionClosed(f"the server closed the connection: {session.last_words.message}")

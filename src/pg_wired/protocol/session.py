@@ -92,7 +92,7 @@ class Session:
 
     def submit_inside(self, window: Window, request: requests.Request) -> None:
         """The same for a request of the window's owner."""
-        if self.failure is not None:
+        if self.failure is not None or (self.retired and self.retired == endings.FAREWELL):
             raise endings.refused(self)
         if self.window is not window:
             raise UsageError(f"{window.sql} has ended: use the connection, or open another one")
@@ -247,7 +247,7 @@ class Session:
         else:
             self.is_complete = self.head is self.nobody and not was_idle
             self.pump()
-            if self.retired and self.failure is None and self.retired != endings.FAREWELL:
+            if self.retired and self.failure is None:
                 self.finish()
 
     def take(self, end: int) -> int:
@@ -438,8 +438,9 @@ class Session:
         return TransactionStatus(chr(self.status))
 
     def finish(self) -> None:
-        """Say Terminate once all is answered; the server closes then."""
-        if not self.inflight and not self.pending and self.window is None and not self.is_terminated:
+        """Say Terminate once all is answered; the server closes then. One that has said why closes by itself."""
+        is_over = not self.inflight and not self.pending and self.window is None
+        if is_over and not self.is_terminated and self.retired != endings.FAREWELL:
             self.is_terminated = True
             self.append(messages.encode(messages.Terminate()))
 

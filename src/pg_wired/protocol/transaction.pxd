@@ -2,7 +2,7 @@ cimport cython
 from . cimport requests
 
 cdef class Transaction:
-    cdef readonly str setup_sql
+    cdef readonly object setup_sql
     cdef readonly requests.Request query
     cdef readonly requests.Request whole
     cdef readonly requests.Request begin
