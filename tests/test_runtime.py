@@ -319,6 +319,7 @@ async def test_ctrl_c(postgres: Server) -> None:
                 while True:
                     replies = [conn.exec_query("select $1::int4", (str(n),)) for n in range(50)]
                     assert [rows[0][0] for rows in await asyncio.gather(*replies)] == [b"%d" % n for n in range(50)]
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored in the background
         signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
         for _ in range(20):
             try:
