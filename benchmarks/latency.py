@@ -66,7 +66,7 @@ async def latencies(task: Task, tasks: int, seconds: float) -> Metrics:
     """Microseconds that half, and 99 of 100, of the requests need at most, at SHARE of the possible rate."""
     begin = time.perf_counter()
     possible = await _paced(task, tasks, seconds * FACTOR, 0.0)
-    interval = (time.perf_counter() - begin) / len(possible) / SHARE
+    interval = (time.perf_counter() - begin) / max(1, len(possible)) / SHARE
     taken = sorted(await _paced(task, tasks, seconds, interval))
     half, most = (taken[int(share * (len(taken) - 1))] * 1e6 for share in (0.5, 0.99))
     return {"p50_us": half, "p99_us": most, "load": 1 / interval / 1000}
