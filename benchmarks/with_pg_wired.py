@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import islice
 from typing import Any
 
@@ -111,24 +111,27 @@ async def lone_connects() -> AsyncIterator[Connect]:
     yield connect
 
 
-@asynccontextmanager
-async def columns() -> AsyncIterator[Fetch]:
+def columns() -> AbstractAsyncContextManager[Fetch]:
     """All rows in binary, as columns: each a body, offsets, and what is null."""
-    async with await AsyncConn.connect() as conn:
+    return _fetching(Columns)
 
-        async def take() -> Sequence[Any]:
-            return Columns(await conn.exec_query(SCAN, result_formats=FormatCode.BINARY))
 
-        yield take
+def kept() -> AbstractAsyncContextManager[Fetch]:
+    """All rows in binary, as a list of tuples that are all there at the same time, as the columns are."""
+    return _fetching(Kept)
+
+
+def fetch() -> AbstractAsyncContextManager[Fetch]:
+    """All rows in binary; the values stay bytes."""
+    return _fetching(lambda rows: rows)
 
 
 @asynccontextmanager
-async def kept() -> AsyncIterator[Fetch]:
-    """All rows in binary, as a list of tuples that are all there at the same time, as the columns are."""
+async def _fetching(shown: Callable[[Rows], Sequence[Any]]) -> AsyncIterator[Fetch]:
     async with await AsyncConn.connect() as conn:
 
         async def take() -> Sequence[Any]:
-            return Kept(await conn.exec_query(SCAN, result_formats=FormatCode.BINARY))
+            return shown(await conn.exec_query(SCAN, result_formats=FormatCode.BINARY))
 
         yield take
 
@@ -154,17 +157,6 @@ class Columns(Kept):
 
     def __iter__(self) -> Iterator[Any]:
         yield self._rows.columns()
-
-
-@asynccontextmanager
-async def fetch() -> AsyncIterator[Fetch]:
-    """All rows in binary; the values stay bytes."""
-    async with await AsyncConn.connect() as conn:
-
-        async def take() -> Rows:
-            return await conn.exec_query(SCAN, result_formats=FormatCode.BINARY)
-
-        yield take
 
 
 @asynccontextmanager

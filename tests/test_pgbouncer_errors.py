@@ -104,7 +104,7 @@ async def test_a_backend_is_killed(launched: Postgres, version: str, when: str) 
                 asked = own.exec_query("select pg_sleep(30)")
                 await until_asleep(admin, pid)
             await admin.exec_query(f"select pg_terminate_backend({pid}, 5000)")
-            await until(lambda: not conn.is_alive, "the end of the connection")
+            await until(lambda: conn._transport.is_closed, "the end of the connection")  # both have come then
             error = await outcome_of(asked or commit(own))
             assert error.outcome is (Outcome.UNKNOWN if asked else Outcome.NOT_SENT)
             said = words(error)

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from .error_position import point_at
+
 if TYPE_CHECKING:
     from .protocol.rows import Rows
 
@@ -156,8 +158,6 @@ class PgError(PgWireError):
 
     def __str__(self) -> str:
         lines = [f"{self.severity_localized}:  {self.message}"]
-        from .error_position import point_at
-
         lines += point_at(self.sql, self.position) or point_at(self.internal_query, self.internal_position)
         more = (("DETAIL", self.detail), ("HINT", self.hint), ("QUERY", self.internal_query), ("CONTEXT", self.where))
         lines += [f"{label}:  {text}" for label, text in more if text]

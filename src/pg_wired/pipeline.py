@@ -20,7 +20,7 @@ T = TypeVar("T")
 class ItemReply:
     """What comes of one item: the sink of its request. A future is made only for who waits already, and for an error.
 
-    Most items are awaited when the whole group is answered: that future would be half of what an item costs.
+    Most items are awaited when the whole group is answered, and never need one.
     """
 
     def __init__(self, pipeline: PgPipeline) -> None:

@@ -23,7 +23,6 @@ cdef class Transport:
     cdef bint _is_flushing
     cdef object _write_error
     cdef object _drained
-    cdef bint _reads_on
     cdef object _readable
 
     cdef Py_ssize_t _pending(self) except -1

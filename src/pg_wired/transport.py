@@ -55,7 +55,7 @@ class Transport:
         self.writes = 0
         self.bytes_in = 0
         self._receiver = receiver
-        self._buffer = receiver.buffer
+        self._buffer = bytearray()  # what `_view` shows, for TLS
         self._view = memoryview(self._buffer)
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._slice = b""
@@ -67,8 +67,8 @@ class Transport:
         self._drained: asyncio.Future[None] | None = None
         # asyncio's own loop calls again as long as something is there. uvloop does not: when the peer has reset the
         # connection, libuv stops polling, and the one call that comes has to find both the last data and the end.
-        self._reads_on = self._is_tls or not isinstance(loop, asyncio.SelectorEventLoop)
-        self._readable = self._read_on if self._reads_on else self._read_once
+        reads_on = self._is_tls or not isinstance(loop, asyncio.SelectorEventLoop)
+        self._readable = self._read_on if reads_on else self._read_once
         loop.add_reader(self._fd, self._readable)
 
     @property
@@ -127,7 +127,7 @@ class Transport:
         self._read_soon()
 
     def _look_for_end(self) -> None:
-        """Nothing more is there for now but, perhaps, the end of the connection, for which nobody would call."""
+        """All that had come is read; behind it may stand the end of the connection, for which uvloop does not call."""
         if self._look is None:
             self._look = self.loop.call_later(LOOK, self._look_now)
 

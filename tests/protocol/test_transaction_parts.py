@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from pg_wired.error import ConnectionClosed, Outcome, PgError, PgWireError, RequestTimeout, TransactionError, UsageError
@@ -51,6 +53,19 @@ def usable(client: Client) -> None:
     assert client.sent() == [m.Query("next")]
     client.feed(m.CommandComplete("NEXT"), READY)
     assert sink.result[0].command_tag == "NEXT"
+
+
+def test_it_leaves_nothing_to_the_garbage_collector() -> None:
+    """Its parts know it, and it knows them: whoever sends many would pay for finding that out."""
+    client = Client()
+    gc.collect()
+    gc.disable()
+    try:
+        sink = transact(client, "set local role alice", "insert")
+        client.feed(*BEGUN, *SET, *GUARDED, *QUERIED, *COMMITTED)
+        assert sink.result is not None and gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_a_setup_of_a_class_of_its_own() -> None:
