@@ -80,13 +80,14 @@ build/compiled/.ready: dist/.$(BUILD)
 	@.venv/bin/python -m pip install -q --no-deps --target build/compiled dist/*.whl
 	@touch $@
 
-# From a copy, so that two may be built at a time; with the C that the wheel was made of, which is the same for each Python.
-build/py%/.$(BUILD): build/py%/build.group build/py%/smoke.group $(SOURCES) $(READY)
+# From a copy, so that two may be built at a time; with the C that is there, which is the same for each Python. Cython makes
+# anew what is older than its source, so times are copied too.
+build/py%/.$(BUILD): build/py%/build.group build/py%/smoke.group $(SOURCES)
 	@echo "make: $(@D), the package, $(BUILD)"
 	@rm -rf $(@D)/package
 	@mkdir $(@D)/package
-	@cp -r pyproject.toml setup.py README.md LICENSE* src $(@D)/package
-	@[ $(BUILD) != compiled ] || { mkdir $(@D)/package/build && cp -r build/src $(@D)/package/build; }
+	@cp -rp pyproject.toml setup.py README.md LICENSE* src $(@D)/package
+	@[ ! build/src -nt setup.py ] || { mkdir $(@D)/package/build && cp -rp build/src $(@D)/package/build; }
 	@$(@D)/bin/python -m pip install -q --no-deps --no-build-isolation --force-reinstall ./$(@D)/package
 	@touch $@
 
