@@ -44,6 +44,19 @@ def test_a_message_arrives(pid: int, channel: str, payload: str) -> None:
     assert q.take() == Notification(pid, channel, payload)
 
 
+SENDERS = st.tuples(
+    st.sampled_from([0, 1, 256]), st.sampled_from(["", "a", "ab", "\udcff"]), st.sampled_from(["", "b"])
+)
+
+
+@given(st.lists(SENDERS.map(lambda fields: Notification(*fields)), max_size=8))
+def test_each_has_its_own_sender_and_channel(sent: list[Notification]) -> None:
+    q = queue(8)
+    for notification in sent:
+        come(q, notification)
+    assert [q.take() for _ in sent] == sent
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"\0\0\0", b"\0\0\0\1", b"\0\0\0\1c\0", b"\0\0\0\1c\0p", b"\0\0\0\1c\0p\0\0", b"\0" * 5]
 )

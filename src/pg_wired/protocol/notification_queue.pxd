@@ -9,7 +9,11 @@ cdef class NotificationQueue:
     cdef public long long dropped
     cdef public object waiter
     cdef object _items
+    cdef object _next
     cdef Py_ssize_t _queued
+    cdef bytes _head
+    cdef object _pid
+    cdef str _channel
 
     @cython.locals(n=Py_ssize_t, i=Py_ssize_t)
     cpdef arrived(self, bytes body)
@@ -20,6 +24,8 @@ cdef class NotificationQueue:
     cpdef reconnected(self, object gap, NotificationQueue early)
     @cython.locals(last=object)
     cpdef _mark(self, object gap)
-    @cython.locals(item=object, body=bytes, i=Py_ssize_t, n=Py_ssize_t, channel=str, payload=str)
+    @cython.locals(item=object, body=bytes, i=Py_ssize_t, payload=str, notification=object)
     cpdef take(self)
+    @cython.locals(i=Py_ssize_t)
+    cdef _look_at_head(self, bytes body)
     cpdef wake(self)

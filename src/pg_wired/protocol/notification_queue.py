@@ -55,7 +55,9 @@ class NotificationQueue:
         self.waiter: Sink | None = None
         # Bodies as they came, which cost the garbage collector nothing: each becomes a Notification when it is taken.
         self._items: deque[bytes | NotificationGap | ListenerGap] = deque()
+        self._next = self._items.popleft
         self._queued = 0
+        self._head, self._pid, self._channel = b"\0\0\0\0\0", 0, ""  # of the one taken last: as its body begins
 
     def __len__(self) -> int:
         return self._queued
@@ -120,19 +122,27 @@ class NotificationQueue:
 
     def take(self) -> Notification | NotificationGap | ListenerGap | None:
         """The next one, or the gap before it; None where nothing waits."""
-        if not self._items:
+        if not self._queued and not self._items:
             return None
-        item = self._items.popleft()
+        item = self._next()
         if not isinstance(item, bytes):
             return item
         self._queued -= 1
         self.delivered += 1
         body = item
-        n = len(body)
-        i = octets.find_nul(body, 4, n)
-        channel = octets.get_text(body, 4, i - 4, "surrogateescape")
-        payload = octets.get_text(body, i + 1, n - i - 2, "surrogateescape")
-        return tuple.__new__(Notification, (octets.get_i32(body, 0), channel, payload))  # without a frame of Python's
+        if not body.startswith(self._head):
+            self._look_at_head(body)
+        i = len(self._head)
+        payload = octets.get_text(body, i, len(body) - 1 - i, "surrogateescape")
+        notification: Notification = octets.new_record(Notification, self._pid, self._channel, payload)
+        return notification
+
+    def _look_at_head(self, body: bytes) -> None:
+        """Process id and channel: mostly those of the one before, and then these objects are its own as well."""
+        i = octets.find_nul(body, 4, len(body))
+        self._head = body[: i + 1]
+        self._pid = octets.get_i32(body, 0)
+        self._channel = octets.get_text(body, 4, i - 4, "surrogateescape")
 
     def wake(self) -> None:
         """Tell whoever waits that it should look."""

@@ -54,6 +54,8 @@ cdef extern from "Python.h":
     char *PyByteArray_AS_STRING(object)
     str PyUnicode_DecodeUTF8(const char *, Py_ssize_t, const char *)
     Py_ssize_t PyByteArray_GET_SIZE(object)
+    ctypedef struct PyTypeObject:
+        object tp_alloc(PyTypeObject *, Py_ssize_t)
 
 cdef inline int get_u16(const unsigned char *p, Py_ssize_t i) noexcept nogil:
     return p[i] << 8 | p[i + 1]
@@ -132,3 +134,15 @@ cdef inline int set_cell(tuple row, Py_ssize_t column, const unsigned char *p, P
 cdef inline tuple seal(tuple row):
     PyObject_GC_UnTrack(<PyObject *>row)
     return row
+
+cdef inline object new_record(object cls, object first, object second, object third):
+    # What tuple.__new__ does for a class of its own, without the tuple that it makes first and copies.
+    cdef PyTypeObject *made = <PyTypeObject *>cls
+    record = made.tp_alloc(made, 3)
+    Py_INCREF(<PyObject *>first)
+    PyTuple_SET_ITEM(record, 0, <PyObject *>first)
+    Py_INCREF(<PyObject *>second)
+    PyTuple_SET_ITEM(record, 1, <PyObject *>second)
+    Py_INCREF(<PyObject *>third)
+    PyTuple_SET_ITEM(record, 2, <PyObject *>third)
+    return record

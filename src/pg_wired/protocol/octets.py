@@ -7,6 +7,7 @@ bounds: the caller has.
 from __future__ import annotations
 
 from sys import byteorder
+from typing import Any
 
 from . import types
 from .types import Action, Next, State
@@ -84,6 +85,11 @@ def set_cell(row: list[bytes | None], column: int, p: bytearray | bytes, i: int,
 def seal(row: list[bytes | None]) -> tuple[bytes | None, ...]:
     """The finished row."""
     return tuple(row)
+
+
+def new_record(cls: type[Any], first: object, second: object, third: object) -> Any:
+    """A NamedTuple of three fields, without the call of Python's that its constructor is."""
+    return tuple.__new__(cls, (first, second, third))
 
 
 # The numbers of THE TABLE that the session compares with; as an `enum` in the header they are constants in C.
