@@ -1,5 +1,8 @@
+from .protocol.requests cimport Request
+from .turn cimport Turn
+
 cdef class ItemReply:
-    cdef object _pipeline
+    cdef PgPipeline _pipeline
     cdef long long _group
     cdef object _reply
     cdef object _result
@@ -9,3 +12,14 @@ cdef class ItemReply:
     cpdef bint done(self) except -1
     cpdef set_result(self, object result)
     cpdef set_exception(self, object exception)
+
+cdef class PgPipeline:
+    cdef object _wire
+    cdef Turn _turn
+    cdef object _acquire_timeout
+    cdef readonly object loop
+    cdef object _last
+    cdef Py_ssize_t _queued
+    cdef readonly long long groups
+
+    cdef _queue(self, Request request)
