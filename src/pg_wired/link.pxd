@@ -20,5 +20,5 @@ cdef class Link(Clock):
     cpdef submit_inside(self, object window, Request request)
     @cython.locals(session=Session, n=Py_ssize_t)
     cdef _look_for_abandoned(self)
-    @cython.locals(watch=object)
+    @cython.locals(watch=object, at_once=bint)
     cdef _send(self, Request request)

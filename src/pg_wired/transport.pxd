@@ -28,6 +28,7 @@ cdef class Transport:
     cdef Py_ssize_t _pending(self) except -1
     cpdef flush_soon(self)
     cpdef flush(self)
+    cpdef _flush_last(self)
     @cython.locals(n=Py_ssize_t, receiver=object, error=object)
     cdef _write(self)
     @cython.locals(n=Py_ssize_t)

@@ -204,11 +204,14 @@ class Transport:
         """Write at the end of this turn of the loop, all that has come together until then."""
         if not self._is_flushing:
             self._is_flushing = True
-            self.loop.call_soon(self.flush)
+            self.loop.call_soon(self._flush_last)
+
+    def _flush_last(self) -> None:
+        self._is_flushing = False
+        self.flush()
 
     def flush(self) -> None:
         """Write now what the socket takes; the rest when it takes more."""
-        self._is_flushing = False
         if self._is_writing or self._fd < 0 or self._write_error is not None:
             return
         self._write()
