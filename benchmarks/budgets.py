@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from .lines import CPU, HELD, ONE_TASK, POOL, TASKS, TOUCH, WALL, WALL_MS, WHOLE, WHOLE_CPU, Metric
+from .lines import BUSY, CPU, HELD, ONE_TASK, POOL, TASKS, TOUCH, WALL, WALL_MS, WHOLE, WHOLE_CPU, Metric
 from .plan import LOOPS
 from .results import Taken
 
@@ -27,7 +27,7 @@ class Budget(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What came of it: the ratio of the medians, and those of the single rounds."""
+    """What came of it: the ratio of the medians, and those of the single rounds; how busy the server was with us."""
 
     budget: Budget
     loop: str
@@ -35,6 +35,7 @@ class Verdict(NamedTuple):
     reached: float
     least: float
     most: float
+    busy: float | None
 
     @property
     def is_kept(self) -> bool:
@@ -77,8 +78,9 @@ def verdicts(taken: Sequence[Taken]) -> Iterator[Verdict]:
         for loop, asked in zip(loops, budget.asked, strict=False):
             own = _of(taken, budget, budget.client, loop)
             peer = _of(taken, budget, budget.peer, loop) or _of(taken, budget, budget.peer, "-")
+            busy = _of(taken, budget._replace(metric=BUSY), budget.client, loop).values()
             if own and (peer or not budget.peer):
-                yield _verdict(budget, loop, asked, own, peer)
+                yield _verdict(budget, loop, asked, own, peer)._replace(busy=statistics.median(busy) if busy else None)
 
 
 def _of(taken: Sequence[Taken], budget: Budget, client: str, loop: str) -> dict[int, float]:
@@ -100,4 +102,4 @@ def _verdict(budget: Budget, loop: str, asked: float, own: dict[int, float], pee
 
     whole = reached(statistics.median(own.values()), statistics.median(peer.values()) if peer else 0.0)
     single = [reached(own[n], peer.get(n, 0.0)) for n in own if n in peer or not budget.peer] or [whole]
-    return Verdict(budget, loop, asked, whole, min(single), max(single))
+    return Verdict(budget, loop, asked, whole, min(single), max(single), None)

@@ -37,6 +37,7 @@ CPU_MS = Metric("cpu_ms", "CPU ms", 2)
 P50 = Metric("p50_us", "p50 µs", 0)
 P99 = Metric("p99_us", "p99 µs", 0)
 LOAD = Metric("load", "1000/s asked", 1, compared=False)
+BUSY = Metric("busy", "server busy %", 0, compared=False)  # of one core
 HELD = Metric("held_mb", "MB held", 1)
 PEAK = Metric("peak_mb", "peak MB", 1)
 HELD_EACH = Metric("held_bytes", "bytes a row", 0)
@@ -47,9 +48,9 @@ TASKS = {f"{n}-tasks": n for n in (64, 512)}
 POOL = "asyncpg pool"  # of ten connections, as it comes
 
 LINES = (
-    Line(ONE_TASK, "Point select, one task, one connection", (WALL, CPU), "pgbench"),
+    Line(ONE_TASK, "Point select, one task, one connection", (WALL, CPU, BUSY), "pgbench"),
     *(
-        Line(name, f"Point selects, {n} tasks; per request", (WALL, CPU, RATE), "pgbench pipelined", POOL)
+        Line(name, f"Point selects, {n} tasks; per request", (WALL, CPU, RATE, BUSY), "pgbench pipelined", POOL)
         for name, n in TASKS.items()
     ),
     Line(
@@ -61,17 +62,20 @@ LINES = (
     Line(
         "transactions",
         "BEGIN, SET LOCAL, point select, COMMIT, 64 tasks; per transaction",
-        (WALL, CPU, RATE),
+        (WALL, CPU, RATE, BUSY),
         "pgbench pipelined",
         POOL,
     ),
     Line(
-        "pipelines", f"Pipelines of {DEPTH} point selects, one task; per select", (WALL, CPU, RATE), "pgbench one Sync"
+        "pipelines",
+        f"Pipelines of {DEPTH} point selects, one task; per select",
+        (WALL, CPU, RATE, BUSY),
+        "pgbench one Sync",
     ),
     Line(
         "rows",
         "A table of {rows:,} rows x 4 columns: wall until each is touched, of which touching; CPU until they are there",
-        (WHOLE, TOUCH, WHOLE_CPU, CPU_EACH),
+        (WHOLE, TOUCH, WHOLE_CPU, CPU_EACH, BUSY),
         "bare drain",
     ),
     Line(
@@ -80,11 +84,11 @@ LINES = (
         (HELD, HELD_EACH, PEAK),
         "bare drain",
     ),
-    Line("streamed", "The same rows one after the other, none kept", (WHOLE, WHOLE_CPU, PEAK), "bare drain"),
-    Line("copy-out", "COPY of the same table out, text", (WHOLE, WHOLE_CPU), "psql"),
-    Line("copy-in", "COPY of the same table in, text, into an empty one", (WHOLE, WHOLE_CPU), "psql"),
-    Line("connect", "Connect with SCRAM and close, one after the other; for each", (WALL_MS, CPU_MS)),
-    Line("notifications", "Notifications, {notifications:,} of one transaction; for each", (WALL, CPU, RATE)),
+    Line("streamed", "The same rows one after the other, none kept", (WHOLE, WHOLE_CPU, PEAK, BUSY), "bare drain"),
+    Line("copy-out", "COPY of the same table out, text", (WHOLE, WHOLE_CPU, BUSY), "psql"),
+    Line("copy-in", "COPY of the same table in, text, into an empty one", (WHOLE, WHOLE_CPU, BUSY), "psql"),
+    Line("connect", "Connect with SCRAM and close, one after the other; for each", (WALL_MS, CPU_MS, BUSY)),
+    Line("notifications", "Notifications, {notifications:,} of one transaction; for each", (WALL, CPU, RATE, BUSY)),
     Line(
         "import",
         "Import, a process from start to end; more: than `import asyncio, ssl`",

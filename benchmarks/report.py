@@ -116,7 +116,7 @@ def curve_table(curve: Curve, results: Results) -> list[str]:
 
 
 def said(verdict: Verdict) -> list[str]:
-    """A verdict's cells: work, transport, loop, who, asked, reached, spread, and whether it is kept."""
+    """A verdict's cells: work, transport, loop, who, asked, reached, spread, the server, and whether it is kept."""
     budget = verdict.budget
     unit = "x" if budget.peer else f" {budget.metric.title}"
     bound = "at most " if budget.at_most else ""
@@ -130,11 +130,12 @@ def said(verdict: Verdict) -> list[str]:
         f"{bound}{verdict.asked:g}{unit}",
         f"{verdict.reached:.2f}{unit}",
         f"{verdict.least:.2f}..{verdict.most:.2f}",
+        "" if verdict.busy is None else f"{verdict.busy:.0f} %",
         "" if verdict.is_kept else "SHORT",
     ]
 
 
-HEADS = ["line", "figure", "via", "loop", "who", "asked", "reached", "rounds", "here"]
+HEADS = ["line", "figure", "via", "loop", "who", "asked", "reached", "rounds", "server busy", "here"]
 
 
 def budget_table(results: Results) -> list[str]:

@@ -14,6 +14,7 @@ import pg_wired
 from rig.postgres import Postgres, Source
 
 from .plan import ANY, NO_TLS, TLS, UNIX, Sample, Scale
+from .stopwatch import SERVER
 from .work import COPIED, OUTPUT, POINTS, ROOT, SCAN, TEXT
 
 # The tables stay in its memory, one process answers one query, and nothing starts by itself in the middle.
@@ -86,6 +87,7 @@ class Servers:
             assert self.secure
             server = self.secure
         return packages(os.environ) | {
+            SERVER: str(server.pid),
             "PATH": os.pathsep.join([str(server.bin), os.environ.get("PATH", "")]),  # pgbench
             "PGHOST": server.socket_directory if transport == UNIX else server.host,
             "PGPORT": str(server.port),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from .latency import latencies
+from .stopwatch import Stopwatch
 from .work import CHANNEL, Clock, Metrics, ask
 
 Opened: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]]  # of a Task, Fetch, Move, Receive, Connect or Query
@@ -41,22 +42,6 @@ def opened(client: str) -> Opened:
     module, _, function = name.rpartition(".")
     found: Opened = getattr(importlib.import_module(f"benchmarks.{module}"), function)
     return functools.partial(found, int(number)) if number else found
-
-
-class Stopwatch:
-    """Wall time, and the CPU time of this process, since it was made; in seconds. The garbage of before is gone."""
-
-    def __init__(self) -> None:
-        gc.collect()
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-    def times(self) -> tuple[float, float]:
-        return time.perf_counter() - self._wall, time.process_time() - self._cpu
-
-    def each(self, count: int) -> Metrics:
-        """The times of one of so many."""
-        wall, cpu = self.times()
-        return {"wall_us": wall / count * 1e6, "cpu_us": cpu / count * 1e6, "rate": count / wall / 1000}
 
 
 async def select(client: Opened, tasks: int, seconds: float) -> Metrics:
@@ -96,13 +81,14 @@ async def scan(client: Opened, rows: int) -> Metrics:
         watch = Stopwatch()
         result = await fetch()
         _, cpu = watch.times()
+        busy = watch.busy()
         held = _memory("VmRSS") - before
         there, _ = watch.times()
         for _id, _amount, _name, _moment in result:
             pass
         wall, _ = watch.times()
         assert len(result) == rows, len(result)
-    each = {"touch_s": wall - there, "cpu_row_ns": cpu / rows * 1e9, "held_bytes": held * 1e6 / rows}
+    each = {"touch_s": wall - there, "cpu_row_ns": cpu / rows * 1e9, "held_bytes": held * 1e6 / rows, "busy": busy}
     return {"wall_s": wall, "cpu_s": cpu, "peak_mb": _memory("VmHWM"), "held_mb": held} | each
 
 
@@ -112,8 +98,9 @@ async def move(client: Opened, rows: int) -> Metrics:
         watch = Stopwatch()
         count = await moved()
         wall, cpu = watch.times()
+        busy = watch.busy()
         assert count == rows, count
-    return {"wall_s": wall, "cpu_s": cpu, "peak_mb": _memory("VmHWM")}
+    return {"wall_s": wall, "cpu_s": cpu, "peak_mb": _memory("VmHWM"), "busy": busy}
 
 
 async def connects(client: Opened, count: int) -> Metrics:
@@ -124,7 +111,7 @@ async def connects(client: Opened, count: int) -> Metrics:
         for _ in range(count):
             await connect()
         each = watch.each(count)
-    return {"wall_ms": each["wall_us"] / 1000, "cpu_ms": each["cpu_us"] / 1000}
+    return {"wall_ms": each["wall_us"] / 1000, "cpu_ms": each["cpu_us"] / 1000, "busy": each["busy"]}
 
 
 async def notifications(client: Opened, count: int) -> Metrics:
