@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import trustme
 
-from pg_wired import PgWireError
+from pg_wired.protocol.receiver import Receiver
 from pg_wired.transport import Transport
 
 from .checks import until
@@ -23,16 +23,11 @@ VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3
 KINDS = ["plain", *VERSIONS]
 
 
-class Kept:
-    """A receiver that keeps everything, through a buffer of a certain size."""
+class Kept(Receiver):
+    """Keeps everything, through a buffer of a certain size."""
 
     def __init__(self, size: int = 65536) -> None:
-        self.buffer = bytearray(size)
-        self.tail = 0
-        self.out = bytearray()
-        self.handed = 0
-        self.failure: PgWireError | None = None
-        self.is_complete = False
+        super().__init__(size)
         self.data = bytearray()
         self.reads: list[int] = []
         self.ends: list[BaseException | None] = []

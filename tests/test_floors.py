@@ -17,6 +17,7 @@ FLOORS = [
     "protocol.__init__",
     "protocol.types",
     "protocol.octets",
+    "protocol.receiver",
     "saslprep",
     "scram",
     "tls",

@@ -27,11 +27,12 @@ class Declared(NamedTuple):
 
 
 class Header(NamedTuple):
-    """A whole header: functions ("f" or "Class.f"), attributes by class, and its enumerations in one."""
+    """A whole header: functions ("f" or "Class.f"), attributes and base by class, and its enumerations in one."""
 
     functions: dict[str, Declared]
     attributes: dict[str, set[str]]
     constants: dict[str, int]
+    bases: dict[str, str]
 
 
 def lines(pxd: str) -> Iterator[tuple[int, list[str]]]:
@@ -70,7 +71,7 @@ def name_of(part: list[str]) -> str:
 
 
 def read(pxd: str) -> Header:
-    header = Header({}, {}, {})
+    header = Header({}, {}, {}, {})
     owner, typed = "", set[str]()
     for depth, words in lines(pxd):
         if depth == 0:
@@ -86,6 +87,8 @@ def read(pxd: str) -> Header:
         elif words[:2] == ["cdef", "class"]:
             owner = words[2]
             header.attributes[owner] = set()
+            if words[3] == "(":
+                header.bases[owner] = words[4]
         elif words[0] in ("cdef", "cpdef") and "(" in words:
             name = words[words.index("(") - 1]
             arguments = [name_of(part) for part in in_brackets(words)]
@@ -136,8 +139,8 @@ def attributes_of(function: ast.FunctionDef) -> set[str]:
     return {node.attr for node in stored if isinstance(node.value, ast.Name) and [node.value.id] == me}
 
 
-def complaints(pxd: str, py: str) -> list[str]:
-    """Where a header and its module disagree."""
+def complaints(pxd: str, py: str, elsewhere: dict[str, set[str]]) -> list[str]:
+    """Where a header and its module disagree; `elsewhere` are the attributes of classes in other headers."""
     header, code = read(pxd), functions(ast.parse(py))
     found = []
     for name, declared in header.functions.items():
@@ -153,14 +156,33 @@ def complaints(pxd: str, py: str) -> list[str]:
     for owner, declared_here in header.attributes.items():
         methods = [function for name, function in code.items() if name.startswith(f"{owner}.")]
         assigned = {attribute for method in methods for attribute in attributes_of(method)}
-        found += [f"{owner}: {attribute} is not declared" for attribute in sorted(assigned - declared_here)]
+        known = declared_here | elsewhere.get(header.bases.get(owner, ""), set())
+        found += [f"{owner}: {attribute} is not declared" for attribute in sorted(assigned - known)]
     return found
 
 
 @pytest.mark.parametrize("path", HEADERS, ids=lambda path: path.name)
 def test_headers_are_complete(path: Path) -> None:
-    found = complaints(path.read_text(), path.with_suffix(".py").read_text())
+    others = [read(other.read_text()).attributes for other in HEADERS if other != path]
+    elsewhere = {owner: attributes for header in others for owner, attributes in header.items()}
+    found = complaints(path.read_text(), path.with_suffix(".py").read_text(), elsewhere)
     assert not found, "\n".join(found)
+
+
+def from_behind(py: str) -> list[int]:
+    """The lines with an index that counts from behind: compiled without `wraparound`, it reads another's memory."""
+    indices = [node.slice for node in ast.walk(ast.parse(py)) if isinstance(node, ast.Subscript)]
+    parts = [part for i in indices for part in ((i.lower, i.upper) if isinstance(i, ast.Slice) else (i,))]
+    return [part.lineno for part in parts if isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.USub)]
+
+
+@pytest.mark.parametrize("path", HEADERS, ids=lambda path: path.name)
+def test_nothing_is_indexed_from_behind(path: Path) -> None:
+    assert not from_behind(path.with_suffix(".py").read_text())
+
+
+def test_that_check_bites() -> None:
+    assert from_behind("a = b[-1]\nc = d[:-2]\ne = f[1:2]\ng = h[-1:]\ni = -j[0]\n") == [1, 2, 4]
 
 
 @pytest.mark.parametrize("path", HEADERS, ids=lambda path: path.name)
@@ -183,9 +205,9 @@ cdef extern from "Python.h":
 cdef inline int twice(const unsigned char *p, int n) noexcept nogil:
     return n * 2
 
-cdef class Toy:
+cdef class Toy(Thing):
     cdef public list items
-    cdef readonly int size, used
+    cdef readonly int used
 
     @cython.locals(
         n=Py_ssize_t,
@@ -232,10 +254,11 @@ class Toy:
         ("def twice", "def thrice", "twice: not in the module"),
         ("class Toy", "class Play", "Toy.take: not in the module"),
         ("self.used +=", "self.spent = ", "Toy: spent is not declared"),
+        ("self.size = []", "self.length = []", "Toy: length is not declared"),
     ],
 )
 def test_the_check_bites(old: str, new: str, complaint: str | None) -> None:
-    found = "\n".join(complaints(TOY, MODULE.replace(old, new) if old else MODULE))
+    found = "\n".join(complaints(TOY, MODULE.replace(old, new) if old else MODULE, {"Thing": {"size"}}))
     assert (complaint in found) if complaint else not found, found
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .conninfo import ConnConfig
     from .credentials import Credentials
     from .protocol import startup
-    from .transport import Receiver
+    from .protocol.receiver import Receiver
 
 # Bytes of messages that wait to be asked for, or of encoded ones that wait for the socket.
 HIGH_WATER = 1024 * 1024

@@ -11,30 +11,26 @@ from weakref import WeakMethod
 from .error import ConnectionClosed, IoError, PgError, PgWireError, ProtocolError
 from .protocol import messages
 from .protocol.answers import SHUTDOWN_NOTICES
+from .protocol.receiver import Receiver
 from .protocol.types import LONG_LIMIT, LONG_MESSAGES, SHORT_LIMIT
 
 # One read; a longer message grows it as bytes really arrive.
 BUFFER_SIZE = 64 * 1024
 
 
-class Inbox:
+class Inbox(Receiver):
     """Messages that have come and are not asked for yet, as (tag, body); `size` counts their bytes.
 
     `on_arrival` is told after each read; `waiter` is whoever waits for more.
     """
 
     def __init__(self, on_arrival: WeakMethod[Callable[[], None]]) -> None:
+        super().__init__(BUFFER_SIZE)
         self.on_arrival = on_arrival
         self.waiter: asyncio.Future[None] | None = None
-        self.buffer = bytearray(BUFFER_SIZE)
-        self.tail = 0
-        self.out = bytearray()
-        self.handed = 0
         self.size = 0
         self.frames: deque[tuple[int, bytes]] = deque()
         self.last_words: PgError | None = None
-        self.failure: PgWireError | None = None
-        self.is_complete = False  # it does not know what is still to come
         self.is_logged_in = False  # a server that has proved nothing gets no long message
 
     def received(self, n: int) -> None:

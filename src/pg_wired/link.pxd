@@ -1,6 +1,7 @@
 cimport cython
 from .clock cimport Clock
 from .transport cimport Transport
+from .watch cimport Watch
 from .protocol.session cimport Session
 from .protocol.requests cimport Request
 
@@ -8,7 +9,7 @@ cdef class Link(Clock):
     cdef readonly object wire
     cdef readonly Session session
     cdef readonly Transport transport
-    cdef readonly object watch
+    cdef readonly Watch watch
     cdef bint _gathers
     cdef readonly set channels
     cdef readonly double born
@@ -20,5 +21,5 @@ cdef class Link(Clock):
     cpdef submit_inside(self, object window, Request request)
     @cython.locals(session=Session, n=Py_ssize_t)
     cdef _look_for_abandoned(self)
-    @cython.locals(watch=object, at_once=bint)
+    @cython.locals(watch=Watch, at_once=bint)
     cdef _send(self, Request request)

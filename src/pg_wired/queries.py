@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .error import ConfigError
 from .protocol import requests, transaction
@@ -43,6 +43,7 @@ class Queries:
     def __init__(self, carrier: Carrier, turn: Callable[[str, bool], Turn]) -> None:
         self._carrier = carrier
         self._submit = carrier.submit
+        self._new_reply: Callable[[], asyncio.Future[Any]] = carrier.loop.create_future
         self._turn = turn
 
     def exec_query(
@@ -60,7 +61,7 @@ class Queries:
         `params` are bytes, str (UTF-8 text) or None; `param_oids` their types, 0 where the server is to infer one;
         formats are one FormatCode for all or one for each. TypeError and ConfigError are raised by the call itself.
         """
-        reply: asyncio.Future[Rows] = self._carrier.loop.create_future()
+        reply: asyncio.Future[Rows] = self._new_reply()
         deadline = 0.0 if timeout is None else self._carrier.deadline(timeout)
         self._submit(requests.query(reply, sql, params, param_oids, param_formats, result_formats, deadline))
         return reply
@@ -71,7 +72,7 @@ class Queries:
         PgError is that of the statement that failed; what came before is on its `partial`, and was rolled back with it
         unless `outcome` is UNKNOWN.
         """
-        reply: asyncio.Future[list[Rows]] = self._carrier.loop.create_future()
+        reply: asyncio.Future[list[Rows]] = self._new_reply()
         self._submit(requests.simple_query(reply, sql, self._carrier.deadline(timeout)))
         return reply
 
@@ -79,7 +80,7 @@ class Queries:
         self, sql: str, param_oids: Sequence[Oid] = (), *, timeout: float | None = None
     ) -> asyncio.Future[StatementDescription]:
         """The parameter types and columns of `sql`, which is parsed and not run."""
-        reply: asyncio.Future[StatementDescription] = self._carrier.loop.create_future()
+        reply: asyncio.Future[StatementDescription] = self._new_reply()
         self._submit(requests.describe(reply, sql, param_oids, self._carrier.deadline(timeout)))
         return reply
 
@@ -94,7 +95,7 @@ class Queries:
 
         With the collector ROWS the answer is the last result, as with libpq's PQexec; with DRAIN the same without rows.
         """
-        reply: asyncio.Future[Rows] = self._carrier.loop.create_future()
+        reply: asyncio.Future[Rows] = self._new_reply()
         self._submit(self._encoded(reply, messages, collector, self._carrier.deadline(timeout)))
         return reply
 
@@ -106,8 +107,9 @@ class Queries:
         replies: list[asyncio.Future[Rows]] = []
         submitted: list[requests.Request] = []
         for messages, collector in batch:
-            replies.append(self._carrier.loop.create_future())
-            submitted.append(self._encoded(replies[-1], messages, collector, deadline))
+            reply = self._new_reply()
+            replies.append(reply)
+            submitted.append(self._encoded(reply, messages, collector, deadline))
         with self._carrier.in_one_write() as submit:
             for request in submitted:
                 submit(request)
@@ -136,7 +138,7 @@ class Queries:
         Fails closed: the query runs only if every statement of the setup did, in the same transaction. Raises what
         failed first: PgError, or TransactionError where the setup ended the transaction itself, or COMMIT rolled back.
         """
-        reply: asyncio.Future[Rows] = self._carrier.loop.create_future()
+        reply: asyncio.Future[Rows] = self._new_reply()
         deadline = self._carrier.deadline(timeout)
         query = requests.query(reply, query_sql, params, param_oids, param_formats, result_formats, deadline)
         self._submit(transaction.Transaction(setup_sql, query).whole)

@@ -1,6 +1,7 @@
 cimport cython
 from . cimport syscalls
 from .owner cimport Owner
+from .protocol.receiver cimport Receiver
 
 cdef class Transport:
     cdef readonly object loop
@@ -11,7 +12,7 @@ cdef class Transport:
     cdef readonly object check_owner
     cdef readonly long long writes
     cdef readonly long long bytes_in
-    cdef object _receiver
+    cdef Receiver _receiver
     cdef bytearray _buffer
     cdef object _view
     cdef bint _is_tls
@@ -29,14 +30,14 @@ cdef class Transport:
     cpdef flush_soon(self)
     cpdef flush(self)
     cpdef _flush_last(self)
-    @cython.locals(n=Py_ssize_t, receiver=object, error=object)
+    @cython.locals(n=Py_ssize_t, receiver=Receiver, error=object)
     cdef _write(self)
     @cython.locals(n=Py_ssize_t)
-    cdef _send_slices(self, object receiver)
+    cdef _send_slices(self, Receiver receiver)
     cdef _want_write(self)
     cdef _stop_writing(self)
-    cdef Py_ssize_t _receive(self, object receiver) except -2
-    @cython.locals(n=Py_ssize_t, receiver=object, error=object)
+    cdef Py_ssize_t _receive(self, Receiver receiver) except -2
+    @cython.locals(n=Py_ssize_t, receiver=Receiver, error=object)
     cdef Py_ssize_t _read(self) except -1
     cpdef _read_once(self)
     @cython.locals(total=Py_ssize_t, n=Py_ssize_t, space=Py_ssize_t)

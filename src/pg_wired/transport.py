@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from typing import TYPE_CHECKING, Protocol
 
 from . import syscalls
-from .error import PgWireError
 from .owner import Owner
+from .protocol.receiver import Receiver
 
 # The largest TLS record (RFC 8446, 5.1).
 SLICE = 16 * 1024
@@ -24,22 +23,6 @@ SLICE = 16 * 1024
 TURN = 64 * 1024
 # Seconds until the end of a connection is looked for that the loop does not show: a read that finds nothing costs 2 us.
 LOOK = 0.05
-
-
-if TYPE_CHECKING:
-
-    class Receiver(Protocol):
-        """What the transport reads into and drains."""
-
-        buffer: bytearray
-        tail: int
-        out: bytearray
-        handed: int
-        failure: PgWireError | None
-        is_complete: bool  # the last bytes have answered all there was to answer
-
-        def received(self, n: int, /) -> None: ...
-        def lost(self, cause: BaseException | None, /) -> None: ...
 
 
 class Transport:
@@ -225,8 +208,7 @@ class Transport:
                 n = syscalls.send(self._sock, self._fd, receiver.out)
                 if n > 0:
                     self.writes += 1
-                    receiver.handed += n
-                    del receiver.out[:n]
+                    receiver.sent(n)
         except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             pass
         except OSError as error:
@@ -244,8 +226,7 @@ class Transport:
         while self._slice or receiver.out:
             if not self._slice:
                 self._slice = bytes(receiver.out[:SLICE])
-                del receiver.out[:SLICE]
-                receiver.handed += len(self._slice)
+                receiver.sent(len(self._slice))
             n = self._sock.send(self._slice)
             self.writes += 1
             self._slice = self._slice[n:]

@@ -118,7 +118,7 @@ class Watch:
         sole = endings.sole(self._session)
         if sole is None or sole.sink is None or not sole.sink.done() or self._cancel is None or self._task is not None:
             return
-        last = self._session.inflight[-1]
+        last = self._session.inflight[len(self._session.inflight) - 1]
         endings.disown(self._session, sole)
         self._session.holds += 1
         if self._session.window is not None:

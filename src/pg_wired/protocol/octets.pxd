@@ -1,7 +1,7 @@
 # The machine verbs in C. Bounds are the caller's. Rows hold bytes and None, so no cycle can pass through them, and they
 # leave the garbage collector's lists: a million tracked tuples cost a fifth of a scan.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memchr, memcpy
+from libc.string cimport memchr, memcpy, memmove
 
 cdef enum:
     NOTICE = 1
@@ -78,6 +78,13 @@ cdef inline Py_ssize_t find_nul(const unsigned char *p, Py_ssize_t i, Py_ssize_t
 cdef inline unsigned char *grow(bytearray out, Py_ssize_t n) except NULL:
     PyByteArray_Resize(out, PyByteArray_GET_SIZE(out) + n)
     return <unsigned char *>PyByteArray_AS_STRING(out)
+
+cdef inline int drop(bytearray out, Py_ssize_t n) except -1:
+    cdef Py_ssize_t rest = PyByteArray_GET_SIZE(out) - n
+    cdef char *p = PyByteArray_AS_STRING(out)
+    memmove(p, p + n, rest)
+    PyByteArray_Resize(out, rest)
+    return 0
 
 cdef inline Py_ssize_t put_i32(unsigned char *q, Py_ssize_t i, int n) noexcept nogil:
     q[i] = <unsigned char>((<unsigned int>n) >> 24)

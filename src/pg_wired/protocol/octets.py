@@ -41,6 +41,11 @@ def grow(out: bytearray, n: int) -> bytearray:
     return out
 
 
+def drop(out: bytearray, n: int) -> None:
+    """Make `out` shorter by its first `n` bytes."""
+    del out[:n]
+
+
 def put_i32(q: bytearray, i: int, n: int) -> int:
     q[i : i + 4] = n.to_bytes(4, "big", signed=True)
     return i + 4

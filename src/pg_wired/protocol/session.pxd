@@ -1,16 +1,13 @@
 cimport cython
 from . cimport backend, frontend, notification_queue, octets, requests, rows, statements
+from .receiver cimport Receiver
 
-cdef class Session:
+cdef class Session(Receiver):
     cdef public dict parameters
     cdef public dict first_parameters
     cdef public statements.StatementCache statements
     cdef public Py_ssize_t max_in_flight
-    cdef public bytearray buffer
-    cdef public Py_ssize_t tail
-    cdef public bytearray out
     cdef public long long encoded
-    cdef public long long handed
     cdef public long long numbers
     cdef public int holds
     cdef public object pending
@@ -37,8 +34,6 @@ cdef class Session:
     cdef public str retired
     cdef public bint is_terminated
     cdef public bint is_ours
-    cdef public object failure
-    cdef public bint is_complete
 
     cpdef submit(self, requests.Request request)
     cpdef submit_inside(self, object window, requests.Request request)
@@ -50,6 +45,7 @@ cdef class Session:
     cpdef append(self, bytes data)
     @cython.locals(cache=statements.StatementCache, statement=statements.Statement, tail=bytes)
     cdef encode_query(self, requests.Request request)
+    cpdef lost(self, object cause)
     @cython.locals(error=object, was_idle=bint)
     cpdef received(self, Py_ssize_t n)
     @cython.locals(p="const unsigned char *", i=Py_ssize_t, cell=int, action=int, at=Py_ssize_t, stop=Py_ssize_t)

@@ -2,10 +2,8 @@
 
 Requests wait in `pending` as objects until there is room, are then encoded into `out` and wait in `inflight` for their
 answers, which come first-in first-out. The oldest one's script says which state the session is in, and THE TABLE says
-what a message does there. Whoever owns the socket reads into `buffer` behind its first `tail` bytes and says
-`received(n)`; sends what `out` holds, deletes it and counts it in `handed`; and says `lost(cause)` at the end. A
-caller is reached through its sink alone: `done`, `set_result`, `set_exception`, which must not call back into the
-session.
+what a message does there. Whoever owns the socket does what a Receiver says. A caller is reached through its sink
+alone: `done`, `set_result`, `set_exception`, which must not call back into the session.
 """
 
 from __future__ import annotations
@@ -14,8 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from ..error import PgError, PgWireError, ProtocolError, UsageError
+from ..error import PgError, ProtocolError, UsageError
 from . import answers, backend, endings, frontend, messages, notification_queue, octets, requests, rows, statements
+from .receiver import Receiver
 from .types import ACTIONS, NEXT_STATES, State, TransactionStatus
 
 if TYPE_CHECKING:
@@ -34,19 +33,16 @@ LATER_USE = bytes([State.BIND, State.EXECUTE, State.SYNC])
 LATER_ITEM = LATER_USE[:2]
 
 
-class Session:
+class Session(Receiver):
     """One connection's conversation after the handshake, shared by many tasks."""
 
     def __init__(self, parameters: dict[str, str], statement_cache_size: int, max_in_flight: int) -> None:
+        super().__init__(BUFFER_SIZE)
         self.parameters = parameters
         self.first_parameters = dict(parameters)
         self.statements = statements.StatementCache(statement_cache_size)
         self.max_in_flight = max_in_flight
-        self.buffer = bytearray(BUFFER_SIZE)
-        self.tail = 0
-        self.out = bytearray()
         self.encoded = 0
-        self.handed = 0
         self.numbers = 0
         self.holds = 0
         self.pending: deque[requests.Request] = deque()
@@ -74,8 +70,6 @@ class Session:
         self.retired = ""
         self.is_terminated = False
         self.is_ours = False
-        self.failure: PgWireError | None = None
-        self.is_complete = False  # the last bytes have answered all there was to answer
 
     # ---- requests in
 

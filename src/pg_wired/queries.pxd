@@ -1,0 +1,5 @@
+cdef class Queries:
+    cdef object _carrier
+    cdef readonly object _submit
+    cdef readonly object _turn
+    cdef object _new_reply
