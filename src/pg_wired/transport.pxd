@@ -16,6 +16,7 @@ cdef class Transport:
     cdef bytearray _buffer
     cdef object _view
     cdef bint _is_tls
+    cdef object _tls
     cdef bytes _slice
     cdef readonly bint _is_paused
     cdef bint _reads_soon
@@ -26,6 +27,7 @@ cdef class Transport:
     cdef object _drained
     cdef object _readable
 
+    @cython.locals(waiting=Py_ssize_t)
     cdef Py_ssize_t _pending(self) except -1
     cpdef flush_soon(self)
     cpdef flush(self)
@@ -36,6 +38,7 @@ cdef class Transport:
     cdef _send_slices(self, Receiver receiver)
     cdef _want_write(self)
     cdef _stop_writing(self)
+    @cython.locals(room=Py_ssize_t, n=Py_ssize_t)
     cdef Py_ssize_t _receive(self, Receiver receiver) except -2
     @cython.locals(n=Py_ssize_t, receiver=Receiver, error=object)
     cdef Py_ssize_t _read(self) except -1

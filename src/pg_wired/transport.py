@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from typing import Any
 
 from . import syscalls
 from .owner import Owner
@@ -41,6 +42,8 @@ class Transport:
         self._buffer = bytearray()  # what `_view` shows, for TLS
         self._view = memoryview(self._buffer)
         self._is_tls = isinstance(sock, ssl.SSLSocket)
+        # What SSLSocket's methods of the same names call, behind checks that are made here already.
+        self._tls: Any = getattr(sock, "_sslobj", sock)
         self._slice = b""
         self._is_paused = self._reads_soon = False
         self._look: asyncio.TimerHandle | None = None
@@ -129,8 +132,8 @@ class Transport:
         self._read_on()
 
     def _pending(self) -> int:
-        assert isinstance(self._sock, ssl.SSLSocket)
-        return self._sock.pending()
+        waiting: int = self._tls.pending()
+        return waiting
 
     def _read_out(self) -> None:
         """Writing has failed: what is there is the last that will ever come."""
@@ -174,7 +177,9 @@ class Transport:
             self._buffer = receiver.buffer
             self._view = memoryview(self._buffer)
         try:
-            return self._sock.recv_into(self._view[receiver.tail :])
+            room = len(self._buffer) - receiver.tail
+            n: int = self._tls.read(room, self._view[receiver.tail :] if receiver.tail else self._view)
+            return n
         except ssl.SSLWantWriteError:
             self._want_write()
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
@@ -227,7 +232,7 @@ class Transport:
             if not self._slice:
                 self._slice = bytes(receiver.out[:SLICE])
                 receiver.sent(len(self._slice))
-            n = self._sock.send(self._slice)
+            n = self._tls.write(self._slice)
             self.writes += 1
             self._slice = self._slice[n:]
 
