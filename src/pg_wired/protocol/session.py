@@ -406,7 +406,11 @@ class Session(Receiver):
         n = end - i
         if n == size:  # full of one message: its length has been checked
             whole = 1 + octets.get_i32(self.buffer, i + 1)
-            self.buffer = self.buffer + bytearray(min(size, whole - size))
+            more = min(size, whole - size)
+            try:
+                octets.grow(self.buffer, more)  # where it is, if it can: a large one need not be copied then
+            except BufferError:  # TLS reads into a view of it
+                self.buffer = self.buffer + bytearray(more)
         elif n == 0 and size > BUFFER_SIZE:
             self.buffer = bytearray(BUFFER_SIZE)
         elif i and n:
