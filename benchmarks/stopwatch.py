@@ -50,5 +50,5 @@ def _server_time() -> float:
 def _running(pid: str) -> float:
     try:
         return int(Path("/proc", pid, "schedstat").read_text().split()[0]) / 1e9
-    except FileNotFoundError:  # it has ended since
+    except (FileNotFoundError, ProcessLookupError):  # it has ended since
         return 0.0

@@ -65,17 +65,6 @@ async def wire(postgres: Server) -> AsyncIterator[WireConn]:
 
 @pytest.mark.smoke
 @ends_clean()
-async def test_a_long_one_is_begun_before_all_of_it_is_queued(conn: AsyncConn) -> None:
-    async with conn.pipeline() as pipeline:
-        before = conn._transport.writes
-        items = [pipeline.query("select $1::text", (str(n),)) for n in range(3)]
-        assert conn._transport.writes == before  # a short one leaves in one
-        items += [pipeline.query("select $1::text", (str(n),)) for n in range(3, 50)]
-        assert before + 3 < conn._transport.writes < before + 10
-    assert [list(await item) for item in items] == [[(b"%d" % n,)] for n in range(50)]
-
-
-@ends_clean()
 async def test_simple_pipeline(conn: AsyncConn) -> None:
     async with conn.pipeline() as pipeline:
         item = pipeline.query("select $1", ("1",), INT4)
@@ -85,6 +74,17 @@ async def test_simple_pipeline(conn: AsyncConn) -> None:
         assert list(await synced) == []
     assert list(await item) == [(b"1",)]  # and once more
     await answers(conn)
+
+
+@ends_clean()
+async def test_a_long_one_is_begun_before_all_of_it_is_queued(conn: AsyncConn) -> None:
+    async with conn.pipeline() as pipeline:
+        before = conn._transport.writes
+        items = [pipeline.query("select $1::text", (str(n),)) for n in range(3)]
+        assert conn._transport.writes == before  # a short one leaves in one
+        items += [pipeline.query("select $1::text", (str(n),)) for n in range(3, 50)]
+        assert before + 3 < conn._transport.writes < before + 10
+    assert [list(await item) for item in items] == [[(b"%d" % n,)] for n in range(50)]
 
 
 @ends_clean()

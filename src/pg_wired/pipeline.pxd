@@ -14,6 +14,7 @@ cdef class ItemReply:
     cpdef set_exception(self, object exception)
 
 cdef class PgPipeline:
+    cdef object __weakref__
     cdef object _wire
     cdef Turn _turn
     cdef object _acquire_timeout

@@ -1,4 +1,4 @@
-"""PgPipeline: requests in one write, in sync groups of the caller's choosing, as in libpq's pipeline mode."""
+"""PgPipeline: requests one behind the other, in sync groups of the caller's choosing, as in libpq's pipeline mode."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ class Queries:
         return reply
 
     def pipeline(self, *, acquire_timeout: Patience = ...) -> PgPipeline:
-        """Several requests in one write, with Syncs where you put them: `async with conn.pipeline() as pipeline`."""
+        """Several requests at once, with Syncs where you put them: `async with conn.pipeline() as pipeline`."""
         from .pipeline import PgPipeline
 
         return PgPipeline(self._turn("pipeline()", True), acquire_timeout)

@@ -43,7 +43,7 @@ class Transport:
         self._view = memoryview(self._buffer)
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         # What SSLSocket's methods of the same names call, behind checks that are made here already.
-        self._tls: Any = getattr(sock, "_sslobj", sock)
+        self._tls: Any = getattr(sock, "_sslobj", sock) if type(sock) is ssl.SSLSocket else sock
         self._slice = b""
         self._is_paused = self._reads_soon = False
         self._look: asyncio.TimerHandle | None = None
@@ -282,4 +282,5 @@ class Transport:
             self._stop_writing()
             self.closed.set_result(None)
         self._fd = -1
+        self._tls = None
         self._sock.close()

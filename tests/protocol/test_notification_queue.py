@@ -41,7 +41,9 @@ def drain(q: NotificationQueue) -> list[object]:
 def test_a_message_arrives(pid: int, channel: str, payload: str) -> None:
     q = queue(1)
     come(q, Notification(pid, channel, payload))
-    assert q.take() == Notification(pid, channel, payload)
+    expected = Notification(pid, channel, payload)
+    taken = q.take()
+    assert taken == expected and hash(taken) == hash(expected) and type(taken) is Notification
 
 
 SENDERS = st.tuples(

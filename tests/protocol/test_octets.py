@@ -99,6 +99,16 @@ def test_longs() -> None:
     assert room == b"".join([n.to_bytes(8, sys.byteorder, signed=True) for n in (0, -5, 2**40)])
 
 
+def test_drop() -> None:
+    out = bytearray(b"12345")
+    octets.drop(out, 2)
+    assert out == b"345"
+    octets.drop(out, 3)
+    assert not out
+    out += b"6"
+    assert out == b"6"
+
+
 def test_grow() -> None:
     out = bytearray(b"ab")
     assert octets.grow(out, 3) is out

@@ -1,7 +1,7 @@
 # The machine verbs in C. Bounds are the caller's. Rows hold bytes and None, so no cycle can pass through them, and they
 # leave the garbage collector's lists: a million tracked tuples cost a fifth of a scan.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memchr, memcpy, memmove
+from libc.string cimport memchr, memcpy
 
 cdef enum:
     NOTICE = 1
@@ -54,8 +54,20 @@ cdef extern from "Python.h":
     char *PyByteArray_AS_STRING(object)
     str PyUnicode_DecodeUTF8(const char *, Py_ssize_t, const char *)
     Py_ssize_t PyByteArray_GET_SIZE(object)
+    int PySequence_DelSlice(object, Py_ssize_t, Py_ssize_t) except -1
     ctypedef struct PyTypeObject:
         object tp_alloc(PyTypeObject *, Py_ssize_t)
+
+cdef extern from *:
+    """
+    /* Since 3.14 a tuple keeps its hash, and -1 says that it has none yet. */
+    #if PY_VERSION_HEX >= 0x030E0000
+    #define forget_hash(tuple) (((PyTupleObject *)(tuple))->ob_hash = -1)
+    #else
+    #define forget_hash(tuple) ((void)0)
+    #endif
+    """
+    void forget_hash(object)
 
 cdef inline int get_u16(const unsigned char *p, Py_ssize_t i) noexcept nogil:
     return p[i] << 8 | p[i + 1]
@@ -80,10 +92,11 @@ cdef inline unsigned char *grow(bytearray out, Py_ssize_t n) except NULL:
     return <unsigned char *>PyByteArray_AS_STRING(out)
 
 cdef inline int drop(bytearray out, Py_ssize_t n) except -1:
-    cdef Py_ssize_t rest = PyByteArray_GET_SIZE(out) - n
-    cdef char *p = PyByteArray_AS_STRING(out)
-    memmove(p, p + n, rest)
-    PyByteArray_Resize(out, rest)
+    # Mostly all of it. A part is Python's to delete: it moves the beginning, and not what may be many megabytes.
+    if n == PyByteArray_GET_SIZE(out):
+        PyByteArray_Resize(out, 0)
+    else:
+        PySequence_DelSlice(out, 0, n)
     return 0
 
 cdef inline Py_ssize_t put_i32(unsigned char *q, Py_ssize_t i, int n) noexcept nogil:
@@ -146,6 +159,7 @@ cdef inline object new_record(object cls, object first, object second, object th
     # What tuple.__new__ does for a class of its own, without the tuple that it makes first and copies.
     cdef PyTypeObject *made = <PyTypeObject *>cls
     record = made.tp_alloc(made, 3)
+    forget_hash(record)
     Py_INCREF(<PyObject *>first)
     PyTuple_SET_ITEM(record, 0, <PyObject *>first)
     Py_INCREF(<PyObject *>second)
