@@ -99,6 +99,12 @@ def test_longs() -> None:
     assert room == b"".join([n.to_bytes(8, sys.byteorder, signed=True) for n in (0, -5, 2**40)])
 
 
+def test_new_record() -> None:
+    cls = type("Three", (tuple,), {})
+    record = octets.new_record(cls, 1, "two", None)
+    assert type(record) is cls and record == (1, "two", None)
+
+
 def test_drop() -> None:
     out = bytearray(b"12345")
     octets.drop(out, 2)

@@ -147,6 +147,21 @@ def test_the_buffer_grows_with_a_message_and_shrinks_back() -> None:
     assert len(client.session.buffer) == BUFFER_SIZE
 
 
+@pytest.mark.parametrize("is_looked_at", [False, True])
+def test_it_grows_where_it_is_unless_somebody_looks_at_it(is_looked_at: bool) -> None:
+    client = Client()
+    sink = client.query("select")
+    value = bytes(range(256)) * (BUFFER_SIZE // 128)
+    data = m.encode(*first((value,)))
+    client.feed(data[:1000])
+    before = client.session.buffer
+    view = memoryview(before) if is_looked_at else None
+    client.feed(data[1000 : BUFFER_SIZE + 1000])
+    assert (client.session.buffer is before) != is_looked_at and len(client.session.buffer) == 2 * BUFFER_SIZE
+    client.feed(data[BUFFER_SIZE + 1000 :])
+    assert sink.result == [(value,)] and (view is None or len(view) == BUFFER_SIZE)
+
+
 def test_a_notification_is_kept_for_its_receiver() -> None:
     client = Client()
     client.session.notifications.capacity = 1
