@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from weakref import WeakMethod
 
-from .error import ConnectionClosed, IoError, PgError, PgWireError, ProtocolError
+from .error import ConnectionClosed, PgError, PgWireError, ProtocolError
 from .protocol import messages
 from .protocol.answers import SHUTDOWN_NOTICES
 from .protocol.receiver import Receiver
@@ -49,14 +49,7 @@ class Inbox(Receiver):
             self._keep(self.buffer[i], bytes(self.buffer[i + 5 : i + 1 + length]))
             self.size += length + 1
             i += 1 + length
-        rest = self.buffer[i:end]
-        if len(rest) == len(self.buffer):
-            self.buffer = rest + bytearray(len(rest))
-        elif not rest and len(self.buffer) > BUFFER_SIZE:
-            self.buffer = bytearray(BUFFER_SIZE)
-        else:
-            self.buffer[: len(rest)] = rest
-        self.tail = len(rest)
+        self.keep(i, end)
         self._wake()
         on_arrival = self.on_arrival()
         if on_arrival is not None:
@@ -103,12 +96,7 @@ class Inbox(Receiver):
             return
         if isinstance(cause, ConnectionClosed):
             self.failure = cause
-            cause = None
-        elif isinstance(cause, OSError):
-            self.failure = IoError(f"the connection failed: {cause}")
-        else:
-            self.failure = ConnectionClosed(f"the connection was closed: {cause or 'the server sent no reason'}")
-        self.failure.__cause__ = cause
+        super().lost(cause)
         self._wake()
 
     def ended(self) -> PgWireError:

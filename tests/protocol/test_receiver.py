@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pg_wired.error import ConnectionClosed, IoError, PgWireError
+from pg_wired.protocol import messages as m
 from pg_wired.protocol.receiver import Receiver
 
 
@@ -23,9 +25,46 @@ def test_what_the_socket_has_taken_is_gone_and_counted() -> None:
     assert (bytes(receiver.out), receiver.handed) == (b"6", 5)
 
 
-def test_what_comes_is_for_others_to_take() -> None:
+def test_by_itself_it_throws_away_what_comes() -> None:
     receiver = Receiver(10)
-    with pytest.raises(NotImplementedError):
-        receiver.received(1)
-    with pytest.raises(NotImplementedError):
-        receiver.lost(None)
+    for n in (1, 10, 3):
+        receiver.received(n)
+    assert (len(receiver.buffer), receiver.tail) == (10, 0)
+
+
+@pytest.mark.parametrize("is_looked_at", [False, True])
+def test_the_buffer_grows_with_a_message_and_shrinks_back(is_looked_at: bool) -> None:
+    receiver = Receiver(10)
+    message = m.encode(m.DataRow((b"0123456789abcdef",)))
+    view = None
+    while receiver.tail < len(message):
+        if is_looked_at:
+            view = memoryview(receiver.buffer)
+        n = min(len(receiver.buffer) - receiver.tail, len(message) - receiver.tail)
+        end = receiver.tail + n
+        receiver.buffer[receiver.tail : end] = message[receiver.tail : end]
+        receiver.keep(0, end)
+        assert receiver.buffer[:end] == message[:end] and len(receiver.buffer) <= max(2 * end, len(message))
+        if view is not None:
+            view.release()
+    receiver.keep(5, len(message))
+    assert receiver.buffer[: receiver.tail] == message[5:]
+    receiver.keep(receiver.tail, receiver.tail)
+    assert (len(receiver.buffer), receiver.tail) == (10, 0)
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected", "says"),
+    [
+        (None, ConnectionClosed, "the connection was closed: the server sent no reason"),
+        (EOFError("cut"), ConnectionClosed, "the connection was closed: cut"),
+        (OSError("reset"), IoError, "the connection failed: reset"),
+    ],
+)
+def test_how_it_ends(cause: BaseException | None, expected: type[PgWireError], says: str) -> None:
+    receiver = Receiver(10)
+    receiver.lost(cause)
+    failure = receiver.failure
+    assert type(failure) is expected and str(failure) == says and failure.__cause__ is cause
+    receiver.lost(OSError("once more"))
+    assert receiver.failure is failure

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ..error import (
     ConnectionClosed,
-    IoError,
     Outcome,
     PgWireError,
     PipelineAborted,
@@ -17,6 +16,7 @@ from ..error import (
 )
 from . import requests
 from .foreign import ForeignTransaction
+from .receiver import ended_by
 from .types import TransactionStatus
 
 if TYPE_CHECKING:
@@ -199,7 +199,6 @@ def lose(session: Session, cause: BaseException | None) -> None:
 
 def failure(session: Session, cause: BaseException | None) -> PgWireError:
     """The error that all who wait get: the server's last words explain more than how the socket failed."""
-    error: PgWireError
     if isinstance(cause, ProtocolError):
         return cause
     if (session.is_terminated or session.is_ours) and session.retired != FAREWELL:
@@ -207,10 +206,8 @@ def failure(session: Session, cause: BaseException | None) -> PgWireError:
     elif session.last_words is not None:
         error = ConnectionClosed(f"the server closed the connection: {session.last_words.message}")
         cause = session.last_words
-    elif isinstance(cause, OSError):
-        error = IoError(f"the connection failed: {cause}")
     else:
-        error = ConnectionClosed(f"the connection was closed: {cause or 'the server sent no reason'}")
+        return ended_by(cause)
     error.__cause__ = cause
     return error
 

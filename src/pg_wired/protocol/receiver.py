@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from ..error import PgWireError
+from ..error import ConnectionClosed, IoError, PgWireError
 from . import octets
 
 
 class Receiver:
-    """`size` is that of the buffer at first, in bytes; a message that is longer makes it grow."""
+    """By itself it throws away what comes. `size`: bytes of the buffer between messages."""
 
     def __init__(self, size: int) -> None:
+        self.least = size
         self.buffer = bytearray(size)  # one read goes behind `tail`
         self.tail = 0
         self.out = bytearray()  # what waits for the socket
@@ -19,7 +20,24 @@ class Receiver:
 
     def received(self, n: int) -> None:
         """`n` bytes have come into `buffer` behind `tail`; both may be new afterwards."""
-        raise NotImplementedError
+        self.keep(self.tail + n, self.tail + n)
+
+    def keep(self, i: int, end: int) -> None:
+        """Move the incomplete message to the front; the buffer grows as bytes really arrive, and shrinks back."""
+        size = len(self.buffer)
+        n = end - i
+        if n == size:  # full of one message: its length has been checked
+            whole = 1 + octets.get_i32(self.buffer, i + 1)
+            more = min(size, whole - size)
+            try:
+                octets.grow(self.buffer, more)  # where it is, if it can: a large one need not be copied then
+            except BufferError:  # TLS reads into a view of it
+                self.buffer = self.buffer + bytearray(more)
+        elif n == 0 and size > self.least:
+            self.buffer = bytearray(self.least)
+        elif i and n:
+            self.buffer[:n] = self.buffer[i:end]
+        self.tail = n
 
     def sent(self, n: int) -> None:
         """The socket has taken the first `n` bytes of `out`."""
@@ -27,5 +45,17 @@ class Receiver:
         octets.drop(self.out, n)
 
     def lost(self, cause: BaseException | None) -> None:
-        """The connection has ended."""
-        raise NotImplementedError
+        """The connection has ended; what said so first is the `failure`."""
+        if self.failure is None:
+            self.failure = ended_by(cause)
+
+
+def ended_by(cause: BaseException | None) -> PgWireError:
+    """The error for a connection that ended like this, without a word of the server's."""
+    error: PgWireError
+    if isinstance(cause, OSError):
+        error = IoError(f"the connection failed: {cause}")
+    else:
+        error = ConnectionClosed(f"the connection was closed: {cause or 'the server sent no reason'}")
+    error.__cause__ = cause
+    return error

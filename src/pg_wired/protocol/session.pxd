@@ -64,5 +64,3 @@ cdef class Session(Receiver):
     cdef advance(self, int target)
     @cython.locals(request=requests.Request)
     cdef ready(self, int status)
-    @cython.locals(size=Py_ssize_t, n=Py_ssize_t, whole=Py_ssize_t, more=Py_ssize_t)
-    cdef keep(self, Py_ssize_t i, Py_ssize_t end)

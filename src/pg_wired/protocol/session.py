@@ -398,25 +398,6 @@ class Session(Receiver):
         elif not request.sink.done():
             request.sink.set_result(request.answer())
 
-    # ---- what is not hot
-
-    def keep(self, i: int, end: int) -> None:
-        """Move the incomplete message to the front; the buffer grows as bytes really arrive, and shrinks back."""
-        size = len(self.buffer)
-        n = end - i
-        if n == size:  # full of one message: its length has been checked
-            whole = 1 + octets.get_i32(self.buffer, i + 1)
-            more = min(size, whole - size)
-            try:
-                octets.grow(self.buffer, more)  # where it is, if it can: a large one need not be copied then
-            except BufferError:  # TLS reads into a view of it
-                self.buffer = self.buffer + bytearray(more)
-        elif n == 0 and size > BUFFER_SIZE:
-            self.buffer = bytearray(BUFFER_SIZE)
-        elif i and n:
-            self.buffer[:n] = self.buffer[i:end]
-        self.tail = n
-
     # ---- deadlines and the end
 
     def waiting(self) -> list[requests.Request]:
