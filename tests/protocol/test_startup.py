@@ -288,6 +288,13 @@ def login_at(state: str) -> Login:
     return login
 
 
+@pytest.mark.parametrize("state", ["start", "negotiated"])
+@pytest.mark.parametrize("message", [m.AuthenticationSASLContinue(b""), m.AuthenticationSASLFinal(b"")])
+def test_no_authentication_begins_in_its_middle(state: str, message: m.BackendMessage) -> None:
+    error = login_at(state).fail(message)
+    assert isinstance(error, ProtocolError) and f"{type(message).__name__} came first" in str(error)
+
+
 @pytest.mark.parametrize("state", LEGAL)
 @given(data=st.data())
 def test_every_other_message_is_the_end(state: str, data: st.DataObject) -> None:
