@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from .work import Metrics
@@ -19,7 +21,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         gc.collect()
-        self._server = _server_time()
+        self._running, self._ended = _running(), _ended()
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def times(self) -> tuple[float, float]:
@@ -29,7 +31,7 @@ class Stopwatch:
     def busy(self) -> float:
         """How many percent of one core the server's processes needed; near 100 it is the server that one waits for."""
         wall, _ = self.times()
-        return (_server_time() - self._server) / wall * 100
+        return needed(self._running, _running(), _ended() - self._ended) / wall * 100
 
     def each(self, count: int) -> Metrics:
         """The times of one of so many."""
@@ -38,17 +40,26 @@ class Stopwatch:
         return times | {"busy": self.busy()}
 
 
-def _server_time() -> float:
-    """Seconds of CPU that the server and its processes have needed so far, also those that have ended."""
+def needed(before: Mapping[str, float], now: Mapping[str, float], ended: float) -> float:
+    """Seconds of CPU, from those of each process before and now; `ended` is what those needed, ever, that have ended.
+
+    Of them what was needed before is taken off; no less than nothing is left, for `ended` is known to a tick alone.
+    """
+    known = sum(seconds for pid, seconds in before.items() if pid not in now)
+    return sum(seconds - before.get(pid, 0.0) for pid, seconds in now.items()) + max(0.0, ended - known)
+
+
+def _running() -> dict[str, float]:
+    """Seconds of CPU that the server, and each process of its, has needed so far."""
     server = os.environ[SERVER]
-    process = Path("/proc", server)
-    ended = sum(map(int, process.joinpath("stat").read_text().rpartition(")")[2].split()[ENDED])) * TICK
-    running = process.joinpath("task", server, "children").read_text().split()
-    return ended + sum(map(_running, [server, *running]))
+    found = {}
+    for pid in [server, *Path("/proc", server, "task", server, "children").read_text().split()]:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            found[pid] = int(Path("/proc", pid, "schedstat").read_text().split()[0]) / 1e9
+    return found
 
 
-def _running(pid: str) -> float:
-    try:
-        return int(Path("/proc", pid, "schedstat").read_text().split()[0]) / 1e9
-    except (FileNotFoundError, ProcessLookupError):  # it has ended since
-        return 0.0
+def _ended() -> float:
+    """The same of all its processes that have ended."""
+    fields = Path("/proc", os.environ[SERVER], "stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[ENDED])) * TICK

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import budgets, chart, growth, report, results, write_up
+from benchmarks import budgets, chart, growth, report, results, stopwatch, write_up
 from benchmarks.__main__ import main, take
 from benchmarks.lines import CPU, HELD, LINES, RATE, WALL, Line
 from benchmarks.plan import Sample, Scale, plan
@@ -50,9 +50,15 @@ def test_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if line.name != "512-tasks":
             assert {metric.key for metric in line.metrics} <= set().union(*mine), line.name
             assert kept.titled(line.title) in printed
-    measured = [value for taken in kept.taken for key, value in taken.metrics.items() if key not in DIFFERENCES]
-    assert all(math.isfinite(value) and value >= 0 for value in measured), kept.taken
+    measured = [(taken, key) for taken in kept.taken for key in taken.metrics if key not in DIFFERENCES]
+    assert not [(taken, key) for taken, key in measured if not 0 <= taken.metrics[key] < math.inf]
     assert f"on core {max(cores)}" in printed and os.sched_getaffinity(0) == cores
+
+
+def test_a_process_that_ends_gives_no_time_back() -> None:
+    before, now = {"server": 5.0, "ending": 0.008}, {"server": 5.5, "new": 0.25}
+    assert stopwatch.needed(before, now, ended=0.0) == pytest.approx(0.75)
+    assert stopwatch.needed(before, now, ended=0.05) == pytest.approx(0.75 + 0.05 - 0.008)
 
 
 def test_names_are_listed_and_an_unknown_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
