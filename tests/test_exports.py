@@ -20,6 +20,9 @@ NAMES = """
     RequestTimeout ResponseCollector RowStream Rows StatementDescription TlsConfig TlsMode TransactionError
     TransactionStatus UsageError WireConn
 """
+# What is loaded with its first use: by a connect, the first statement, an error that is shown, a verb.
+LATER = {"connection", "conninfo", "connector", "error_position", "exclusive", "async_pool", "tls"}
+LATER |= {"protocol.messages", "protocol.script", "protocol.startup", "protocol.columnar", "protocol.trace"}
 ROOTS = {
     pg_wired.IoError: OSError,
     pg_wired.RequestTimeout: TimeoutError,
@@ -86,3 +89,5 @@ def test_the_import_needs_nothing_but_the_standard_library() -> None:
     roots = {name.partition(".")[0] for name in isolated.stdout.split()}
     roots = {name for name in roots if "cython" not in name}  # what compiled modules bring along
     assert roots - sys.stdlib_module_names - {"__main__"} == {"pg_wired"}
+    loaded = {name.removeprefix("pg_wired.") for name in isolated.stdout.split()}
+    assert not loaded & LATER, "the import takes longer by these"

@@ -4,7 +4,6 @@ import importlib
 import typing
 
 from .async_conn import AsyncConn
-from .connection import WireConn
 from .error import (
     AuthenticationError,
     ConfigError,
@@ -34,6 +33,7 @@ from .protocol.types import (
 if typing.TYPE_CHECKING:
     from .async_pool import AsyncPool
     from .cancel import CancelToken
+    from .connection import WireConn
     from .conninfo import ConnConfig
     from .exclusive import ExclusiveConn
     from .listener import PoolListener
@@ -60,6 +60,7 @@ _LATER = {
     "RowStream": "row_stream",
     "TlsConfig": "tls",
     "TlsMode": "tls",
+    "WireConn": "connection",
 }
 
 

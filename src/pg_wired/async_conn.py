@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .clock import seconds
-from .connection import WireConn
 from .error import ConfigError, PgError, RequestTimeout, UsageError
 from .link import Link
 from .protocol.notification_queue import Drop
@@ -25,6 +24,7 @@ from .turn import Patience, Turn
 
 if TYPE_CHECKING:
     from .cancel import CancelToken
+    from .connection import WireConn
     from .conninfo import ConnConfig
     from .exclusive import ExclusiveConn
     from .notifications import NotificationReceiver
@@ -52,6 +52,8 @@ class AsyncConn(Queries):
     """
 
     def __init__(self, wire: WireConn) -> None:
+        from .connection import WireConn
+
         if not isinstance(wire, WireConn):
             raise TypeError(f"AsyncConn takes over a WireConn, not {type(wire).__name__}: await AsyncConn.connect(dsn)")
         link = Link(wire, wire.config.statement_cache_size)
@@ -66,6 +68,8 @@ class AsyncConn(Queries):
     @classmethod
     async def connect(cls, dsn: str | ConnConfig = "", *, timeout: float | None = None, **options: Any) -> AsyncConn:
         """Connect and log in, within `timeout` seconds; arguments and errors are those of `WireConn.connect`."""
+        from .connection import WireConn
+
         return cls(await WireConn.connect(dsn, timeout=timeout, **options))
 
     def exclusive(self, *, acquire_timeout: Patience = ...) -> ExclusiveConn:

@@ -125,7 +125,7 @@ class CopyIn:
             text = reason.replace("\0", "")[:1000]
             self._end(messages.encode(messages.CopyFail(text)), State.COPY_REFUSED)
 
-    def _end(self, message: bytes, state: State) -> None:
+    def _end(self, message: bytes, state: int) -> None:
         """End the data; the server's answer is due in `state`."""
         self._turn.link.session.append(message)
         self._turn.link.session.state = state

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from .error_position import point_at
-
 if TYPE_CHECKING:
     from .protocol.rows import Rows
 
@@ -157,6 +155,8 @@ class PgError(PgWireError):
         return self.severity in ("FATAL", "PANIC")
 
     def __str__(self) -> str:
+        from .error_position import point_at
+
         lines = [f"{self.severity_localized}:  {self.message}"]
         lines += point_at(self.sql, self.position) or point_at(self.internal_query, self.internal_position)
         more = (("DETAIL", self.detail), ("HINT", self.hint), ("QUERY", self.internal_query), ("CONTEXT", self.where))

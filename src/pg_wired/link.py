@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from .clock import Clock
-from .connection import WireConn
 from .error import Outcome, RequestTimeout, UsageError
 from .protocol import requests
 from .protocol.session import Session
 from .protocol.transaction import PARTS
 from .protocol.window import Window
 from .watch import Watch
+
+if TYPE_CHECKING:
+    from .connection import WireConn
 
 # Bytes of a pipeline behind which it is written, though more may follow: some eight small requests, which the server
 # runs while the next eight are encoded (decision 0013).

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from enum import IntEnum
 from pathlib import Path
 
 import pytest
@@ -30,15 +29,15 @@ def test_the_header_has_the_same_numbers() -> None:
 
 
 @pytest.mark.parametrize("kind", [types.Action, types.Next])
-def test_all_actions_and_steps_are_there(kind: type[IntEnum]) -> None:
-    expected = {member.name: int(member) for member in kind if member != types.Action.DESYNC}
+def test_all_actions_and_steps_are_there(kind: type) -> None:
+    expected = {name: number for number, name in types.names_of(kind).items() if name != "DESYNC"}
     assert {name: getattr(octets, name) for name in expected} == expected
-    assert int(types.Action.DESYNC) == 0
+    assert types.Action.DESYNC == 0
 
 
 def test_states_limits_and_marks() -> None:
     for name in ("IDLE", "PARSE", "BIND", "QUERY", "EXECUTE", "SYNC"):
-        assert getattr(octets, name) == types.State[name]
+        assert getattr(octets, name) == getattr(types.State, name)
     assert (octets.SHORT_LIMIT, octets.LONG_LIMIT) == (types.SHORT_LIMIT, types.LONG_LIMIT)
     assert octets.NO_ROWS < octets.ANY_COUNT < 0
     assert octets.NEVER > 2**60

@@ -28,7 +28,7 @@ SYNC = m.encode(m.Sync())
     ],
     ids=lambda value: "".join(type(message).__name__[0] for message in value),
 )
-def test_one_request(messages: list[m.FrontendMessage], states: list[State]) -> None:
+def test_one_request(messages: list[m.FrontendMessage], states: list[int]) -> None:
     assert list(script(m.encode(*messages))) == states
 
 
@@ -81,7 +81,7 @@ def test_any_messages(messages: list[m.FrontendMessage]) -> None:
         with pytest.raises(ConfigError):
             script(m.encode(*messages))
         return
-    states: list[State] = []
+    states: list[int] = []
     for message in messages:
         letter = chr(message.tag or 0)
         states += ANSWERS[letter + message.kind if isinstance(message, m.Describe) else letter]

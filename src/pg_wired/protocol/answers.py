@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..error import Outcome, PgError, ProtocolError, UsageError
-from . import endings, messages, octets, requests, statements
-from .types import ACTIONS, LONG_LIMIT, LONG_MESSAGES, SHORT_LIMIT, Action, FieldDescription, State
+from . import endings, octets, requests, statements
+from .types import ACTIONS, LONG_LIMIT, LONG_MESSAGES, SHORT_LIMIT, Action, FieldDescription, State, names_of
 
 if TYPE_CHECKING:
     from .session import Session
@@ -34,7 +34,7 @@ def check(session: Session, i: int, stop: int) -> None:
 def misfit(session: Session, i: int, what: str) -> ProtocolError:
     """The error for the message at `i`, which does not fit."""
     tag = bytes([session.buffer[i]])
-    return ProtocolError(f"the server's message {tag!r} {what} in state {State(session.state).name}")
+    return ProtocolError(f"the server's message {tag!r} {what} in state {names_of(State)[session.state]}")
 
 
 def check_status(status: int) -> None:
@@ -45,6 +45,8 @@ def check_status(status: int) -> None:
 
 def take(session: Session, action: int, tag: int, body: bytes) -> None:
     """Handle a message that is decoded whole, by its description."""
+    from . import messages
+
     message: Any = messages.decode_backend(tag, body)
     if action == Action.NOTICE:
         notice = PgError(message.fields)
@@ -150,6 +152,8 @@ def _note(first: PgError, further: PgError) -> None:
 
 def _give_up_copy(session: Session, request: requests.Request) -> None:
     """A COPY begins that nobody waits for any more. What Syncs stand behind it the server has swallowed already."""
+    from . import messages
+
     if request.script == requests.COPY_IN:
         text = "the client has given up"
         session.append(messages.encode(messages.CopyFail(text), *[messages.Sync()] * (len(session.inflight) - 1)))
@@ -157,6 +161,8 @@ def _give_up_copy(session: Session, request: requests.Request) -> None:
 
 def _refuse_copy(session: Session, request: requests.Request, action: int) -> None:
     """A COPY that came in as a query: end it, so that the connection lives if nothing is pipelined behind it."""
+    from . import messages
+
     if action == Action.COPY_OUT:
         request.refusal = UsageError(
             "COPY TO STDOUT as a query: use copy_out(); it ran, and its data was thrown away", Outcome.UNKNOWN

@@ -98,34 +98,34 @@ def new_record(cls: type[Any], first: object, second: object, third: object) -> 
 
 
 # The numbers of THE TABLE that the session compares with; as an `enum` in the header they are constants in C.
-NOTICE = int(Action.NOTICE)
-NOTIFICATION = int(Action.NOTIFICATION)
-PARAMETER = int(Action.PARAMETER)
-NEXT = int(Action.NEXT)
-DESCRIBE_PARAMETERS = int(Action.DESCRIBE_PARAMETERS)
-DESCRIBE_FIELDS = int(Action.DESCRIBE_FIELDS)
-NO_FIELDS = int(Action.NO_FIELDS)
-ROW = int(Action.ROW)
-TAG = int(Action.TAG)
-EMPTY = int(Action.EMPTY)
-SUSPENDED = int(Action.SUSPENDED)
-COPY_IN = int(Action.COPY_IN)
-COPY_OUT = int(Action.COPY_OUT)
-SKIP = int(Action.SKIP)
-FAIL = int(Action.FAIL)
-READY = int(Action.READY)
-LAST_WORDS = int(Action.LAST_WORDS)
-COPY_HEADER = int(Action.COPY_HEADER)
-DATA = int(Action.DATA)
-STAY = int(Next.STAY)
-STEP = int(Next.STEP)
-END = int(Next.END)
-IDLE = int(State.IDLE)
-BIND = int(State.BIND)
-PARSE = int(State.PARSE)
-QUERY = int(State.QUERY)
-EXECUTE = int(State.EXECUTE)
-SYNC = int(State.SYNC)
+NOTICE = Action.NOTICE
+NOTIFICATION = Action.NOTIFICATION
+PARAMETER = Action.PARAMETER
+NEXT = Action.NEXT
+DESCRIBE_PARAMETERS = Action.DESCRIBE_PARAMETERS
+DESCRIBE_FIELDS = Action.DESCRIBE_FIELDS
+NO_FIELDS = Action.NO_FIELDS
+ROW = Action.ROW
+TAG = Action.TAG
+EMPTY = Action.EMPTY
+SUSPENDED = Action.SUSPENDED
+COPY_IN = Action.COPY_IN
+COPY_OUT = Action.COPY_OUT
+SKIP = Action.SKIP
+FAIL = Action.FAIL
+READY = Action.READY
+LAST_WORDS = Action.LAST_WORDS
+COPY_HEADER = Action.COPY_HEADER
+DATA = Action.DATA
+STAY = Next.STAY
+STEP = Next.STEP
+END = Next.END
+IDLE = State.IDLE
+BIND = State.BIND
+PARSE = State.PARSE
+QUERY = State.QUERY
+EXECUTE = State.EXECUTE
+SYNC = State.SYNC
 
 # Limits and marks that the compiled modules compare with.
 SHORT_LIMIT = types.SHORT_LIMIT

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..error import Outcome, PgError, PgWireError, PipelineAborted, UsageError
-from . import frontend, messages, octets, rows, script, statements
+from . import frontend, octets, rows, statements
 from .rows import Rows
 from .types import FieldDescription, Oid, Row, State, StatementDescription, Value
 
@@ -191,6 +191,8 @@ def simple_query(sink: Sink | None, sql: str, deadline: float) -> Request:
 def describe(sink: Sink, sql: str, param_oids: Sequence[Oid], deadline: float) -> Request:
     """Parse and Describe of an unnamed statement; its answer is a StatementDescription."""
     request = Request(sink, frontend.text(sql, "sql"), deadline)
+    from . import messages
+
     request.is_description = True
     request.data = messages.encode(
         messages.Parse("", sql, frontend.oids(param_oids)), messages.Describe("S", ""), messages.Sync()
@@ -210,6 +212,8 @@ def described_item(sink: Sink, sql: str, param_oids: Sequence[Oid]) -> Request:
 
 def encoded(sink: Sink, data: bytes, drain: bool, deadline: float) -> Request:
     """A request that a layer above has encoded; of several results the last is the answer, as in libpq's PQexec."""
+    from . import script
+
     request = Request(sink, "", deadline)
     request.script = script.script(data)
     request.data = data
@@ -228,6 +232,8 @@ def sync(sink: Sink | None) -> Request:
 
 def failing_item() -> Request:
     """An item that is sure to fail, so that its sync group is rolled back: Execute of a portal that is not there."""
+    from . import messages
+
     request = Request(None, "", 0.0)
     request.data = messages.encode(messages.Execute("pg_wired: never synced"))
     request.script = bytes([State.EXECUTE])

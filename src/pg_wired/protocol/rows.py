@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, overload
 
-from . import backend, messages, octets
+from . import backend, octets
 from .types import FieldDescription, Row
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class RowStore:
         Raises ValueError for a column over 2 GiB (its offsets have 32 bits: take a stream's batches), and for rows of
         different widths.
         """
-        from . import columnar
+        from . import columnar, messages
 
         if self._body is None:
             body = RowBody()

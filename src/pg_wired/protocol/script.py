@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from ..error import ConfigError, ProtocolError
 from . import messages, octets
-from .types import ANSWERS, LONG_LIMIT, State
+from .types import ANSWERS, LONG_LIMIT
 
 _HINT = "pass one Query, or extended messages that end in their one Sync"
 
 
 def script(data: bytes) -> bytes:
     """The states that the answers to `data` lead through. ConfigError where it is not one whole, legal request."""
-    states: list[State] = []
+    states: list[int] = []
     letters = ""
     i = 0
     while i < len(data):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from ..error import PgError, ProtocolError, UsageError
-from . import answers, backend, endings, frontend, messages, notification_queue, octets, requests, rows, statements
+from . import answers, backend, endings, frontend, notification_queue, octets, requests, rows, statements
 from .receiver import Receiver
 from .types import ACTIONS, NEXT_STATES, State, TransactionStatus
 
@@ -179,6 +179,8 @@ class Session(Receiver):
         statement.shape(request.param_formats, request.result_formats, len(request.params))
         tail = EXECUTE_SYNC
         if statement.number == 0:
+            from . import messages  # the seventy classes are loaded with the first statement
+
             statement.number = request.number
             statement.group = self.groups
             statement.is_safe = not self.is_in_group and not request.may_stay_open and request.unit is None
@@ -214,6 +216,8 @@ class Session(Receiver):
         """Append a Close for each statement that left the cache, first in a group; returns their states."""
         if self.is_in_group:
             return b""
+        from . import messages
+
         names = self.statements.take_closing()
         self.out += messages.encode(*[messages.Close("S", name) for name in names])
         return bytes([State.CLOSE] * len(names))
@@ -420,6 +424,8 @@ class Session(Receiver):
         """Say Terminate once all is answered; the server closes then. One that has said why closes by itself."""
         is_over = not self.inflight and not self.pending and self.window is None
         if is_over and not self.is_terminated and self.retired != endings.FAREWELL:
+            from . import messages
+
             self.is_terminated = True
             self.append(messages.encode(messages.Terminate()))
 

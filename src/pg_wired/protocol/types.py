@@ -62,8 +62,11 @@ class ResponseCollector(IntEnum):
 # which state comes next. Source: protocol chapter, "Message Flow".
 
 
-class State(IntEnum):
-    """What the oldest unanswered request waits for. A script is a `bytes` of these."""
+class State:
+    """What the oldest unanswered request waits for. A script is a `bytes` of these.
+
+    Plain numbers, here and below: members of an `IntEnum` would make the import of the library longer by an eighth.
+    """
 
     IDLE = 0  # nothing is in flight
     PARSE = 1
@@ -86,7 +89,7 @@ class State(IntEnum):
     COPIED = 18  # CopyDone has been said, by whoever had to
 
 
-class Action(IntEnum):
+class Action:
     """What a message does to the request it answers."""
 
     DESYNC = 0  # not listed
@@ -111,7 +114,7 @@ class Action(IntEnum):
     DATA = 19
 
 
-class Next(IntEnum):
+class Next:
     """The state after a message, where it is not a fixed one."""
 
     STAY = 253
@@ -119,7 +122,12 @@ class Next(IntEnum):
     END = 255  # the last one of the request's script: after an error the server skips to Sync
 
 
-Cell: TypeAlias = tuple[Action, State | Next]
+def names_of(numbers: type) -> dict[int, str]:
+    """What State, Action or Next call their numbers."""
+    return {number: name for name, number in vars(numbers).items() if name.isupper()}
+
+
+Cell: TypeAlias = tuple[int, int]  # an Action, and a State or Next
 
 # Protocol chapter, "Asynchronous Operations": these may come in every state.
 ASYNCHRONOUS: dict[str, Cell] = {
@@ -139,7 +147,7 @@ _ANSWER: dict[str, Cell] = {
     "I": (Action.EMPTY, Next.END),
 }
 
-TABLE: dict[State, dict[str, Cell]] = {
+TABLE: dict[int, dict[str, Cell]] = {
     State.IDLE: {"E": (Action.LAST_WORDS, Next.STAY)},
     State.PARSE: {"1": (Action.NEXT, Next.STEP), **_FAIL},
     State.PARAMETERS: {"t": (Action.DESCRIBE_PARAMETERS, Next.STEP), **_FAIL},
@@ -201,7 +209,7 @@ TABLE: dict[State, dict[str, Cell]] = {
 }
 
 # What each frontend message is answered with. Describe has its kind appended; Flush is not answered.
-ANSWERS: dict[str, tuple[State, ...]] = {
+ANSWERS: dict[str, tuple[int, ...]] = {
     "P": (State.PARSE,),
     "DS": (State.PARAMETERS, State.FIELDS),
     "DP": (State.FIELDS,),
@@ -223,11 +231,10 @@ LONG_LIMIT = 0x3FFFFFFE
 
 def _expand() -> tuple[bytes, bytes]:
     """256 bytes for each state, so that state * 256 + tag finds the action, and in the second one the next state."""
-    actions, next_states = bytearray(256 * len(State)), bytearray(256 * len(State))
+    actions, next_states = bytearray(256 * len(TABLE)), bytearray(256 * len(TABLE))
     for state, cells in TABLE.items():
-        begin = 256 * int(state)
         for letter, cell in [*ASYNCHRONOUS.items(), *cells.items()]:
-            actions[begin + ord(letter)], next_states[begin + ord(letter)] = cell
+            actions[256 * state + ord(letter)], next_states[256 * state + ord(letter)] = cell
     return bytes(actions), bytes(next_states)
 
 
