@@ -86,6 +86,13 @@ def test_find_nul(data: bytes, i: int, end: int) -> None:
     assert octets.find_nul(data, i, end) == (places[0] if places else -1)
 
 
+@given(st.binary(max_size=4), st.binary(max_size=4), st.booleans())
+def test_begins_with(head: bytes, rest: bytes, is_so: bool) -> None:
+    data = head + rest if is_so else rest
+    for n in range(len(data) + 1):
+        assert octets.begins_with(data, n, head) == data[:n].startswith(head)
+
+
 def test_get_text() -> None:
     assert octets.get_text(b".\xc3\xa4\xff.", 1, 3, "replace") == "\xe4\ufffd"
 

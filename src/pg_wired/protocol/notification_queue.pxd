@@ -24,7 +24,7 @@ cdef class NotificationQueue:
     cpdef reconnected(self, object gap, NotificationQueue early)
     @cython.locals(last=object)
     cpdef _mark(self, object gap)
-    @cython.locals(item=object, body=bytes, i=Py_ssize_t, payload=str, notification=object)
+    @cython.locals(item=object, body=bytes, n=Py_ssize_t, i=Py_ssize_t, payload=str, notification=object)
     cpdef take(self)
     @cython.locals(i=Py_ssize_t)
     cdef _look_at_head(self, bytes body)

@@ -130,10 +130,11 @@ class NotificationQueue:
         self._queued -= 1
         self.delivered += 1
         body = item
-        if not body.startswith(self._head):
+        n = len(body)
+        if not octets.begins_with(body, n, self._head):
             self._look_at_head(body)
         i = len(self._head)
-        payload = octets.get_text(body, i, len(body) - 1 - i, "surrogateescape")
+        payload = octets.get_text(body, i, n - 1 - i, "surrogateescape")
         notification: Notification = octets.new_record(Notification, self._pid, self._channel, payload)
         return notification
 

@@ -1,7 +1,7 @@
 # The machine verbs in C. Bounds are the caller's. Rows hold bytes and None, so no cycle can pass through them, and they
 # leave the garbage collector's lists: a million tracked tuples cost a fifth of a scan.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memchr, memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
 cdef enum:
     NOTICE = 1
@@ -86,6 +86,10 @@ cdef inline Py_ssize_t find_nul(const unsigned char *p, Py_ssize_t i, Py_ssize_t
     if i < end:
         at = <const unsigned char *>memchr(p + i, 0, end - i)
     return at - p if at != NULL else -1
+
+cdef inline bint begins_with(const unsigned char *p, Py_ssize_t n, bytes head) noexcept:
+    cdef Py_ssize_t m = PyBytes_GET_SIZE(head)
+    return n >= m and memcmp(p, PyBytes_AS_STRING(head), m) == 0
 
 cdef inline unsigned char *grow(bytearray out, Py_ssize_t n) except NULL:
     PyByteArray_Resize(out, PyByteArray_GET_SIZE(out) + n)

@@ -35,6 +35,11 @@ def find_nul(p: bytearray | bytes, i: int, end: int) -> int:
     return p.find(0, i, end)
 
 
+def begins_with(p: bytearray | bytes, n: int, head: bytes) -> bool:
+    """Whether the `n` bytes of `p` begin with these."""
+    return p[:n].startswith(head)
+
+
 def grow(out: bytearray, n: int) -> bytearray:
     """Make `out` longer by `n` bytes; what comes back is written to, and valid until `out` changes size."""
     out.extend(bytes(n))
