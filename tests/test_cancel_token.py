@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pg_wired import AsyncConn, CancelToken, IoError, PgError, RequestTimeout
+from pg_wired import AsyncConn, AsyncPool, CancelToken, IoError, PgError, RequestTimeout, UsageError
 from pg_wired.protocol import messages as m
 from rig.checks import LATE, SOON, answers, ends_clean, outcome_of, until_sql
 from rig.fake_pg import FakePG, Peer
@@ -157,3 +157,33 @@ async def test_a_server_that_resets_the_cancel_connection(conn: AsyncConn) -> No
             await loop.sock_recv(sock, 100)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await cancelling
+
+
+@ends_clean()
+async def test_it_is_good_for_one_block(postgres: Server, conn: AsyncConn) -> None:
+    """Of a pool's session, which is somebody else's afterwards; and of a shared connection."""
+    async with await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool:
+        for lender in (pool, conn):
+            tokens = []
+            for _ in range(2):
+                block = lender.exclusive()
+                with pytest.raises(UsageError, match="not open"):
+                    block.cancel_token()
+                async with block as mine:
+                    tokens.append(mine.cancel_token())
+                    assert tokens[-1].pid == mine.backend_pid
+                    running = asyncio.ensure_future(mine.exec_query("select pg_sleep(30)"))
+                    async with await AsyncConn.connect(postgres.dsn) as admin:
+                        await until_asleep(admin, mine.backend_pid)
+                    for token in tokens[:-1]:
+                        assert token.pid == mine.backend_pid
+                        await token.cancel()
+                        await answers(conn) if lender is pool else await asyncio.sleep(0)
+                        assert not running.done()
+                    await tokens[-1].cancel()
+                    error = await outcome_of(running)
+                    assert isinstance(error, PgError) and error.code == "57014"
+            async with lender.exclusive() as mine:  # the same block once more would be another one, too
+                running = asyncio.ensure_future(mine.exec_query("select pg_sleep(0.05)"))
+                await asyncio.gather(*[token.cancel() for token in tokens])
+                assert await running == [(b"",)]

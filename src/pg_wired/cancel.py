@@ -25,6 +25,11 @@ class CancelToken(Frozen):
     _is_live: Callable[[], bool]
     _route: dial.Route
 
+    def bound_to(self, is_so: Callable[[], bool]) -> CancelToken:
+        """One that does nothing any more either once `is_so` returns False."""
+        is_live = self._is_live
+        return CancelToken(self.address, self.pid, self.secret_key, lambda: is_so() and is_live(), self._route)
+
     async def cancel(self, timeout: float = 5.0) -> None:
         """Send CancelRequest, and wait until the server has closed that connection ("Canceling Requests in Progress").
 

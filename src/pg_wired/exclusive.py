@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from . import reset
 from .error import PgWireError, UsageError
@@ -12,6 +13,9 @@ from .portal import Portal, bound
 from .protocol.types import Oid, TransactionStatus, Value
 from .queries import Queries
 from .turn import Patience, Turn
+
+if TYPE_CHECKING:
+    from .cancel import CancelToken
 
 
 class ExclusiveConn(Queries):
@@ -42,6 +46,17 @@ class ExclusiveConn(Queries):
     def transaction_status(self) -> TransactionStatus:
         """As of the last ReadyForQuery."""
         return self._window.link.session.transaction_status
+
+    @property
+    def backend_pid(self) -> int | None:
+        """The server process of this session; None where the server named none."""
+        return self._window.link.wire.pid
+
+    def cancel_token(self) -> CancelToken:
+        """What cancels, from elsewhere, whatever runs in this block at that moment; behind it, it does nothing."""
+        turn = self._window
+        window, token = turn.window, turn.link.wire.cancel_token()
+        return token.bound_to(lambda: turn.holds(window))
 
     def mark_state_mutated(self) -> None:
         """Have the session reset behind this, although command tags do not show why."""

@@ -45,6 +45,10 @@ class Turn:
             raise self._closed()
         return self._link
 
+    def holds(self, window: Window) -> bool:
+        """Whether its owner has this window, and has not begun to leave it."""
+        return self._window is window and self._cleaning is None and not self.is_abandoned
+
     @property
     def window(self) -> Window:
         if self._window is None:
