@@ -64,12 +64,13 @@ def _version(path: Path) -> str:
 class PgBouncer(Server):
     """One pooler; `dsn` leads through it to the server's own database, `admin_dsn` to its console (simple_query)."""
 
-    def __init__(self, path: Path, target: Postgres, settings: Mapping[str, Setting]) -> None:
+    def __init__(self, path: Path, target: Postgres, settings: Mapping[str, Setting], files: Mapping[str, str]) -> None:
         super().__init__("")
         self.target = target
         self.port = 0
         self.admin_dsn = ""
         self._settings = settings
+        self._files = files
         self._process: subprocess.Popen[bytes] | None = None
         self._identity = Identity.choose()
         self.folder = new_folder()
@@ -79,13 +80,22 @@ class PgBouncer(Server):
     @classmethod
     @contextmanager
     def launch(
-        cls, version: str, target: Postgres, pool_mode: PoolMode = "transaction", **settings: Setting
+        cls,
+        version: str,
+        target: Postgres,
+        pool_mode: PoolMode = "transaction",
+        *,
+        files: Mapping[str, str] | None = None,
+        **settings: Setting,
     ) -> Iterator[PgBouncer]:
-        """A new pooler with these settings of its [pgbouncer] section. Raises LaunchError."""
+        """A new pooler with these settings of its [pgbouncer] section. Raises LaunchError.
+
+        `files` are put where it starts: settings may name them without a folder.
+        """
         path = binary(version)
         if path is None:
             raise LaunchError(missing(version) or f"no PgBouncer {version} here: rig/pgbouncer.sh unpacks it")
-        pooler = cls(path, target, {"pool_mode": pool_mode} | settings)
+        pooler = cls(path, target, {"pool_mode": pool_mode} | settings, files or {})
         try:
             pooler._prepare()
             pooler._start_on_a_free_port()
@@ -151,6 +161,8 @@ class PgBouncer(Server):
             self._path = self.folder / "bin" / self._path.name
         self._write("log", "")
         self._write("users", f'"{self.target.user}" "{self.target.password}"\n')
+        for name, text in self._files.items():
+            self._write(name, text)
 
     def _configure(self) -> None:
         settings: dict[str, Setting] = {

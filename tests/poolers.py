@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
@@ -19,7 +19,12 @@ OLD, NEW = "1.18", "1.24"
 
 @contextmanager
 def pooler(
-    version: str, server: Postgres, pool_mode: PoolMode = "transaction", **settings: Setting
+    version: str,
+    server: Postgres,
+    pool_mode: PoolMode = "transaction",
+    *,
+    files: Mapping[str, str] | None = None,
+    **settings: Setting,
 ) -> Iterator[PgBouncer]:
     """Two connections to the server, unless `settings` say otherwise. Skips where there is no such PgBouncer.
 
@@ -30,7 +35,7 @@ def pooler(
         if reason is None and os.environ.get("CI") == "true":
             pytest.fail(f"PgBouncer {version} is not here: `make pgbouncer` unpacks it")
         pytest.skip(reason or f"no PgBouncer {version} here: `make pgbouncer` unpacks it")
-    with PgBouncer.launch(version, server, pool_mode, **{"default_pool_size": 2, **settings}) as found:
+    with PgBouncer.launch(version, server, pool_mode, files=files, **{"default_pool_size": 2, **settings}) as found:
         yield found
 
 

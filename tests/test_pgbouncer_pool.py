@@ -27,8 +27,7 @@ BOTH = pytest.mark.parametrize(("version", "options"), VERSIONS, ids=[OLD, NEW])
 async def test_a_crowd(launched: Postgres, version: str, options: dict[str, Any], mode: PoolMode) -> None:
     """In session mode each of the pool's connections has a backend, in transaction mode two serve them all."""
     await new_ledger(launched.dsn, is_unique=False)
-    backends = {"default_pool_size": 8 if mode == "session" else 2}
-    with pooler(version, launched, mode, **backends) as bouncer:
+    with pooler(version, launched, mode, default_pool_size=8 if mode == "session" else 2) as bouncer:
         async with await AsyncPool.connect(bouncer.dsn, size=4, **options) as pool:
             async with Crowd(pool, repeatable(), 50, writes=0.5) as crowd:
                 await crowd.done(2_000)
