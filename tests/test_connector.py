@@ -184,6 +184,18 @@ async def test_a_server_that_is_not_ready_is_so_at_all_its_addresses(monkeypatch
 
 
 @ends_clean()
+async def test_a_name_is_looked_up_for_each_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one connector, too, as a pool keeps it: a name may have moved to another server meanwhile."""
+    if "uvloop" in type(asyncio.get_running_loop()).__module__:
+        return
+    async with Hosts([server("before")], [server("behind")]) as hosts:
+        kept = connector(ConnConfig.parse(**hosts.options(host="name", port="1")))
+        for port, name in zip(hosts.ports, ["before", "behind"], strict=True):
+            await resolve_to(monkeypatch, (socket.AF_INET, ("127.0.0.1", port)))
+            assert await name_of(kept.connect()) == name
+
+
+@ends_clean()
 async def test_localhost_means_whatever_listens_there() -> None:
     async with Hosts([server("good")]) as hosts:
         assert await hosts.connect(host="localhost") == "good"  # ::1 refuses where it comes first
