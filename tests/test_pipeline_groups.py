@@ -48,6 +48,16 @@ async def admin(postgres: Server) -> AsyncIterator[AsyncConn]:
         yield conn
 
 
+@ends_clean(60)
+async def test_a_group_of_many_megabytes(conn: AsyncConn) -> None:
+    """Before its Sync the server answers with so little that it keeps that for itself."""
+    for size, count in ((100_000, 100), (1_000, 10_000), (3_000_000, 5)):
+        async with conn.pipeline() as pipeline:
+            items = [pipeline.query("select length($1)", (b"x" * size,)) for _ in range(count)]
+        assert [list(await item) for item in items] == [[(b"%d" % size,)]] * count
+    await answers(conn)
+
+
 @ends_clean()
 async def test_awaiting_syncs_and_the_end_of_the_block_too(conn: AsyncConn, admin: AsyncConn) -> None:
     async with conn.pipeline() as pipeline:

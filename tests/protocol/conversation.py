@@ -167,10 +167,8 @@ class Client:
 
     def take(self, n: int | None = None) -> bytes:
         """What the socket takes: the first `n` bytes, or all."""
-        session = self.session
-        data = bytes(session.out[:n])
-        del session.out[:n]
-        session.handed += len(data)
+        data = bytes(self.session.out[:n])
+        self.session.sent(len(data))
         return data
 
     def sent(self) -> list[m.FrontendMessage]:

@@ -21,9 +21,23 @@ def test_requests_beyond_the_high_water_wait_as_objects() -> None:
         client.query("insert", value)
     assert octets.HIGH_WATER <= len(client.session.out) < 2 * octets.HIGH_WATER
     assert (len(client.session.inflight), len(client.session.pending)) == (2, 8)
-    client.take()
-    client.feed(*first(names=(), tag="INSERT 0 1"))  # nothing moves before bytes have come
-    assert len(client.session.out) >= octets.HIGH_WATER
+    client.take(octets.LOW_WATER)
+    assert len(client.session.pending) == 8
+    client.take(octets.LOW_WATER)  # as soon as the socket has taken most of it
+    assert len(client.session.out) >= octets.HIGH_WATER and len(client.session.pending) < 8
+
+
+def test_a_group_that_is_larger_than_the_high_water() -> None:
+    """The server need not answer any of it before its Sync: only the socket can ask for more."""
+    client = Client()
+    items = [client.item("insert", bytes(octets.HIGH_WATER // 4)) for _ in range(20)]
+    last = client.sync()
+    taken = 0
+    while data := client.take(octets.HIGH_WATER // 8):
+        assert len(client.session.out) < 2 * octets.HIGH_WATER
+        taken += len(data)
+    assert not client.session.pending and taken > 5 * octets.HIGH_WATER
+    assert len(client.session.inflight) == len(items) + 1 and not last.is_answered
 
 
 def test_one_request_larger_than_the_high_water() -> None:

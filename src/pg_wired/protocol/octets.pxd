@@ -35,6 +35,7 @@ cdef enum:
     SHORT_LIMIT = 30000
     LONG_LIMIT = 1073741822
     HIGH_WATER = 1048576
+    LOW_WATER = 524288
     NO_ROWS = -2
     ANY_COUNT = -1
 

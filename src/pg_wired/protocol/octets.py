@@ -135,8 +135,9 @@ SYNC = State.SYNC
 # Limits and marks that the compiled modules compare with.
 SHORT_LIMIT = types.SHORT_LIMIT
 LONG_LIMIT = types.LONG_LIMIT
-# Encoded bytes that wait for the socket; requests beyond wait as objects.
+# Encoded bytes that wait for the socket; requests beyond wait as objects, until it has taken all but so many.
 HIGH_WATER = 1024 * 1024
+LOW_WATER = HIGH_WATER // 2
 # A request's `columns` where no DataRow may come, and where each row's own count counts, for want of a description.
 NO_ROWS = -2
 ANY_COUNT = -1

@@ -42,6 +42,8 @@ cdef class Session(Receiver):
     cpdef pump(self)
     @cython.locals(n=Py_ssize_t, part=requests.Request, begin="long long")
     cpdef encode(self, requests.Request request)
+    @cython.locals(before=Py_ssize_t)
+    cpdef sent(self, Py_ssize_t n)
     cpdef append(self, bytes data)
     @cython.locals(cache=statements.StatementCache, statement=statements.Statement, tail=bytes)
     cdef encode_query(self, requests.Request request)

@@ -161,6 +161,13 @@ class Session(Receiver):
         if self.head is self.nobody:
             self.next_head()
 
+    def sent(self, n: int) -> None:
+        """What had no room is encoded as room comes: within a sync group no answer need come to ask for it."""
+        before = len(self.out)
+        Receiver.sent(self, n)
+        if len(self.out) < octets.LOW_WATER <= before:
+            self.pump()
+
     def append(self, data: bytes) -> None:
         """Put encoded bytes behind all others."""
         self.out += data
