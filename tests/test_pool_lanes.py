@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pg_wired import (
+    AsyncConn,
     AsyncPool,
     ConnectionClosed,
     Outcome,
@@ -23,6 +24,7 @@ from pg_wired.protocol.transaction import BEGIN
 from rig.checks import ends_clean, outcome_of, until
 from rig.fake_pg import FakePG, Peer, error
 from rig.lively_pg import LivelyPG
+from rig.postgres import Server
 from tests.pools import pid
 
 pytestmark = pytest.mark.both_loops
@@ -308,3 +310,14 @@ async def test_a_thousand_wait_for_a_server_that_comes_back() -> None:
         assert [rows[0][1] for rows in await asyncio.gather(*requests)] == [b"%d" % n for n in range(900)]
         assert await asyncio.gather(*borrowers) == [b"%d" % n for n in range(100)]
         assert fake.most <= 5 and pool.stats().connects <= 2 + 5
+
+
+@ends_clean()
+async def test_waiting_with_a_deadline_that_is_almost_over(postgres: Server) -> None:
+    """uvloop has another kind of handle for a timer that is due at once."""
+    async with await AsyncPool.connect(postgres.dsn, size=1) as pool, await AsyncConn.connect(postgres.dsn) as admin:
+        await admin.exec_query(f"select pg_terminate_backend({pool.get().backend_pid})")
+        await until(lambda: pool.alive_count == 0, "the connection to go")
+        late, patient = pool.exec_query("select 1", timeout=0.0003), pool.exec_query("select 2")
+        assert type(await outcome_of(late)) is RequestTimeout
+        assert await patient == [(b"2",)]

@@ -11,6 +11,7 @@ from pg_wired import (
     AsyncConn,
     AsyncPool,
     ConfigError,
+    ConnectionClosed,
     ListenerGap,
     Notification,
     NotificationGap,
@@ -294,3 +295,27 @@ async def test_cancelled_while_it_begins(postgres: Server) -> None:
                 await listener.aclose()
             assert pool.stats().lent == 0
         await until_sql(admin, "select count(*) = 0 from pg_stat_activity where query like 'LISTEN%'")
+
+
+@ends_clean()
+async def test_lost_while_its_own_notification_is_awaited() -> None:
+    """That is no pooler's fault."""
+
+    async def shared(peer: Peer) -> None:
+        await peer.startup()
+        await peer.expect(m.Query)
+        await peer.send(m.CommandComplete("NOTIFY"), m.ReadyForQuery("I"))
+        await peer.eof()
+
+    async def lent(peer: Peer) -> None:
+        await peer.startup()
+        await peer.expect(m.Query)
+        await peer.send(m.CommandComplete("LISTEN"), m.ReadyForQuery("I"))
+        peer.close()
+
+    async with FakePG([shared, lent]) as fake:
+        pool = await AsyncPool.connect(fake.dsn, size=1, probe_interval=None)
+        with pytest.raises(ConnectionClosed):
+            async with pool.listener(["jobs"]):
+                pass
+        pool.abort()

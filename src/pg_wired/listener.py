@@ -109,7 +109,7 @@ class PoolListener(QueueReader):
                     await self._neighbour(conn).simple_query(notify, timeout=PROBE / 2)
                 except (ConnectionClosed, OSError):  # lost, or too busy: OSError has timeouts, too
                     await conn.simple_query(notify)
-                await self._arrived(queue, channel)
+                await self._arrived(conn, channel)
         except TimeoutError:
             raise UsageError(
                 f"LISTEN has no effect through {conn.addr}: a notification of our own did not come back within "
@@ -124,9 +124,12 @@ class PoolListener(QueueReader):
         return others[routing.choose([other._session for other in others])] if others else conn
 
     @staticmethod
-    async def _arrived(queue: NotificationQueue, channel: str) -> None:
+    async def _arrived(conn: AsyncConn, channel: str) -> None:
+        queue = conn._session.notifications
         reader = QueueReader(queue, queue.capacity, queue.drop)
         while (item := queue.take()) is None or not isinstance(item, Notification) or item.channel != channel:
+            if item is None and conn._session.failure is not None:
+                raise endings.refused(conn._session)
             if item is None:
                 await reader._arrival()
 

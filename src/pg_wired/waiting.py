@@ -30,6 +30,7 @@ class WaitingRoom:
         self._exhausted = exhausted
         self._queue: deque[_Waiting] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0  # uvloop's handle of a timer that is due at once does not know when
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -67,10 +68,10 @@ class WaitingRoom:
 
     def _look_at(self, when: float) -> None:
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._due <= when:
                 return
             self._timer.cancel()
-        self._timer = self._clock.loop.call_at(when, self._look)
+        self._timer, self._due = self._clock.loop.call_at(when, self._look), when
 
     def _look(self) -> None:
         self._timer = None
