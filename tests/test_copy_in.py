@@ -298,3 +298,22 @@ async def test_in_a_transaction_that_fails(conn: AsyncConn) -> None:
         assert await mine.copy_in(SQL, b"3\tx\n") == 1
         await mine.simple_query("commit")
     assert await copied(conn) == [(b"3", b"x")]
+
+
+@ends_clean()
+async def test_a_source_may_use_its_buffer_again(conn: AsyncConn) -> None:
+    def source() -> Iterator[bytearray]:
+        buffer = bytearray()
+        for number in range(5):
+            buffer += b"%d\n" % number * (FRAME if number == 2 else 1)
+            yield buffer
+            buffer.clear()
+
+    async def the_same() -> AsyncIterator[bytearray]:
+        for buffer in source():
+            yield buffer
+
+    await conn.simple_query("create temp table again(a int)")
+    for kind in (source, the_same):
+        assert await conn.copy_in("copy again from stdin", kind()) == 4 + FRAME
+    await answers(conn)

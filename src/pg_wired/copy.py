@@ -145,9 +145,10 @@ def _pieces(chunk: Buffer) -> Iterator[Buffer]:
     """A buffer in pieces of a frame at most, without copying it."""
     if not isinstance(chunk, (bytes, bytearray, memoryview)):
         raise TypeError(f"the source of a COPY gave {type(chunk).__name__}: it has to give bytes")
-    view = memoryview(chunk).cast("B")
-    for i in range(0, len(view), FRAME):
-        yield view[i : i + FRAME]
+    with memoryview(chunk).cast("B") as view:  # which the source may use again once it is asked for more
+        for i in range(0, len(view), FRAME):
+            with view[i : i + FRAME] as piece:
+                yield piece
 
 
 async def _chunks(source: Source) -> AsyncGenerator[Buffer, None]:
@@ -314,7 +315,8 @@ class CopyOutRows(CopyOut[Row]):
 
     def _parts(self, data: bytes) -> Iterable[Row]:
         if self.copy_header is not None and self.copy_header.format != 1:
-            raise ConfigError("copy_out_rows() reads the binary format: say COPY ... TO STDOUT (FORMAT binary)")
+            text = "copy_out_rows() reads the binary format: say COPY ... TO STDOUT (FORMAT binary)"
+            raise ConfigError(text, Outcome.UNKNOWN)
         return self._decoder.feed(data)
 
     def _ended(self) -> None:
