@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -302,3 +304,16 @@ async def test_the_end_comes_before_the_deadline() -> None:
         result = await outcome_of(conn.exec_query("select 1", timeout=5))
         assert isinstance(result, PgWireError) and not isinstance(result, RequestTimeout)
         assert time.monotonic() - begin < SOON
+
+
+@ends_clean()
+async def test_a_far_deadline_keeps_no_dead_connection(postgres: Server) -> None:
+    async with await AsyncConn.connect(postgres.dsn) as admin:
+        conn = await AsyncConn.connect(postgres.dsn)
+        await conn.exec_query("select 1", timeout=3600)
+        wire = weakref.ref(conn._wire)
+        await admin.exec_query(f"select pg_terminate_backend({conn.backend_pid}, 5000)")
+        await conn._transport.closed
+        del conn
+        gc.collect()
+        assert wire() is None

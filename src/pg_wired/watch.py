@@ -70,6 +70,10 @@ class Watch:
             self._task.cancel()
         self.is_armed = False
 
+    def closed(self, _: object) -> None:
+        """The connection has ended by itself. A deadline that was far away would keep all of it until then."""
+        self.stop()
+
     async def ended(self) -> None:
         """Stop, and wait for a cancel connection that is under way."""
         self.stop()

@@ -65,6 +65,12 @@ def test_a_value_of_another_type_is_refused(value: Any) -> None:
         frontend.values((b"x", value))
 
 
+@pytest.mark.parametrize("params", [{"name": "x"}, {"a", "b"}, {}.keys()])
+def test_values_without_an_order(params: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^params is {type(params).__name__}: values are given by position"):
+        frontend.values(params)
+
+
 @pytest.mark.parametrize("params", ["text", b"bytes", bytearray(), memoryview(b"")])
 def test_one_value_is_no_sequence_of_values(params: Any) -> None:
     with pytest.raises(TypeError, match=rf"not {type(params).__name__}: pass \(value,\)"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from ..error import ConfigError
@@ -24,8 +24,8 @@ ALL_BINARY = b"\0\1\0\1"
 
 def values(params: Sequence[Value]) -> tuple[bytes | None, ...]:
     """The parameters as they stand now, bytes or None each. TypeError for another type, ConfigError for too many."""
-    if type(params) is not tuple and isinstance(params, (str, bytes, bytearray, memoryview)):
-        raise TypeError(f"params is a sequence of values, not {type(params).__name__}: pass (value,) for a single one")
+    if type(params) is not tuple and type(params) is not list:
+        _check_order(params)
     taken: tuple[Any, ...] = tuple(params)
     if len(taken) > MAX_PARAMETERS:
         raise ConfigError(f"{len(taken)} parameters: PostgreSQL takes at most {MAX_PARAMETERS}")
@@ -52,6 +52,14 @@ def values(params: Sequence[Value]) -> tuple[bytes | None, ...]:
     if total > _ROOM:
         raise ConfigError(f"parameters of {total} bytes: a message may have at most {LONG_LIMIT} bytes")
     return taken
+
+
+def _check_order(params: object) -> None:
+    """Refuse what is one value, or whose order is not that of $1, $2."""
+    if isinstance(params, (str, bytes, bytearray, memoryview)) or not isinstance(params, Iterable):
+        raise TypeError(f"params is a sequence of values, not {type(params).__name__}: pass (value,) for a single one")
+    if isinstance(params, (Mapping, Set)):
+        raise TypeError(f"params is {type(params).__name__}: values are given by position, $1 first; pass a sequence")
 
 
 def _value(number: int, value: object) -> bytes:
