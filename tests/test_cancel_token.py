@@ -29,7 +29,7 @@ async def conn(postgres: Server) -> AsyncIterator[AsyncConn]:
 def at(token: CancelToken, port: int) -> CancelToken:
     """The same for another port."""
     address = token.address._replace(sockaddr=("127.0.0.1", port))
-    return CancelToken(address, token.pid, token.secret_key, lambda: True, token._route)
+    return CancelToken(address, token.pid, token.secret_key, lambda: True, token._route, set())
 
 
 @ends_clean()
@@ -52,7 +52,7 @@ async def test_it_stops_what_runs(conn: AsyncConn, postgres: Server) -> None:
 @ends_clean()
 async def test_idle_twice_and_with_a_wrong_key(conn: AsyncConn) -> None:
     token = conn.cancel_token()
-    wrong = CancelToken(token.address, token.pid, b"no-k", lambda: True, token._route)
+    wrong = CancelToken(token.address, token.pid, b"no-k", lambda: True, token._route, set())
     await token.cancel()
     await asyncio.gather(token.cancel(), token.cancel(), wrong.cancel())
     await answers(conn)
@@ -82,7 +82,7 @@ async def test_it_is_inert_once_the_session_has_ended(conn: AsyncConn, postgres:
     other = await AsyncConn.connect(postgres.dsn)
     token = other.cancel_token()
     impostor = CancelToken(
-        token.address, token.pid, token.secret_key, lambda: not other._transport.is_closed, token._route
+        token.address, token.pid, token.secret_key, lambda: not other._transport.is_closed, token._route, set()
     )
     assert token == impostor
     await other.close()

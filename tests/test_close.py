@@ -16,6 +16,7 @@ from pg_wired import (
     ConfigError,
     ConnectionClosed,
     Outcome,
+    PgError,
     PgWireError,
     RequestTimeout,
     ResponseCollector,
@@ -266,7 +267,7 @@ async def test_an_exception_of_the_block_comes_out_as_it_is(postgres: Server, er
             raise error
     assert caught.value is error and time.monotonic() - begin < SOON - 1  # close() would wait for ten seconds
     ended = await outcome_of(reply)
-    assert isinstance(ended, ConnectionClosed) and ended.outcome is Outcome.UNKNOWN
+    assert isinstance(ended, PgError) and ended.code == "57014"  # it was stopped
 
 
 @ends_clean()

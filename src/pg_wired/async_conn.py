@@ -259,7 +259,7 @@ class AsyncConn(Queries):
     async def __aexit__(self, kind: object, *exc: object) -> None:
         """An exception of the block waits for no answers, and is not replaced: what is unanswered then is ended."""
         if kind is not None and (self._session.waiting() or self._session.window is not None):
-            self.abort()
+            await self._link.part()
         await self.close()
 
     def __del__(self, _warn: Any = warnings.warn) -> None:

@@ -219,7 +219,10 @@ class AsyncPool(Queries):
     async def __aexit__(self, kind: object, *exc: object) -> None:
         """An exception of the block waits for no answers, and is not replaced: what is unanswered then is ended."""
         if kind is not None and (self._lending.out or any(session.waiting() for session in self._lanes.sessions)):
-            self.abort()
+            try:
+                await asyncio.gather(*[conn._link.part() for conn in self._opener.conns])
+            finally:
+                self.abort()
         await self.close()
 
     def __reduce__(self) -> NoReturn:
@@ -227,7 +230,7 @@ class AsyncPool(Queries):
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         opener = self.__dict__.get("_opener")
-        if opener is None or (not opener.conns and not opener.tasks):
+        if opener is None or opener.is_closed or not (opener.conns or opener.tasks):
             return
         _warn(f"unclosed {self!r}: close() it, or use `async with`", ResourceWarning, source=self)
         self.abort()

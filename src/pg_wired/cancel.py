@@ -24,11 +24,16 @@ class CancelToken(Frozen):
     secret_key: bytes
     _is_live: Callable[[], bool]
     _route: dial.Route
+    _under_way: set[object]  # those that are sent just now
 
-    def bound_to(self, is_so: Callable[[], bool]) -> CancelToken:
-        """One that does nothing any more either once `is_so` returns False."""
+    def bound_to(self, is_so: Callable[[], bool], under_way: set[object]) -> CancelToken:
+        """One that does nothing any more either once `is_so` returns False, and shows what of it is under way then."""
         is_live = self._is_live
-        return CancelToken(self.address, self.pid, self.secret_key, lambda: is_so() and is_live(), self._route)
+
+        def may_be_sent() -> bool:
+            return is_so() and is_live()
+
+        return CancelToken(self.address, self.pid, self.secret_key, may_be_sent, self._route, under_way)
 
     async def cancel(self, timeout: float = 5.0) -> None:
         """Send CancelRequest, and wait until the server has closed that connection ("Canceling Requests in Progress").
@@ -41,6 +46,8 @@ class CancelToken(Frozen):
         if not self._is_live():
             return
         request = messages.encode(messages.CancelRequest(self.pid, self.secret_key))
+        mark = object()
+        self._under_way.add(mark)
         try:
             async with asyncio.timeout(limit):
                 await self._send(request)
@@ -48,6 +55,8 @@ class CancelToken(Frozen):
             raise RequestTimeout(f"the server did not take the cancel request within {timeout} s") from error
         except OSError as error:
             raise IoError(f"the cancel request could not be sent: {error}") from error
+        finally:
+            self._under_way.discard(mark)
 
     async def _send(self, request: bytes) -> None:
         sock = await dial.follow(self._route._replace(address=self.address))

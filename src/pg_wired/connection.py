@@ -200,10 +200,11 @@ class WireConn:
                 fields = message.fields
         return StatementDescription(param_oids, fields)
 
-    def take_back(self) -> None:
-        """Be the owner again: the other one has all its answers."""
+    def take_back(self, rest: bytes) -> None:
+        """Be the owner again: the other one has all its answers, and `rest` is the beginning of what comes next."""
         if not self.transport.is_closed:
             self.transport.hand_over(self.inbox)
+            self.inbox.feed(rest)
             self._is_taken = False
 
     async def _answer(self, *kept: type, sql: str | None = None) -> list[messages.BackendMessage]:
@@ -275,7 +276,7 @@ class WireConn:
         pid, key = self.facts.pid, self.facts.secret_key
         if pid is None or key is None:
             raise UsageError("the server sent no BackendKeyData: its queries cannot be cancelled")
-        return CancelToken(self.address, pid, key, self.transport.is_open, self._route)
+        return CancelToken(self.address, pid, key, self.transport.is_open, self._route, set())
 
     async def close(self, timeout: float = 10.0) -> None:
         """Send Terminate and wait up to `timeout` seconds for the server to close; idempotent."""

@@ -8,11 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from . import reset
-from .error import PgWireError, UsageError
+from .clock import sooner
+from .error import Outcome, PgWireError, UsageError
 from .portal import Portal, bound
+from .protocol import requests
+from .protocol.rows import Rows
 from .protocol.types import Oid, TransactionStatus, Value
 from .queries import Queries
-from .turn import Patience, Turn
+from .turn import ACQUIRE_TIMEOUT, Patience, Turn
 
 if TYPE_CHECKING:
     from .cancel import CancelToken
@@ -56,7 +59,7 @@ class ExclusiveConn(Queries):
         """What cancels, from elsewhere, whatever runs in this block at that moment; behind it, it does nothing."""
         turn = self._window
         window, token = turn.window, turn.link.wire.cancel_token()
-        return token.bound_to(lambda: turn.holds(window))
+        return token.bound_to(lambda: turn.holds(window), turn.cancels)
 
     def mark_state_mutated(self) -> None:
         """Have the session reset behind this, although command tags do not show why."""
@@ -97,6 +100,23 @@ class InnerTurn(Turn):
         self._window = self._outer.window
         self._over = self.link.loop.create_future()
         self._outer.inner = self
+        if not self.is_idle:
+            try:
+                await self._own_time(timeout, deadline)
+            except BaseException:
+                self._give_back()
+                raise
+
+    async def _own_time(self, timeout: Patience, deadline: float) -> None:
+        """Until all is answered that was asked in the block before: it must not be stopped with what is asked here."""
+        reply: asyncio.Future[Rows] = self.link.loop.create_future()
+        request = requests.sync(reply)
+        request.deadline = sooner(self.deadline(ACQUIRE_TIMEOUT if timeout is ... else timeout), deadline)
+        self.submit(request)
+        try:
+            await reply
+        except PgWireError as error:
+            raise error.with_outcome(Outcome.NOT_SENT) from None
 
     def move_to(self, outer: Turn) -> None:
         self._outer = outer

@@ -47,7 +47,7 @@ class LentTurn(Turn):
             behind.is_state_mutated = self.is_state_mutated
             behind.clean = partial(reset.run, behind)
             is_idle = self.is_idle and session.transaction_status is TransactionStatus.IDLE
-            behind.inner, behind.held = self.inner, self.held
+            behind.inner, behind.held, behind.cancels = self.inner, self.held, self.cancels
             if behind.inner is not None:
                 behind.inner.move_to(behind)
             self.inner, self.held = None, []
@@ -59,6 +59,9 @@ class LentTurn(Turn):
                 await Turn.leave(behind)
         else:
             await super().leave()
+
+    def was_reset(self) -> None:
+        """Only on_connect has to run again, which it does once this is given back."""
 
     def _give_back(self) -> None:
         lent = self._lent

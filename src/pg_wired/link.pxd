@@ -14,6 +14,7 @@ cdef class Link(Clock):
     cdef readonly set channels
     cdef readonly double born
     cdef public bint is_broken
+    cdef public bint is_set_up
     cdef readonly set tasks
 
     @cython.locals(transport=Transport, session=Session)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from .clock import Clock
-from .error import Outcome, RequestTimeout, UsageError
+from .error import Outcome, PgWireError, RequestTimeout, UsageError
 from .protocol import requests
 from .protocol.session import Session
 from .protocol.transaction import PARTS
 from .protocol.window import Window
-from .watch import Watch
+from .watch import INTERVAL, Watch
 
 if TYPE_CHECKING:
     from .connection import WireConn
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Bytes of a pipeline behind which it is written, though more may follow: some eight small requests, which the server
 # runs while the next eight are encoded (decision 0013).
 EARLY = 512
+# Seconds in which the server has to stop what it runs on a connection that is given up.
+PARTING = 1.0
 
 
 class Link(Clock):
@@ -35,10 +37,12 @@ class Link(Clock):
         self.watch = Watch(
             self.loop, self.session, self.cancel_running if wire.facts.secret_key else None, self.transport
         )
+        self.transport.closed.add_done_callback(self.watch.closed)
         self._gathers = False
         self.channels: set[str] = set()  # quoted, as LISTEN was told
         self.born = self.loop.time()
         self.is_broken = False  # somebody has said so
+        self.is_set_up = False  # by a pool's on_connect
         self.tasks: set[asyncio.Task[None]] = set()  # what is left to do behind owners that have gone
 
     def submit(self, request: requests.Request) -> None:
@@ -110,6 +114,18 @@ class Link(Clock):
         """Ask the server to stop what it runs, if it gave a key for that."""
         if self.wire.facts.secret_key is not None:
             await self.wire.cancel_token().cancel()
+
+    async def part(self) -> None:
+        """Close soon, but have the server stop what it still runs for somebody who goes."""
+        try:
+            with suppress(PgWireError, TimeoutError):
+                async with asyncio.timeout(PARTING):
+                    while self.session.inflight and self.wire.facts.secret_key is not None:
+                        await self.cancel_running()
+                        await asyncio.sleep(INTERVAL)  # one that came before the query had begun was lost
+        finally:
+            self.session.is_ours = True
+            self.abort()
 
     def abort(self) -> None:
         """Close at once: whoever waits is told. Idempotent."""

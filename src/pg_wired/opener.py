@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from inspect import isawaitable
 
 from .async_conn import AsyncConn
 from .backoff import Backoff
@@ -78,6 +79,7 @@ class Opener:
         conn = AsyncConn(await self._connector.connect())
         self.conns.add(conn)
         conn._transport.closed.add_done_callback(lambda _: self._closed(conn))
+        conn._link.is_set_up = self.told.on_connect is not None
         try:
             await self.set_up(conn)
             if not conn.is_alive:
@@ -95,7 +97,10 @@ class Opener:
         limit = self._config.connect_timeout or SETUP_TIMEOUT
         try:
             async with asyncio.timeout(limit) as scope:
-                await self.told.on_connect(conn)
+                setting_up = self.told.on_connect(conn)
+                if not isawaitable(setting_up):
+                    raise TypeError(f"on_connect returned {type(setting_up).__name__}: make it `async def`")
+                await setting_up
         except TimeoutError as error:
             if not scope.expired():
                 raise

@@ -163,7 +163,8 @@ class PgPipeline:
             await self._turn.leave()
             if self._wire is not None:
                 self._link.watch.stop()
-                self._wire.take_back()
+                session = self._link.session
+                self._wire.take_back(bytes(session.buffer[: session.tail]))
 
     async def _finish(self) -> None:
         if self._queued or not self._turn.is_idle:

@@ -49,6 +49,7 @@ async def run(turn: Turn) -> None:
     if is_due(turn):
         await turn.ask("; ".join([RESET, *_more(turn)]))
         answers.check_parameters(session)
+        turn.was_reset()
 
 
 def _more(turn: Turn) -> list[str]:

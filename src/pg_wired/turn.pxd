@@ -1,3 +1,4 @@
+cimport cython
 from .link cimport Link
 from .protocol.requests cimport Request
 
@@ -14,5 +15,7 @@ cdef class Turn:
     cdef public bint is_abandoned
     cdef public Turn inner
     cdef public list held
+    cdef public set cancels
 
+    @cython.locals(late=object)
     cpdef submit(self, Request request)

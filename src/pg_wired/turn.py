@@ -9,9 +9,9 @@ from types import EllipsisType
 from typing import TypeAlias
 
 from .clock import Clock, sooner
-from .error import PgWireError, RequestTimeout, UsageError
+from .error import Outcome, PgWireError, RequestTimeout, UsageError
 from .link import Link
-from .protocol import requests
+from .protocol import endings, requests
 from .protocol.rows import Rows
 from .protocol.types import TransactionStatus
 from .protocol.window import Window
@@ -38,6 +38,7 @@ class Turn:
         self.is_abandoned = False
         self.inner: Turn | None = None
         self.held: list[requests.Request] = []  # behind an inner one that was abandoned
+        self.cancels: set[object] = set()  # cancel requests of its owner's that are under way
 
     @property
     def link(self) -> Link:
@@ -97,12 +98,20 @@ class Turn:
             if not self.inner.is_abandoned:
                 raise UsageError(f"{self.inner.name} is open inside {self.name}: leave it first")
             self.held.append(request)
+            if request.deadline:
+                late = RequestTimeout("the request's deadline has passed", Outcome.NOT_SENT)
+                self.loop.call_at(request.deadline, request.fail, late)
             return
         if request.parts is not None and self.link.session.transaction_status is not TransactionStatus.IDLE:
             raise UsageError("a transaction is open here already: run the setup and the query in it")
         if self._link is None or self._window is None:
             raise self._closed()
         self._link.submit_inside(self._window, request)
+
+    def was_reset(self) -> None:
+        """What on_connect had set is gone as well: the pool makes another connection in the place of this one."""
+        if self.link.is_set_up:
+            endings.retire(self.link.session, f"its settings were reset behind {self.name}")
 
     async def ask(self, sql: str) -> None:
         """Run statements of ours inside."""
@@ -160,7 +169,8 @@ class Turn:
         """Give the turn back, clean. Being cancelled meanwhile does not stop that."""
         if self._window is None:
             return
-        if self.link.session.failure is not None or (self.is_idle and self.clean is None and self.inner is None):
+        is_clean = self.is_idle and self.clean is None and self.inner is None and not self.cancels
+        if self.link.session.failure is not None or is_clean:
             self._give_back()
             return
         if self._cleaning is None:
@@ -171,6 +181,8 @@ class Turn:
     async def _end(self) -> None:
         try:
             async with asyncio.timeout(2 * GRACE):
+                while self.cancels:  # one that came late would hit whoever is next; they may be another loop's
+                    await asyncio.sleep(INTERVAL / 2)
                 if self.inner is not None:
                     await self.inner.over()
                 if not self.is_idle:

@@ -27,19 +27,6 @@ def test_requests_beyond_the_high_water_wait_as_objects() -> None:
     assert len(client.session.out) >= octets.HIGH_WATER and len(client.session.pending) < 8
 
 
-def test_a_group_that_is_larger_than_the_high_water() -> None:
-    """The server need not answer any of it before its Sync: only the socket can ask for more."""
-    client = Client()
-    items = [client.item("insert", bytes(octets.HIGH_WATER // 4)) for _ in range(20)]
-    last = client.sync()
-    taken = 0
-    while data := client.take(octets.HIGH_WATER // 8):
-        assert len(client.session.out) < 2 * octets.HIGH_WATER
-        taken += len(data)
-    assert not client.session.pending and taken > 5 * octets.HIGH_WATER
-    assert len(client.session.inflight) == len(items) + 1 and not last.is_answered
-
-
 def test_one_request_larger_than_the_high_water() -> None:
     client = Client()
     client.query("insert", bytes(3 * octets.HIGH_WATER))

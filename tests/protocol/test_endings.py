@@ -36,6 +36,10 @@ SIMPLE = [*result(), READY]
 
 # ---- sync groups
 
+# What a group says whose last item fails, by the tag of one before.
+ENDS = [("INSERT 0 1", Outcome.REJECTED), ("COMMIT", Outcome.UNKNOWN), ("PREPARE TRANSACTION", Outcome.UNKNOWN)]
+ENDS += [(tag, Outcome.UNKNOWN) for tag in ("VACUUM", "ALTER SYSTEM", "CREATE DATABASE", "DROP TABLESPACE")]
+
 
 def test_a_group_is_answered_at_its_sync() -> None:
     client = Client()
@@ -62,7 +66,7 @@ FAILURES = [([], "Parse"), (PREPARED[:1], "Describe"), (PREPARED, "Bind"), ([*PR
 
 
 @pytest.mark.parametrize("answer", [case[0] for case in FAILURES], ids=[case[1] for case in FAILURES])
-@pytest.mark.parametrize(("tag", "outcome"), [("INSERT 0 1", Outcome.REJECTED), ("COMMIT", Outcome.UNKNOWN)])
+@pytest.mark.parametrize(("tag", "outcome"), ENDS)
 def test_one_error_undoes_the_group(answer: list[m.BackendMessage], tag: str, outcome: Outcome) -> None:
     client = Client()
     done, failed, skipped, sync = client.item("a"), client.item("b"), client.item("c"), client.sync()
@@ -143,7 +147,7 @@ def test_a_connection_lost_inside_a_group() -> None:
 # ---- refusals
 
 
-@pytest.mark.parametrize(("tag", "outcome"), [("INSERT 0 1", Outcome.REJECTED), ("COMMIT", Outcome.UNKNOWN)])
+@pytest.mark.parametrize(("tag", "outcome"), ENDS)
 def test_a_refused_copy_behind_a_commit(tag: str, outcome: Outcome) -> None:
     client = Client()
     sink = client.simple("begin; commit; copy")

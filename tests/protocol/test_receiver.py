@@ -32,6 +32,22 @@ def test_by_itself_it_throws_away_what_comes() -> None:
     assert (len(receiver.buffer), receiver.tail) == (10, 0)
 
 
+def test_bytes_that_somebody_else_has_received() -> None:
+    class Kept(Receiver):
+        def __init__(self) -> None:
+            super().__init__(10)
+            self.parts: list[bytes] = []
+
+        def received(self, n: int) -> None:
+            self.parts.append(bytes(self.buffer[self.tail : self.tail + n]))
+            if len(self.parts) == 3:
+                self.failure = ConnectionClosed("it was enough")
+
+    receiver = Kept()
+    receiver.feed(b"0123456789" * 5)
+    assert receiver.parts == [b"0123456789"] * 3
+
+
 @pytest.mark.parametrize("is_looked_at", [False, True])
 def test_the_buffer_grows_with_a_message_and_shrinks_back(is_looked_at: bool) -> None:
     receiver = Receiver(10)

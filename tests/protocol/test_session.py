@@ -8,7 +8,7 @@ import pytest
 
 from pg_wired.error import ConnectionClosed, Outcome, PgError, ProtocolError, UsageError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol import requests
+from pg_wired.protocol import octets, requests
 from pg_wired.protocol.rows import Rows
 from pg_wired.protocol.session import BUFFER_SIZE
 from pg_wired.protocol.types import TransactionStatus
@@ -468,3 +468,26 @@ def test_nothing_leaves_while_somebody_holds_it_back() -> None:
     assert client.sent() == []
     client.session.release()
     assert client.sent() == [m.Query("select")]
+
+
+def test_a_group_that_is_larger_than_the_high_water() -> None:
+    """The server need not answer any of it before its Sync: only the socket can ask for more."""
+    client = Client()
+    items = [client.item("insert", bytes(octets.HIGH_WATER // 4)) for _ in range(20)]
+    last = client.sync()
+    taken = 0
+    while data := client.take(octets.HIGH_WATER // 8):
+        assert len(client.session.out) < 2 * octets.HIGH_WATER
+        taken += len(data)
+    assert not client.session.pending and taken > 5 * octets.HIGH_WATER
+    assert len(client.session.inflight) == len(items) + 1 and not last.is_answered
+
+
+def test_a_tag_is_noted_once() -> None:
+    client = Client()
+    opened = client.window()
+    for _ in range(2):
+        client.session.submit_inside(opened, requests.simple_query(Sink(), "select", 0.0))
+        client.take()
+        client.feed(describe("a", ()), m.DataRow((b"1",)), m.CommandComplete("SELECT 1"), READY)
+    assert opened.tags == {"SELECT"}

@@ -39,6 +39,15 @@ class Receiver:
             self.buffer[:n] = self.buffer[i:end]
         self.tail = n
 
+    def feed(self, data: bytes) -> None:
+        """Take bytes that somebody else has received."""
+        view = memoryview(data)
+        while view and self.failure is None:
+            part = view[: len(self.buffer) - self.tail]
+            self.buffer[self.tail : self.tail + len(part)] = part
+            self.received(len(part))
+            view = view[len(part) :]
+
     def sent(self, n: int) -> None:
         """The socket has taken the first `n` bytes of `out`."""
         self.handed += n

@@ -57,7 +57,7 @@ cdef class Session(Receiver):
     cdef look_for_reader(self, requests.Request request)
     @cython.locals(request=requests.Request, data=bytearray, at=Py_ssize_t)
     cdef Py_ssize_t take_data(self, Py_ssize_t i, Py_ssize_t end) except -1
-    @cython.locals(p="const unsigned char *", tag=str, request=requests.Request)
+    @cython.locals(p="const unsigned char *", tag=str, request=requests.Request, is_empty=bint)
     cdef take_tag(self, Py_ssize_t i, Py_ssize_t stop)
     @cython.locals(request=requests.Request)
     cdef acknowledged(self)

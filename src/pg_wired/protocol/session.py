@@ -231,15 +231,6 @@ class Session(Receiver):
 
     # ---- bytes in
 
-    def feed(self, data: bytes) -> None:
-        """Take bytes that somebody else has received."""
-        view = memoryview(data)
-        while view and self.failure is None:
-            part = view[: len(self.buffer) - self.tail]
-            self.buffer[self.tail : self.tail + len(part)] = part
-            self.received(len(part))
-            view = view[len(part) :]
-
     def received(self, n: int) -> None:
         """`n` bytes have come into `buffer` behind `tail`: complete what they complete. Then both may be new."""
         if self.failure is not None:
@@ -343,9 +334,11 @@ class Session(Receiver):
         tag = octets.get_text(p, i, stop - i - 1, "replace")
         request = self.head
         request.tag = tag
-        if self.window is not None and (tag != self.window.last_tag or request.columns == octets.NO_ROWS):
-            self.window.saw(tag, request.columns == octets.NO_ROWS)
-        if p[i] == 67 or p[i] == 68 or p[i] == 80:  # COMMIT, DISCARD ALL, DEALLOCATE ALL, PREPARE TRANSACTION
+        if self.window is not None:
+            is_empty = request.columns == octets.ANY_COUNT and request.body is None and not request.made
+            if is_empty or request.columns == octets.NO_ROWS or tag != self.window.last_tag:
+                self.window.saw(tag, is_empty or request.columns == octets.NO_ROWS)
+        if p[i] in (65, 67, 68, 80, 86):  # what COMMITTING begins with, DISCARD ALL and DEALLOCATE ALL
             answers.special_tag(self, request, tag)
         request.end_result(tag)
 

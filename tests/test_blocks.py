@@ -1,0 +1,187 @@
+"""Blocks of exclusive() that several tasks use, and what the end of one waits for: nothing of it may hit others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from pg_wired import AsyncConn, AsyncPool, Outcome, PgPipeline, RequestTimeout, TransactionStatus, WireConn
+from pg_wired.protocol import messages as m
+from rig.checks import LATE, Cancelled, answers, ends_clean, outcome_of
+from rig.fake_pg import FakePG, Peer
+from rig.postgres import Server
+from tests.outcomes import until_asleep
+
+pytestmark = pytest.mark.both_loops
+
+SLOW = "select 'mine' from pg_sleep(0.3)"
+
+
+@pytest.fixture
+async def conn(postgres: Server) -> AsyncIterator[AsyncConn]:
+    async with await AsyncConn.connect(postgres.dsn) as conn:
+        yield conn
+
+
+# ---- verbs inside
+
+
+@ends_clean()
+async def test_a_verb_waits_for_what_was_asked_before_it(conn: AsyncConn) -> None:
+    """Else its deadline, its cancelling or its exception would stop that as well."""
+    async with conn.exclusive() as mine:
+        await mine.simple_query("begin")
+        for leave in (times_out, is_cancelled, raises):
+            first = mine.exec_query(SLOW)
+            await leave(mine)
+            assert await first == [(b"mine",)]
+            assert mine.transaction_status is TransactionStatus.IN_TRANSACTION
+            async with mine.stream("select 1") as rows:
+                assert [row async for row in rows] == [(b"1",)]
+    await answers(conn)
+
+
+async def times_out(mine: object) -> None:
+    with pytest.raises(RequestTimeout) as caught:
+        async with mine.stream("select 2", timeout=0.05):  # type: ignore[attr-defined]
+            pass
+    assert caught.value.outcome is Outcome.NOT_SENT
+
+
+async def is_cancelled(mine: object) -> None:
+    async def stream() -> None:
+        async with mine.stream("select 2"):  # type: ignore[attr-defined]
+            pass
+
+    assert isinstance(await outcome_of(Cancelled(stream(), at=1).run()), asyncio.CancelledError)
+
+
+async def raises(mine: object) -> None:
+    with pytest.raises(KeyError):
+        async with mine.pipeline():  # type: ignore[attr-defined]
+            raise KeyError
+
+
+@ends_clean(60)
+async def test_who_is_held_back_has_his_deadline(postgres: Server) -> None:
+    """Behind a verb that is being stopped, on a server that is slow to take the cancel request."""
+
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.expect(m.Parse, m.Describe, m.Bind, m.Execute, m.Sync)
+        await peer.asks_for_cancel()
+        await peer.eof()
+
+    async with FakePG(script, hold_cancels=True) as fake:
+        conn = await AsyncConn.connect(fake.dsn)
+        block = conn.exclusive()
+        mine = await block.__aenter__()
+        with pytest.raises(RequestTimeout):
+            async with mine.stream("select 1", timeout=0.05):
+                pass
+        begin = time.monotonic()
+        held = await outcome_of(mine.exec_query("select 2", timeout=0.1))
+        assert type(held) is RequestTimeout and held.outcome is Outcome.NOT_SENT
+        assert time.monotonic() - begin < 0.1 + LATE / 2
+        conn.abort()
+        fake.release_cancels()
+        await block.__aexit__(None, None, None)
+
+
+# ---- the end
+
+
+@ends_clean()
+async def test_a_cancel_under_way_hits_nobody_else(postgres: Server) -> None:
+    """Its connection is slow: the block's end waits for it, and so does the next borrower."""
+    async with await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool:
+        block = pool.exclusive()
+        mine = await block.__aenter__()
+        pid, token = mine.backend_pid, mine.cancel_token()
+        token._under_way.add(pending := object())  # as cancel() does while it waits for the server
+        leaving = asyncio.ensure_future(block.__aexit__(None, None, None))
+        await asyncio.wait([leaving], timeout=0.1)
+        assert not leaving.done() and pool.stats().idle == 0
+        token._under_way.discard(pending)
+        await leaving
+        async with pool.exclusive() as mine:
+            assert mine.backend_pid == pid
+
+
+@ends_clean()
+async def test_what_on_connect_has_set_outlives_a_reset(postgres: Server) -> None:
+    """On a shared connection, too: the pool replaces one whose settings were reset."""
+
+    async def on_connect(conn: AsyncConn) -> None:
+        await conn.simple_query("set application_name = 'set up'")
+
+    async with await AsyncPool.connect(postgres.dsn, size=1, on_connect=on_connect) as pool:
+        async with pool.get().exclusive() as mine:
+            await mine.simple_query("set work_mem = '1MB'")
+        for _ in range(3):
+            assert await pool.exec_query("show application_name") == [(b"set up",)]
+
+
+@ends_clean()
+async def test_a_table_made_by_encoded_messages_is_dropped(conn: AsyncConn) -> None:
+    sql = "create temp table leak as select 1"
+    encoded = m.encode(m.Parse("", sql), m.Bind(), m.Execute(), m.Sync())
+    async with conn.exclusive() as mine:
+        await mine.submit(encoded)
+    assert await conn.exec_query("select to_regclass('leak')") == [(None,)]
+
+
+# ---- left by an exception
+
+
+@pytest.mark.parametrize("kind", ["connection", "pool"])
+@ends_clean()
+async def test_what_runs_is_stopped(postgres: Server, conn: AsyncConn, kind: str) -> None:
+    """Whoever is told of a timeout expects no write behind it."""
+    await conn.simple_query("drop table if exists late; create table late(a int)")
+    begin, dsn = time.monotonic(), postgres.dsn
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(5):
+            connecting = AsyncConn.connect(dsn) if kind == "connection" else AsyncPool.connect(dsn, size=1)
+            async with await connecting as mine:
+                running = mine.exec_query("insert into late select 1 from pg_sleep(30)")
+                pid = (mine.get() if isinstance(mine, AsyncPool) else mine).backend_pid
+                await until_asleep(conn, pid)
+                raise TimeoutError
+    assert time.monotonic() - begin < 5
+    await outcome_of(running)
+    async with asyncio.timeout(5):
+        while await conn.exec_query("select 1 from pg_stat_activity where query like 'insert into late%'"):
+            await asyncio.sleep(0.01)
+    assert await conn.exec_query("select * from late") == []
+
+
+# ---- PgPipeline on a WireConn
+
+
+@ends_clean()
+async def test_the_beginning_of_a_message_is_handed_back() -> None:
+    note = m.encode(m.NotificationResponse(7, "news", "hello"))
+
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.expect(m.Parse, m.Describe, m.Bind, m.Execute, m.Sync)
+        answer = (m.ParseComplete(), m.ParameterDescription(()), m.NoData(), m.BindComplete())
+        await peer.write(m.encode(*answer, m.CommandComplete("INSERT 0 1"), m.ReadyForQuery("I")) + note[:7])
+        await peer.expect(m.Query)
+        await peer.write(note[7:] + m.encode(m.CommandComplete("DO"), m.ReadyForQuery("I")))
+        await peer.expect(m.Terminate)
+        peer.close()
+
+    async with FakePG(script) as fake:
+        wire = await WireConn.connect(fake.dsn)
+        async with PgPipeline(wire) as pipeline:
+            item = pipeline.query("insert into x values (1)")
+        assert (await item).rows_affected == 1
+        await wire.send(m.Query("do"))
+        assert await wire.recv_msg() == m.NotificationResponse(7, "news", "hello")
+        await wire.drain_until_ready()
+        await wire.close()
