@@ -8,7 +8,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pg_wired import AsyncConn, AsyncPool, Outcome, PgPipeline, RequestTimeout, TransactionStatus, WireConn
+from pg_wired import (
+    AsyncConn,
+    AsyncPool,
+    ExclusiveConn,
+    Outcome,
+    PgPipeline,
+    RequestTimeout,
+    TransactionStatus,
+    WireConn,
+)
 from pg_wired.protocol import messages as m
 from rig.checks import LATE, Cancelled, answers, ends_clean, outcome_of
 from rig.fake_pg import FakePG, Peer
@@ -44,24 +53,24 @@ async def test_a_verb_waits_for_what_was_asked_before_it(conn: AsyncConn) -> Non
     await answers(conn)
 
 
-async def times_out(mine: object) -> None:
+async def times_out(mine: ExclusiveConn) -> None:
     with pytest.raises(RequestTimeout) as caught:
-        async with mine.stream("select 2", timeout=0.05):  # type: ignore[attr-defined]
+        async with mine.stream("select 2", timeout=0.05):
             pass
     assert caught.value.outcome is Outcome.NOT_SENT
 
 
-async def is_cancelled(mine: object) -> None:
+async def is_cancelled(mine: ExclusiveConn) -> None:
     async def stream() -> None:
-        async with mine.stream("select 2"):  # type: ignore[attr-defined]
+        async with mine.stream("select 2"):
             pass
 
     assert isinstance(await outcome_of(Cancelled(stream(), at=1).run()), asyncio.CancelledError)
 
 
-async def raises(mine: object) -> None:
+async def raises(mine: ExclusiveConn) -> None:
     with pytest.raises(KeyError):
-        async with mine.pipeline():  # type: ignore[attr-defined]
+        async with mine.pipeline():
             raise KeyError
 
 
@@ -95,20 +104,26 @@ async def test_who_is_held_back_has_his_deadline(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_a_cancel_under_way_hits_nobody_else(postgres: Server) -> None:
-    """Its connection is slow: the block's end waits for it, and so does the next borrower."""
-    async with await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool:
-        block = pool.exclusive()
+async def test_a_cancel_under_way_hits_nobody_else() -> None:
+    """Its connection is slow: the block's end waits for it, and so does whoever is next."""
+
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.expect(m.Terminate)
+        peer.close()
+
+    async with FakePG(script, hold_cancels=True) as fake, await AsyncConn.connect(fake.dsn) as conn:
+        block = conn.exclusive()
         mine = await block.__aenter__()
-        pid, token = mine.backend_pid, mine.cancel_token()
-        token._under_way.add(pending := object())  # as cancel() does while it waits for the server
+        cancelling = asyncio.ensure_future(mine.cancel_token().cancel())
+        assert (await fake.cancels.get()).pid == mine.backend_pid
         leaving = asyncio.ensure_future(block.__aexit__(None, None, None))
-        await asyncio.wait([leaving], timeout=0.1)
-        assert not leaving.done() and pool.stats().idle == 0
-        token._under_way.discard(pending)
-        await leaving
-        async with pool.exclusive() as mine:
-            assert mine.backend_pid == pid
+        following = asyncio.ensure_future(conn.exclusive().__aenter__())
+        await asyncio.wait([leaving, following], timeout=0.1)
+        assert not leaving.done() and not following.done()
+        fake.release_cancels()
+        await asyncio.gather(cancelling, leaving)
+        await (await following).__aexit__(None, None, None)
 
 
 @ends_clean()
