@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pg_wired.protocol import messages, requests
+from pg_wired.protocol.records import FieldDescription
 from pg_wired.protocol.session import Session
-from pg_wired.protocol.types import FieldDescription
 
 SQL = "SELECT value FROM points WHERE id = $1"
 INT4, INT8, TEXT, TIMESTAMPTZ = 23, 20, 25, 1184  # pg_type.dat

@@ -11,8 +11,9 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 from pg_wired.protocol import messages as m
+from pg_wired.protocol.records import FieldDescription
 from pg_wired.protocol.trace import trace_line
-from pg_wired.protocol.types import LONG_LIMIT, FieldDescription, Row
+from pg_wired.protocol.types import LONG_LIMIT, Row
 
 T = TypeVar("T")
 

@@ -22,7 +22,8 @@ NAMES = """
 """
 # What is loaded with its first use: by a connect, the first statement, an error that is shown, a verb.
 LATER = {"connection", "conninfo", "connector", "error_position", "exclusive", "async_pool", "tls"}
-LATER |= {"protocol.messages", "protocol.script", "protocol.startup", "protocol.columnar", "protocol.trace"}
+LATER |= {"protocol.messages", "protocol.script", "protocol.startup", "protocol.columnar", "protocol.records"}
+LATER |= {"protocol.trace"}
 ROOTS = {
     pg_wired.IoError: OSError,
     pg_wired.RequestTimeout: TimeoutError,

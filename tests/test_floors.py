@@ -16,6 +16,7 @@ FLOORS = [
     "frozen",
     "protocol.__init__",
     "protocol.types",
+    "protocol.records",
     "protocol.octets",
     "protocol.receiver",
     "saslprep",

@@ -19,14 +19,11 @@ from .error import (
     TransactionError,
     UsageError,
 )
-from .protocol.notification_queue import ListenerGap, Notification, NotificationGap
 from .protocol.rows import Rows
 from .protocol.types import (
-    FieldDescription,
     FormatCode,
     Oid,
     ResponseCollector,
-    StatementDescription,
     TransactionStatus,
 )
 
@@ -41,6 +38,13 @@ if typing.TYPE_CHECKING:
     from .pipeline import PgPipeline
     from .pool_stats import PoolStats
     from .protocol.columnar import Column
+    from .protocol.records import (
+        FieldDescription,
+        ListenerGap,
+        Notification,
+        NotificationGap,
+        StatementDescription,
+    )
     from .row_stream import RowStream
     from .tls import TlsConfig, TlsMode
 
@@ -53,11 +57,16 @@ _LATER = {
     "Column": "protocol.columnar",
     "ConnConfig": "conninfo",
     "ExclusiveConn": "exclusive",
+    "FieldDescription": "protocol.records",
+    "ListenerGap": "protocol.records",
+    "Notification": "protocol.records",
+    "NotificationGap": "protocol.records",
     "NotificationReceiver": "notifications",
     "PgPipeline": "pipeline",
     "PoolListener": "listener",
     "PoolStats": "pool_stats",
     "RowStream": "row_stream",
+    "StatementDescription": "protocol.records",
     "TlsConfig": "tls",
     "TlsMode": "tls",
     "WireConn": "connection",

@@ -17,7 +17,8 @@ from .clock import seconds
 from .error import ConnectionClosed, Outcome, PgError, ProtocolError, UsageError
 from .inbox import Inbox
 from .protocol import messages
-from .protocol.types import FieldDescription, Oid, Row, StatementDescription, TransactionStatus
+from .protocol.records import FieldDescription, StatementDescription
+from .protocol.types import Oid, Row, TransactionStatus
 from .transport import Transport
 
 # What connecting and cancelling need is loaded then.

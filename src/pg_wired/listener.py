@@ -15,7 +15,8 @@ from .lending import Lending, Lent
 from .notifications import QueueReader
 from .opener import LOG
 from .protocol import endings, routing
-from .protocol.notification_queue import Drop, ListenerGap, Notification, NotificationGap, NotificationQueue
+from .protocol.notification_queue import Drop, NotificationQueue
+from .protocol.records import ListenerGap, Notification, NotificationGap
 from .turn import Patience
 
 # Seconds that LISTEN may take, and that a notification of our own may be on its way.

@@ -7,7 +7,8 @@ import asyncio
 from .error import ConfigError, UsageError
 from .link import Link
 from .protocol import endings
-from .protocol.notification_queue import Drop, Notification, NotificationGap, NotificationQueue
+from .protocol.notification_queue import Drop, NotificationQueue
+from .protocol.records import Notification, NotificationGap
 
 
 class QueueReader:

@@ -10,8 +10,9 @@ from .connection import WireConn
 from .error import TransactionError
 from .link import Link
 from .protocol import answers, requests
+from .protocol.records import StatementDescription
 from .protocol.rows import Rows
-from .protocol.types import Oid, StatementDescription, TransactionStatus, Value
+from .protocol.types import Oid, TransactionStatus, Value
 from .turn import Patience, Turn
 
 T = TypeVar("T")

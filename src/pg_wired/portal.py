@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from .error import ConfigError, UsageError
 from .link import Link
 from .protocol import frontend, messages, requests
+from .protocol.records import FieldDescription
 from .protocol.rows import Rows
-from .protocol.types import FieldDescription, Oid, TransactionStatus, Value
+from .protocol.types import Oid, TransactionStatus, Value
 
 
 class Portal:

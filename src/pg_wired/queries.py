@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .error import ConfigError
 from .protocol import requests, transaction
 from .protocol.rows import Rows
-from .protocol.types import Oid, ResponseCollector, Row, StatementDescription, Value
+from .protocol.types import Oid, ResponseCollector, Row, Value
 from .turn import Patience, Turn
 
 # Rows that a stream keeps before it lets the server wait.
@@ -21,6 +21,7 @@ ROW_BUFFER = 10_000
 if TYPE_CHECKING:
     from .copy import CopyOut, Source
     from .pipeline import PgPipeline
+    from .protocol.records import StatementDescription
     from .row_stream import RowStream
 
     class Carrier(Protocol):

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 
 from .error import ConfigError, RequestTimeout, UsageError
 from .protocol import requests
+from .protocol.records import FieldDescription
 from .protocol.rows import RowBody, Rows
-from .protocol.types import FieldDescription, Row
+from .protocol.types import Row
 from .turn import Patience, Turn
 
 # Bytes of rows kept before the server has to wait, however few rows they are.

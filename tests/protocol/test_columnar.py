@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pg_wired.protocol import columnar, messages
-from pg_wired.protocol.types import FieldDescription, Row
+from pg_wired.protocol.records import FieldDescription
+from pg_wired.protocol.types import Row
 
 CELLS = st.none() | st.binary(max_size=9)
 TABLES = st.integers(0, 5).flatmap(lambda width: st.lists(st.tuples(*[CELLS] * width), max_size=40))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pg_wired.error import ProtocolError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.types import LONG_LIMIT, FieldDescription
+from pg_wired.protocol.records import FieldDescription
+from pg_wired.protocol.types import LONG_LIMIT
 from rig import strategies
 
 BACKEND_CLASSES = strategies.classes(m.BackendMessage)

@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pg_wired.error import ProtocolError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.notification_queue import Drop, Notification, NotificationQueue
+from pg_wired.protocol.notification_queue import Drop, NotificationQueue
+from pg_wired.protocol.records import Notification
 from rig.strategies import message
 
 

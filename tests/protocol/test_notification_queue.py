@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pg_wired.error import ProtocolError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.notification_queue import Drop, ListenerGap, Notification, NotificationGap, NotificationQueue
+from pg_wired.protocol.notification_queue import Drop, NotificationQueue
+from pg_wired.protocol.records import ListenerGap, Notification, NotificationGap
 from tests.protocol.conversation import Sink
 
 

@@ -10,7 +10,8 @@ import pytest
 from pg_wired.error import ConfigError, ConnectionClosed, Outcome, PipelineAborted
 from pg_wired.protocol import messages as m
 from pg_wired.protocol import octets, requests
-from pg_wired.protocol.types import LONG_LIMIT, FieldDescription, FormatCode, StatementDescription
+from pg_wired.protocol.records import FieldDescription, StatementDescription
+from pg_wired.protocol.types import LONG_LIMIT, FormatCode
 from rig.talk import TEXT, describe, error
 from tests.protocol.conversation import READY, Client, Sink, Taker, first, known, later, result
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pg_wired.protocol import messages
+from pg_wired.protocol.records import FieldDescription
 from pg_wired.protocol.rows import BATCH, RowBody, Rows
-from pg_wired.protocol.types import FieldDescription, Row
+from pg_wired.protocol.types import Row
 
 FIELD = FieldDescription("a", 0, 0, 25, -1, -1, 0)
 TWO: list[tuple[bytes | None, ...]] = [(b"1",), (None,)]

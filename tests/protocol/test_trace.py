@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 
 from pg_wired.protocol import messages as m
+from pg_wired.protocol.records import FieldDescription
 from pg_wired.protocol.trace import trace_line
-from pg_wired.protocol.types import FieldDescription
 from rig import strategies
 
 CANNOT_INSERT = (

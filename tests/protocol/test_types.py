@@ -8,6 +8,7 @@ import pytest
 
 from pg_wired.error import ProtocolError
 from pg_wired.protocol import messages as m
+from pg_wired.protocol.records import FieldDescription
 from pg_wired.protocol.requests import COPY_IN
 from pg_wired.protocol.requests import COPY_OUT as COPY_OUT_STATES
 from pg_wired.protocol.types import (
@@ -20,7 +21,6 @@ from pg_wired.protocol.types import (
     SHORT_LIMIT,
     TABLE,
     Action,
-    FieldDescription,
     FormatCode,
     Next,
     ResponseCollector,

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..error import Outcome, PgError, ProtocolError, UsageError
 from . import endings, octets, requests, statements
-from .types import ACTIONS, LONG_LIMIT, LONG_MESSAGES, SHORT_LIMIT, Action, FieldDescription, State, names_of
+from .types import ACTIONS, LONG_LIMIT, LONG_MESSAGES, SHORT_LIMIT, Action, State, names_of
 
 if TYPE_CHECKING:
+    from .records import FieldDescription
     from .session import Session
 
 # A server reports some fifteen parameters; a stream of new names is an attack on our memory.

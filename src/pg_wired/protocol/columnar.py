@@ -10,7 +10,7 @@ from sys import byteorder
 
 from ..frozen import Frozen
 from . import octets
-from .types import FieldDescription
+from .records import FieldDescription
 
 # Arrow recommends buffers that begin at a multiple of 64 bytes.
 ALIGNMENT = 64

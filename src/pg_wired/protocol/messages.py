@@ -11,7 +11,8 @@ from ..error import ProtocolError
 from . import declare
 from .declare import Message as Message
 from .layout import Array, Bytes, Char, Int, Record, Secret, String, Terminated, Value, Varies
-from .types import LONG_LIMIT, FieldDescription
+from .records import FieldDescription
+from .types import LONG_LIMIT
 
 INT16 = Int(2)
 UINT16 = Int(2, signed=False)  # counts too: up to 65,535 parameters, as the server reads them

@@ -2,6 +2,8 @@ cimport cython
 from . cimport octets
 
 cdef class NotificationQueue:
+    cdef object _records
+    cdef object _record
     cdef public Py_ssize_t capacity
     cdef public str drop
     cdef public long long received

@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..error import ProtocolError
 from . import octets
 
 if TYPE_CHECKING:
+    from .records import ListenerGap, Notification, NotificationGap
     from .requests import Sink
 
 Drop: TypeAlias = Literal["oldest", "newest"]
-
-
-class Notification(NamedTuple):
-    """What NOTIFY sent: the process id of the sender, the channel and the payload."""
-
-    pid: int
-    channel: str
-    payload: str
-
-
-class NotificationGap(NamedTuple):
-    """Stands where notifications were lost, `dropped` of them."""
-
-    dropped: int
-
-
-class ListenerGap(NamedTuple):
-    """Stands where a listener had lost its connection, for `seconds`; `dropped` of those that had come were lost too.
-
-    What was sent meanwhile nobody counts. `before` and `after` are the server processes of both connections.
-    """
-
-    dropped: int
-    seconds: float
-    before: int | None
-    after: int | None
 
 
 class NotificationQueue:
@@ -47,6 +22,10 @@ class NotificationQueue:
     """
 
     def __init__(self) -> None:
+        from . import records
+
+        self._records = records
+        self._record = records.Notification
         self.capacity = 0
         self.drop: Drop = "newest"
         self.received = 0
@@ -86,15 +65,15 @@ class NotificationQueue:
         if self.drop == "newest":
             last = self._items[len(self._items) - 1]
             if isinstance(last, bytes):
-                self._items.append(NotificationGap(1))
+                self._items.append(self._records.NotificationGap(1))
             else:
                 self._items[len(self._items) - 1] = last._replace(dropped=last.dropped + 1)
         else:
             first = self._items.popleft()
-            gap = NotificationGap(0) if isinstance(first, bytes) else first
+            gap = self._records.NotificationGap(0) if isinstance(first, bytes) else first
             while not isinstance(first, bytes):
                 first = self._items.popleft()
-                gap = wider(gap, first)
+                gap = self._records.wider(gap, first)
             self._items.appendleft(gap._replace(dropped=gap.dropped + 1))
             self._items.append(body)
 
@@ -115,7 +94,7 @@ class NotificationQueue:
         """Put a gap behind all others, or widen the one that is there."""
         last = self._items.pop() if self._items else None
         if last is None or not isinstance(last, bytes):
-            self._items.append(gap if last is None else wider(last, gap))
+            self._items.append(gap if last is None else self._records.wider(last, gap))
         else:
             self._items.append(last)
             self._items.append(gap)
@@ -135,7 +114,7 @@ class NotificationQueue:
             self._look_at_head(body)
         i = len(self._head)
         payload = octets.get_text(body, i, n - 1 - i, "surrogateescape")
-        notification: Notification = octets.new_record(Notification, self._pid, self._channel, payload)
+        notification: Notification = octets.new_record(self._record, self._pid, self._channel, payload)
         return notification
 
     def _look_at_head(self, body: bytes) -> None:
@@ -149,13 +128,3 @@ class NotificationQueue:
         """Tell whoever waits that it should look."""
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
-
-
-def wider(gap: NotificationGap | ListenerGap, following: object) -> NotificationGap | ListenerGap:
-    """One gap for two, with nothing between them."""
-    if not isinstance(following, NotificationGap | ListenerGap):
-        return gap
-    dropped = gap.dropped + following.dropped
-    if isinstance(gap, ListenerGap) and isinstance(following, ListenerGap):
-        return ListenerGap(dropped, gap.seconds + following.seconds, gap.before, following.after)
-    return (gap if isinstance(gap, ListenerGap) else following)._replace(dropped=dropped)

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..error import Outcome, PgError, PgWireError, PipelineAborted, UsageError
 from . import frontend, octets, rows, statements
 from .rows import Rows
-from .types import FieldDescription, Oid, Row, State, StatementDescription, Value
+from .types import Oid, Row, State, Value
+
+if TYPE_CHECKING:
+    from .records import FieldDescription
 
 ALL_TEXT = frontend.ALL_TEXT
 EMPTY: list[Row] = []  # shared, so nothing is ever put into it
@@ -119,6 +122,8 @@ class Request:
         if self.results is not None:
             return self.results
         if self.is_description:
+            from .records import StatementDescription
+
             return StatementDescription(self.param_oids, self.fields)
         return self.result if self.result is not None else Rows((), EMPTY, "")
 

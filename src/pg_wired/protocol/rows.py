@@ -7,10 +7,11 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, overload
 
 from . import backend, octets
-from .types import FieldDescription, Row
+from .types import Row
 
 if TYPE_CHECKING:
     from .columnar import Column
+    from .records import FieldDescription
 
 # Rows made at a time while iterating: their memory is used again and again, and the call for each lot costs nothing.
 BATCH = 256

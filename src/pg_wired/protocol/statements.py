@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
 from . import frontend
-from .types import FieldDescription, Oid
+from .types import Oid
+
+if TYPE_CHECKING:
+    from .records import FieldDescription
 
 # Longer SQL is not worth keeping on both sides: it goes as an unnamed statement. asyncpg draws the line at 15 KiB.
 MAX_CACHED_SQL = 16 * 1024

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum, IntEnum
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 Oid: TypeAlias = int
 Row: TypeAlias = tuple[bytes | None, ...]
@@ -15,25 +15,6 @@ class FormatCode(IntEnum):
 
     TEXT = 0
     BINARY = 1
-
-
-class FieldDescription(NamedTuple):
-    """One column of a result, as RowDescription has it. `format` is what was asked for."""
-
-    name: str
-    table_oid: Oid
-    column_id: int
-    type_oid: Oid
-    type_size: int
-    type_modifier: int
-    format: int
-
-
-class StatementDescription(NamedTuple):
-    """What the server says of a statement: its parameter types, and its columns (empty where it returns none)."""
-
-    param_oids: tuple[Oid, ...]
-    fields: tuple[FieldDescription, ...]
 
 
 class TransactionStatus(Enum):
