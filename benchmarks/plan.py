@@ -114,7 +114,8 @@ def plan(scale: Scale) -> list[Sample]:
     """All samples of one round, but those of the curves."""
     seconds = f"--seconds={scale.seconds}"
     samples = [*_selects(ONE_TASK, ALONE, ALONE_AT_MOST, "--tasks=1", seconds)]
-    samples += _on_both_loops(ONE_TASK, UNIX, {BARE: "with_socket.one"}, "--tasks=1", seconds)
+    for transport, opened in ((UNIX, "with_socket.one"), (TLS, "with_socket.one_tls")):
+        samples += _on_both_loops(ONE_TASK, transport, {BARE: opened}, "--tasks=1", seconds)
     for name, n in TASKS.items():
         samples += _selects(name, TOGETHER, TOGETHER_AT_MOST, f"--tasks={n}", seconds)
     samples += _on_both_loops("latency", UNIX, WAITING, "--latency", "--tasks=64", seconds)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
+from pg_wired import WireConn
 from pg_wired.protocol import messages
 
 from .work import POINTS, SCAN, SELECT, VALUE_LENGTH, Fetch, Task
@@ -17,6 +18,7 @@ BUFFER_SIZE = 256 * 1024  # as large as pg_wired's own
 SCAN_REQUEST = messages.encode(
     messages.Parse("", SCAN), messages.Bind(result_formats=(1,)), messages.Execute(), messages.Sync()
 )
+PREPARATION = messages.encode(messages.Parse("select", SELECT.format("$1")), messages.Sync())
 # Where the only value of an answer begins: behind BindComplete, and DataRow's type, length, count and first length.
 VALUE_AT = 5 + 5 + 2 + 4
 READY_SIZE = 6
@@ -35,30 +37,50 @@ def logged_in() -> Iterator[socket.socket]:
 @asynccontextmanager
 async def one() -> AsyncIterator[Task]:
     """Requests that were encoded before, each sent at once, and a future done when its answer has come."""
-    loop = asyncio.get_running_loop()
     with logged_in() as sock:
-        sock.sendall(messages.encode(messages.Parse("select", SELECT.format("$1")), messages.Sync()))
+        sock.sendall(PREPARATION)
         sock.recv(BUFFER_SIZE)
-        requests = [_request(key) for key in range(POINTS + 1)]
-        buffer = bytearray(BUFFER_SIZE)
-        answer: asyncio.Future[int] = loop.create_future()
-
-        def arrived() -> None:
-            answer.set_result(sock.recv_into(buffer))
-
-        async def task(keys: Iterable[int]) -> str:
-            nonlocal answer
-            for key in keys:
-                answer = loop.create_future()
-                sock.send(requests[key])
-                size = await answer
-            assert buffer[size - READY_SIZE] == ord("Z"), "an answer came in pieces"
-            return buffer[VALUE_AT : VALUE_AT + VALUE_LENGTH].decode()
-
         sock.setblocking(False)
-        loop.add_reader(sock, arrived)
-        yield task
-        loop.remove_reader(sock)
+        with _asking(sock.fileno(), sock.send, sock.recv_into) as task:
+            yield task
+
+
+@asynccontextmanager
+async def one_tls() -> AsyncIterator[Task]:
+    """The same over TLS, past the checks of SSLSocket. pg_wired has logged in; its transport reads no more."""
+    async with await WireConn.connect() as wire:
+        await wire.send_raw(PREPARATION)
+        await wire.drain_until_ready()
+        wire.transport.pause()
+        sock: Any = wire.transport._sock  # as nobody but a benchmark should
+        tls = sock._sslobj
+        with _asking(sock.fileno(), tls.write, lambda buffer: tls.read(len(buffer), buffer)) as task:
+            yield task
+        wire.abort()
+
+
+@contextmanager
+def _asking(fd: int, send: Callable[[bytes], int], receive: Callable[[bytearray], int]) -> Iterator[Task]:
+    loop = asyncio.get_running_loop()
+    requests = [_request(key) for key in range(POINTS + 1)]
+    buffer = bytearray(BUFFER_SIZE)
+    answer: asyncio.Future[int] = loop.create_future()
+
+    def arrived() -> None:
+        answer.set_result(receive(buffer))
+
+    async def task(keys: Iterable[int]) -> str:
+        nonlocal answer
+        for key in keys:
+            answer = loop.create_future()
+            send(requests[key])
+            size = await answer
+        assert buffer[size - READY_SIZE] == ord("Z"), "an answer came in pieces"
+        return buffer[VALUE_AT : VALUE_AT + VALUE_LENGTH].decode()
+
+    loop.add_reader(fd, arrived)
+    yield task
+    loop.remove_reader(fd)
 
 
 def _request(key: int) -> bytes:
