@@ -13,6 +13,7 @@ import pytest
 
 from pg_wired import (
     AsyncConn,
+    AsyncPool,
     ConfigError,
     ConnectionClosed,
     Outcome,
@@ -21,6 +22,7 @@ from pg_wired import (
     RequestTimeout,
     ResponseCollector,
     Rows,
+    UsageError,
     WireConn,
 )
 from pg_wired.protocol import messages as m
@@ -268,6 +270,53 @@ async def test_an_exception_of_the_block_comes_out_as_it_is(postgres: Server, er
     assert caught.value is error and time.monotonic() - begin < SOON - 1  # close() would wait for ten seconds
     ended = await outcome_of(reply)
     assert isinstance(ended, PgError) and ended.code == "57014"  # it was stopped
+
+
+@ends_clean()
+async def test_in_a_block_of_ones_own(postgres: Server) -> None:
+    """It would wait for the end of that block, which waits for it."""
+    async with await AsyncConn.connect(postgres.dsn) as conn:
+        for block in (conn.exclusive(), conn.pipeline()):
+            async with block:
+                with pytest.raises(UsageError, match="leave it first"):
+                    await conn.close()
+        assert list(await conn.exec_query("select 1")) == [(b"1",)]
+
+
+@ends_clean()
+async def test_abort_from_another_thread(postgres: Server) -> None:
+    """The loop would not wake up for it; where none runs there is nobody to be woken."""
+    async with (
+        await AsyncConn.connect(postgres.dsn) as conn,
+        await WireConn.connect(postgres.dsn) as wire,
+        await AsyncPool.connect(postgres.dsn, size=1) as pool,
+    ):
+        for each in (conn, wire, pool):
+            with pytest.raises(UsageError, match="call_soon_threadsafe"):
+                await asyncio.to_thread(each.abort)
+        waiting = conn.exec_query("select pg_sleep(60)")
+        asyncio.get_running_loop().call_soon_threadsafe(conn.abort)
+        assert isinstance(await outcome_of(waiting), ConnectionClosed)
+        assert await pool.exec_query("select 1")
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+
+@ends_clean()
+async def test_dropped_in_another_thread(postgres: Server) -> None:
+    """The garbage collector comes in any; the loop closes it."""
+    async with await AsyncConn.connect(postgres.dsn) as admin:
+        held = [await AsyncConn.connect(postgres.dsn)]
+        pid, gone = held[0].backend_pid, held[0]._transport.closed
+
+        def drop() -> None:
+            held.clear()
+            gc.collect()
+
+        with pytest.warns(ResourceWarning, match=f"unclosed <AsyncConn .* pid={pid}"):
+            await asyncio.to_thread(drop)
+        await asyncio.wait_for(gone, SOON)
+        await until_sql(admin, f"select count(*) = 0 from pg_stat_activity where pid = {pid}")
+    await asyncio.get_running_loop().shutdown_default_executor()
 
 
 @ends_clean()

@@ -223,13 +223,15 @@ class AsyncConn(Queries):
         """Take no more requests, wait for the answers to those submitted, send Terminate, wait for the end.
 
         After `timeout` seconds the connection is closed at once; RequestTimeout if requests were unanswered then.
-        Idempotent.
+        Idempotent. UsageError in a block of the calling task, whose end it would wait for.
         """
         limit = seconds(timeout)
         session, transport = self._session, self._transport
         if transport.is_closed:
             return
         transport.check_owner()
+        if session.window is not None:
+            self._link.check_window(session.window)
         if not session.retired:
             session.retired = "it was closed by close()"
             if session.keeper is not None:
@@ -249,7 +251,8 @@ class AsyncConn(Queries):
             self.abort()
 
     def abort(self) -> None:
-        """Close at once: whoever waits is told. Idempotent."""
+        """Close at once: whoever waits is told. Idempotent. UsageError while the loop runs in another thread."""
+        self._transport.owner.check_thread()
         self._session.is_ours = True
         self._link.abort()
 
@@ -267,7 +270,7 @@ class AsyncConn(Queries):
         if transport is None or transport.is_closed:
             return
         _warn(f"unclosed {self!r}: close() it, or use `async with`", ResourceWarning, source=self)
-        self.abort()
+        transport.owner.run(self.abort)
 
     def __repr__(self) -> str:
         state = "alive" if self.is_alive else "closed"

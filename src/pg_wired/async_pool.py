@@ -203,7 +203,8 @@ class AsyncPool(Queries):
             raise RequestTimeout(f"close() gave up on {unanswered} connections with unanswered requests")
 
     def abort(self) -> None:
-        """Close everything at once: whoever waits is told. Idempotent."""
+        """Close everything at once: whoever waits is told. Idempotent. UsageError while the loop runs elsewhere."""
+        self._owner.check_thread()
         self._stop()
         self._opener.abort()
 
@@ -233,7 +234,7 @@ class AsyncPool(Queries):
         if opener is None or opener.is_closed or not (opener.conns or opener.tasks):
             return
         _warn(f"unclosed {self!r}: close() it, or use `async with`", ResourceWarning, source=self)
-        self.abort()
+        self._owner.run(self.abort)
 
     def __repr__(self) -> str:
         state = "closed" if self._opener.is_closed else f"alive={self.alive_count}"

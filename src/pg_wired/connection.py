@@ -300,8 +300,12 @@ class WireConn:
             self.abort()
 
     def abort(self) -> None:
-        """Close the socket at once; idempotent, and without effect once an AsyncConn has taken over."""
+        """Close the socket at once; idempotent, and without effect once an AsyncConn has taken over.
+
+        UsageError while the loop runs in another thread.
+        """
         if not self._is_taken:
+            self.transport.owner.check_thread()
             self.inbox.lost(ConnectionClosed("it was closed by us"))
             self.transport.abort()
 
@@ -309,7 +313,7 @@ class WireConn:
         if self._is_taken or self.transport.is_closed:
             return
         _warn(f"unclosed {self!r}: close() it, or use `async with`", ResourceWarning, source=self)
-        self.abort()
+        self.transport.owner.run(self.abort)
 
     def __repr__(self) -> str:
         state = "taken over" if self._is_taken else "closed" if self.transport.is_closed else "open"

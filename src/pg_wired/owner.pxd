@@ -7,3 +7,6 @@ cdef class Owner:
 
     @cython.locals(loop=object)
     cpdef check(self)
+    cpdef check_thread(self)
+    cpdef run(self, object end)
+    cdef bint _is_elsewhere(self) except -1

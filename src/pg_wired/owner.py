@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 
 from .error import UsageError
 
@@ -41,6 +42,23 @@ class Owner:
             ) from None
         if loop is not self._loop:
             raise UsageError(f"the {self._what} belongs to another event loop: connect again on this one")
+
+    def check_thread(self) -> None:
+        """Refuse another thread while the loop runs in its own, which would not notice: for what ends the thing."""
+        if self._is_elsewhere():
+            raise UsageError(
+                f"the loop of the {self._what} runs in another thread: use its call_soon_threadsafe() for this"
+            )
+
+    def run(self, end: Callable[[], object]) -> None:
+        """Do it in the loop's own thread: the garbage collector may come in any."""
+        if self._is_elsewhere():
+            self._loop.call_soon_threadsafe(end)
+        else:
+            end()
+
+    def _is_elsewhere(self) -> bool:
+        return self.has_loop and self._loop.is_running() and asyncio._get_running_loop() is not self._loop
 
     @property
     def has_loop(self) -> bool:

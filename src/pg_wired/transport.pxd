@@ -8,7 +8,7 @@ cdef class Transport:
     cdef readonly object closed
     cdef readonly object _sock
     cdef int _fd
-    cdef Owner _owner
+    cdef readonly Owner owner
     cdef readonly object check_owner
     cdef readonly long long writes
     cdef readonly long long bytes_in

@@ -34,8 +34,8 @@ class Transport:
         self.closed: asyncio.Future[None] = loop.create_future()
         self._sock = sock
         self._fd = sock.fileno()
-        self._owner = Owner(loop, "connection")
-        self.check_owner = self._owner.check  # refuses another thread, another loop and a forked child
+        self.owner = Owner(loop, "connection")
+        self.check_owner = self.owner.check  # refuses another thread, another loop and a forked child
         self.writes = 0
         self.bytes_in = 0
         self._receiver = receiver
@@ -268,7 +268,7 @@ class Transport:
         self._end(None)
 
     def _end(self, cause: BaseException | None) -> None:
-        if self._owner.has_loop:
+        if self.owner.has_loop:
             self._receiver.lost(cause)
         self._close()
 
@@ -277,7 +277,7 @@ class Transport:
             return
         if self._look is not None:
             self._look.cancel()
-        if self._owner.has_loop:
+        if self.owner.has_loop:
             self.loop.remove_reader(self._fd)
             self._stop_writing()
             self.closed.set_result(None)
