@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import pytest
 import pg_wired
 from pg_wired import AsyncConn, AsyncPool, ConnConfig, ConnectionClosed, Outcome, PgError, RequestTimeout, UsageError
 from pg_wired.protocol import messages as m
-from rig.checks import SOON, ends_clean, outcome_of, until, until_sql
+from rig.checks import LATE, SOON, ends_clean, outcome_of, until, until_sql
 from rig.fake_pg import FakePG, Peer
 from rig.lively_pg import LivelyPG
 from rig.postgres import Server
@@ -173,6 +174,30 @@ async def test_a_cancelled_close_closes_at_once(postgres: Server) -> None:
     assert isinstance(await outcome_of(closing), asyncio.CancelledError)
     error = await outcome_of(reply)
     assert isinstance(error, ConnectionClosed) and error.outcome is Outcome.UNKNOWN
+    await closed(pool)
+
+
+@ends_clean()
+async def test_an_on_connect_that_does_not_end(postgres: Server) -> None:
+    """It was cancelled, and takes its time."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def set_up(conn: AsyncConn) -> None:
+        if pool is not None:
+            begun.set()
+            while not may_end.is_set():
+                with suppress(asyncio.CancelledError):
+                    await may_end.wait()
+
+    pool: AsyncPool | None = None
+    pool = await AsyncPool.connect(postgres.dsn, size=1, on_connect=set_up)
+    pool.resize(2)
+    await begun.wait()
+    begin = time.monotonic()
+    with suppress(RequestTimeout):
+        await pool.close(0.2)
+    assert time.monotonic() - begin < 0.2 + LATE
+    may_end.set()
     await closed(pool)
 
 

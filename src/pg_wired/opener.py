@@ -186,6 +186,7 @@ class Opener:
 
     async def finish(self, timeout: float) -> int:
         """Close all connections once all is answered; returns how many requests are not after `timeout` seconds."""
+        end = self.loop.time() + timeout
         self._cancel()
         unanswered = 0
 
@@ -199,7 +200,7 @@ class Opener:
         await asyncio.gather(*[close(conn) for conn in self.conns])
         others = (self.tasks | self._farewells) - {asyncio.current_task()}
         if others:
-            await asyncio.wait(others)
+            await asyncio.wait(others, timeout=max(0, end - self.loop.time()))
         return unanswered
 
     def _cancel(self) -> None:
