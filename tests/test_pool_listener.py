@@ -43,6 +43,23 @@ async def kill(admin: AsyncConn, listener: PoolListener) -> int:
 
 
 @ends_clean()
+async def test_who_has_the_connection(postgres: Server) -> None:
+    """An error that says who holds what names whoever has opened it, also when it is another connection by now."""
+    async with (
+        await AsyncConn.connect(postgres.dsn) as admin,
+        await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool,
+        pool.listener(["a"]) as events,
+    ):
+        me = asyncio.current_task()
+        assert me is not None
+        for _ in range(2):
+            with pytest.raises(PoolExhausted, match=f"task {me.get_name()!r} in listener"):
+                async with pool.exclusive(acquire_timeout=0):
+                    pass
+            await kill(admin, events)
+
+
+@ends_clean()
 async def test_from_listen_to_delivery(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1) as pool, pool.listener(["Jobs", 'a"b', "Jobs"]) as events:
         assert pool.stats().lent == 1 and events.received == 0

@@ -47,6 +47,7 @@ class PoolListener(QueueReader):
         self._opener = lending.opener
         self._patience = patience
         self._lent: Lent | None = None
+        self._task: asyncio.Task[object] | None = None  # who has opened it
         self._reopening: asyncio.Task[None] | None = None
         self._failure: PgWireError | None = None
         self._is_open = self._is_over = False
@@ -62,6 +63,7 @@ class PoolListener(QueueReader):
         if self._is_open:
             raise UsageError(f"{VERB} is open already: make another one")
         self._is_open = True
+        self._task = asyncio.current_task()
         self._opener.listening.add(self._queue)
         limit = self._opener.told.acquire_timeout if self._patience is ... else self._patience
         try:
@@ -75,7 +77,7 @@ class PoolListener(QueueReader):
         """Borrow a connection, and LISTEN there, into `queue`; from then on its end is heard of."""
         is_first = queue is self._queue
         lent = await self._lending.borrow(VERB, self._lending.deadline(limit), 0.0)
-        lent.task = asyncio.current_task() if is_first else None
+        lent.task = self._task
         conn = lent.conn
         try:
             if is_first:
