@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from pg_wired import AsyncConn, ConnectionClosed, Outcome, PgError, RequestTimeout, TransactionError, TransactionStatus
+from pg_wired import (
+    AsyncConn,
+    ConnectionClosed,
+    Outcome,
+    PgError,
+    RequestTimeout,
+    TransactionError,
+    TransactionStatus,
+    UsageError,
+)
 from pg_wired.protocol import messages as m
 from rig.checks import SOON, Cancelled, answers, ends_clean, outcome_of, repeatable, until
 from rig.fake_pg import FakePG, Peer, error
@@ -252,6 +261,22 @@ async def test_behind_somebody_elses_open_transaction(conn: AsyncConn, admin: As
     assert isinstance(result, TransactionError) and result.outcome is UNKNOWN
     await outcome_of(behind)
     await usable(conn)
+
+
+@ends_clean()
+async def test_behind_what_may_open_a_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
+    """Its COMMIT would be that of the block's own transaction."""
+    async with conn.exclusive() as mine:
+        begun = mine.exec_query("begin")
+        with pytest.raises(UsageError, match="await that"):
+            mine.exec_transaction("", INSERT, ("1",))
+        await begun
+        with pytest.raises(UsageError, match="is open here already"):
+            mine.exec_transaction("", INSERT, ("1",))
+        await mine.simple_query("rollback")
+        several = [mine.exec_transaction("", INSERT, (str(n),)) for n in (1, 2)]
+        assert [(await each).command_tag for each in several] == ["INSERT 0 1"] * 2
+    assert sorted(await done(admin)) == [1, 2]
 
 
 @ends_clean()

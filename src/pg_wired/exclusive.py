@@ -134,7 +134,9 @@ class InnerTurn(Turn):
         if self._outer.inner is self:
             self._outer.inner = None
             held, self._outer.held = self._outer.held, []
-            for request in held:
+            for request, timer in held:
+                if timer is not None:
+                    timer.cancel()
                 try:
                     self._outer.submit(request)
                 except PgWireError as error:

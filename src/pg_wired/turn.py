@@ -37,7 +37,7 @@ class Turn:
         self._cleaning: asyncio.Task[None] | None = None
         self.is_abandoned = False
         self.inner: Turn | None = None
-        self.held: list[requests.Request] = []  # behind an inner one that was abandoned
+        self.held: list[tuple[requests.Request, asyncio.TimerHandle | None]] = []  # behind an inner one, abandoned
         self.cancels: set[object] = set()  # cancel requests of its owner's that are under way
 
     @property
@@ -97,16 +97,24 @@ class Turn:
         if self.inner is not None:
             if not self.inner.is_abandoned:
                 raise UsageError(f"{self.inner.name} is open inside {self.name}: leave it first")
-            self.held.append(request)
-            if request.deadline:
-                late = RequestTimeout("the request's deadline has passed", Outcome.NOT_SENT)
-                self.loop.call_at(request.deadline, request.fail, late)
+            late = RequestTimeout("the request's deadline has passed", Outcome.NOT_SENT)
+            timer = self.loop.call_at(request.deadline, request.fail, late) if request.deadline else None
+            self.held.append((request, timer))
             return
-        if request.parts is not None and self.link.session.transaction_status is not TransactionStatus.IDLE:
-            raise UsageError("a transaction is open here already: run the setup and the query in it")
+        if request.parts is not None:
+            self._check_transaction()
         if self._link is None or self._window is None:
             raise self._closed()
         self._link.submit_inside(self._window, request)
+
+    def _check_transaction(self) -> None:
+        """A unit's BEGIN inside of a transaction would be but a warning, and its COMMIT would end that one."""
+        session = self.link.session
+        if session.transaction_status is not TransactionStatus.IDLE:
+            raise UsageError("a transaction is open here already: run the setup and the query in it")
+        asked = (*session.inflight, *self.window.inside)
+        if any(request.unit is None and request.parts is None for request in asked):
+            raise UsageError("what was asked before may open a transaction: await that, then use exec_transaction()")
 
     def was_reset(self) -> None:
         """What on_connect had set is gone as well: the pool makes another connection in the place of this one."""
