@@ -232,6 +232,10 @@ def test_keyword_values(keywords: dict[str, Any], attribute: object) -> None:
         ({"port": True}, "keyword argument: port must be of type int or str, not bool"),
         ({"port": 5432.0}, "keyword argument: port must be of type int or str, not float"),
         ({"connect_timeout": True}, "connect_timeout must be of type int or float or NoneType or str, not bool"),
+        (
+            {"tls": True},
+            "tls must be a TlsConfig or an ssl.SSLContext, as a keyword argument, not bool",
+        ),
         ({"sslmode": True}, "sslmode must be of type TlsMode or str, not bool"),
         ({"port": 0}, "port must be an integer from 1 to 65535"),
         ({"port": 65536}, "port must be an integer from 1 to 65535"),
@@ -307,6 +311,7 @@ def test_keyword_refusals(keywords: dict[str, Any], message: str) -> None:
             "mydb",
             "position 1: expected option=value; write postgresql://user:password@host:5432/dbname?option=value or",
         ),
+        ("postgresql+asyncpg://u:secret@h/d", "position 1: a URL's scheme is postgresql: or postgres: alone"),
         ("port=1 host", "position 8: expected option=value"),
         ("host='a", "position 6: the quoted value of host does not end"),
         ("hots=a", "connection string: unknown option; did you mean host?"),

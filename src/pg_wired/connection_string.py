@@ -60,6 +60,8 @@ def _keyword_pairs(dsn: str) -> Iterator[tuple[str, str]]:
     at = len(dsn) - len(dsn.lstrip(BLANK))
     while at < len(dsn):
         name = re.compile(_NAME).match(dsn, at)
+        if name is None and re.match(r"[\w+.-]+://", dsn):
+            raise _malformed(at, f"a URL's scheme is postgresql: or postgres: alone, without a driver's name; {FORMS}")
         if name is None:
             raise _malformed(at, f"expected option=value; {FORMS}")
         value = re.compile(_QUOTED).match(dsn, name.end()) or re.compile(_PLAIN).match(dsn, name.end())

@@ -243,8 +243,8 @@ def _settle(name: str, option: Option, source: str, value: object) -> object:
     """The attribute that `value` makes."""
     types = (*option.types, str)
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        needs = " or ".join(kind.__name__ for kind in types)
-        raise ConfigError(f"{source}: {name} must be of type {needs}, not {type(value).__name__}")
+        needs = option.needs if object in types else "of type " + " or ".join(kind.__name__ for kind in types)
+        raise ConfigError(f"{source}: {name} must be {needs}, not {type(value).__name__}")
     if isinstance(value, str):
         _text(name, source, value)
     try:

@@ -123,7 +123,7 @@ class _Maker:
         try:
             self.context.load_verify_locations(cafile=path)
         except OSError as error:  # ssl.SSLError is one
-            raise ConfigError(f"could not read the {what} from {path!r}: {_reason(error)}") from error
+            raise ConfigError(f"could not read the {what} from {_shown(path)}: {_reason(error)}") from error
 
     # ---- what the client shows
 
@@ -140,6 +140,8 @@ class _Maker:
             _check_may_be_path(key)
             key_path = path if is_one else _place(stack, key, "postgresql.key")
             shown = "" if self.tls.certificate else f" {key_path!r}"  # what TlsConfig has may be no path
+            if is_one:
+                shown = " (no key was given, so it is to be with the certificate)"
             _check_key(key_path, shown)
             self._load_pair(path, key_path, shown)
 
@@ -160,9 +162,12 @@ class _Maker:
             self.context.load_cert_chain(certificate, key, password=lambda: secret)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"could not read the client certificate {certificate!r} with its key{shown}: {_reason(error)}; "
+                f"could not read the client certificate {_shown(certificate)} with its key{shown}: {_reason(error)}; "
                 "do they belong together, and is sslpassword right?"
             ) from error
+
+
+_IN_MEMORY = "/proc/self/fd/"
 
 
 def _place(stack: ExitStack, value: str | bytes | None, default: str) -> str:
@@ -182,7 +187,12 @@ def _place(stack: ExitStack, value: str | bytes | None, default: str) -> str:
         os.write(fd, value.encode() if isinstance(value, str) else value)
     except OSError as error:  # too many files, or no memory
         raise IoError(f"no file in memory for PEM text: {error.strerror}", Outcome.NOT_SENT) from error
-    return f"/proc/self/fd/{fd}"
+    return f"{_IN_MEMORY}{fd}"
+
+
+def _shown(path: str) -> str:
+    """What messages say of it."""
+    return "the PEM text given" if path.startswith(_IN_MEMORY) else repr(path)
 
 
 def _check_may_be_path(key: str | bytes | None) -> None:
