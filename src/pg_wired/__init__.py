@@ -48,6 +48,8 @@ if typing.TYPE_CHECKING:
     from .row_stream import RowStream
     from .tls import TlsConfig, TlsMode
 
+__version__ = "0.1.0"
+
 PipelineResponse = Rows
 
 # What not everybody wants is loaded with its first use.
