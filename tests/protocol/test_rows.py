@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 
 from pg_wired.protocol import messages
@@ -94,3 +98,12 @@ def test_rows_affected(tag: str, number: int | None) -> None:
 
 def test_repr_shows_no_values() -> None:
     assert repr(Rows((FIELD,), [(b"secret",)], "SELECT 1")) == "<Rows 'SELECT 1': 1 rows of 1 columns>"
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda rows: pickle.loads(pickle.dumps(rows))])
+@pytest.mark.parametrize("rows", [Rows((FIELD,), list(TWO), "SELECT 2"), as_it_came(TWO, 2), Rows((), [], "SET")])
+def test_copied_and_pickled(rows: Rows, again: Callable[[Rows], Rows]) -> None:
+    """For other processes, and for caches."""
+    twin = again(rows)
+    assert twin == rows and list(twin) == list(rows) and type(twin) is Rows
+    assert (twin.fields, twin.command_tag, twin.rows_affected) == (rows.fields, rows.command_tag, rows.rows_affected)
