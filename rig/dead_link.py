@@ -1,7 +1,8 @@
-"""What becomes of connections whose link goes dead, in a network namespace: `unshare -n python -m rig.dead_link`.
+"""What becomes of connections whose network fails, in a namespace of its own: `unshare -n python -m rig.dead_link`.
 
-Prints as JSON what two of them raised, and after how many seconds: one with an unacknowledged request and
-tcp_user_timeout, one that was idle with keepalives. Needs to be root, for nothing but the namespace.
+Prints as JSON what three of them raised, and after how many seconds: one for which no port was left, one with an
+unacknowledged request and tcp_user_timeout, one that was idle with keepalives. Needs to be root, for nothing but the
+namespace.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-from pg_wired import AsyncConn
+from pg_wired import AsyncConn, PgWireError
 
 from .checks import outcome_of, until
 from .postgres import Postgres
@@ -21,18 +23,41 @@ USER_TIMEOUT = 1000  # milliseconds, as libpq has it
 IDLE = INTERVAL = COUNT = 1  # seconds, seconds, and how many
 
 
+PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+async def _use_up_ports(server: Postgres) -> tuple[str, str, str, float]:
+    """With two local ports left, and then enough of them again."""
+    before = PORTS.read_text()
+    PORTS.write_text("40000 40001")
+    conns: list[AsyncConn] = []
+    try:
+        while True:
+            begin = time.monotonic()
+            conns.append(await AsyncConn.connect(server.dsn))
+            assert len(conns) < 3, "a port too many"
+    except PgWireError as error:
+        found = (type(error).__name__, str(error), error.outcome.name, time.monotonic() - begin)
+    PORTS.write_text(before)
+    async with await AsyncConn.connect(server.dsn) as again:
+        await asyncio.gather(*[conn.exec_query("select 1") for conn in (*conns, again)])
+    await asyncio.gather(*[conn.close() for conn in conns])
+    return found
+
+
 def _set_link(state: str) -> None:
     subprocess.run(["ip", "link", "set", "lo", state], check=True)
 
 
 async def _watch(server: Postgres) -> dict[str, tuple[str, str, str, float]]:
+    ports = await _use_up_ports(server)
     keepalives = {"keepalives_idle": IDLE, "keepalives_interval": INTERVAL, "keepalives_count": COUNT}
     busy = await AsyncConn.connect(server.dsn, tcp_user_timeout=USER_TIMEOUT)
     idle = await AsyncConn.connect(server.dsn, **keepalives)
     _set_link("down")
     begin = time.monotonic()
     error = await outcome_of(busy.exec_query("select 1"))
-    told = {"busy": (type(error).__name__, str(error), error.outcome.name, time.monotonic() - begin)}
+    told = {"ports": ports, "busy": (type(error).__name__, str(error), error.outcome.name, time.monotonic() - begin)}
     await until(lambda: not idle.is_alive, "the idle one to be seen")
     seconds = time.monotonic() - begin
     error = await outcome_of(asyncio.wait_for(_ask(idle), 1))

@@ -1,4 +1,5 @@
-"""A link that goes dead, without a word to anybody: the settings of the socket end what waits, and what does not."""
+"""A link that goes dead, without a word to anybody: the settings of the socket end what waits, and what does not; and a
+machine without a port to connect from."""
 
 from __future__ import annotations
 
@@ -44,3 +45,9 @@ def test_an_idle_connection(told: dict[str, tuple[str, str, str, float]]) -> Non
     kind, text, outcome, seconds = told["idle"]
     assert (kind, outcome) == ("IoError", "NOT_SENT") and "timed out" in text
     assert IDLE + INTERVAL * COUNT - EARLY < seconds < SOON
+
+
+def test_no_port_left(told: dict[str, tuple[str, str, str, float]]) -> None:
+    kind, text, outcome, seconds = told["ports"]
+    assert (kind, outcome) == ("IoError", "NOT_SENT") and "Cannot assign requested address" in text
+    assert seconds < SOON
