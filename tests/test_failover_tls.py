@@ -40,7 +40,10 @@ async def without_tls() -> AsyncIterator[int]:
 
 @pytest.mark.parametrize(
     ("successor", "reason"),
-    [(of_another_authority, "certificate was refused: unable to get local issuer"), (without_tls, "does not support TLS")],
+    [
+        (of_another_authority, "certificate was refused: unable to get local issuer"),
+        (without_tls, "does not support TLS"),
+    ],
 )
 @ends_clean(60)
 async def test_the_next_server_is_held_to_the_same(

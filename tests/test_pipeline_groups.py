@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -405,6 +406,27 @@ async def test_killed_inside(postgres: Server, conn: AsyncConn, admin: AsyncConn
     assert not shared.is_alive
     await shared.close()
     assert await column(admin, PIPED) == [1]
+
+
+@ends_clean()
+async def test_one_line_in_the_log_for_all_that_a_lost_connection_has_failed(
+    postgres: Server, conn: AsyncConn, admin: AsyncConn
+) -> None:
+    loop, told = asyncio.get_running_loop(), list[Any]()
+    shared = await AsyncConn.connect(postgres.dsn)
+    with pytest.raises(ConnectionClosed):
+        async with shared.pipeline() as pipeline:
+            items = [pipeline.query("select pg_sleep(60)") for _ in range(100)]
+            pipeline.sync()
+            await until_asleep(admin, shared.backend_pid)
+            await admin.exec_query("select pg_terminate_backend($1)", (str(shared.backend_pid),))
+            pipeline.simple_query("select 1")
+            await pipeline.sync()
+    loop.set_exception_handler(lambda _, context: told.append(context["message"]))
+    del items, pipeline
+    gc.collect()
+    loop.set_exception_handler(None)
+    assert len(told) == 1 and "never retrieved" in told[0]
 
 
 @ends_clean()

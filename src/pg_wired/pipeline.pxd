@@ -22,5 +22,6 @@ cdef class PgPipeline:
     cdef object _last
     cdef Py_ssize_t _queued
     cdef readonly long long groups
+    cdef public bint has_told
 
     cdef _queue(self, Request request)

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .connection import WireConn
-from .error import TransactionError
+from .error import ConnectionClosed, IoError, ProtocolError, RequestTimeout, TransactionError
 from .link import Link
 from .protocol import answers, requests
 from .protocol.records import StatementDescription
@@ -16,6 +16,9 @@ from .protocol.types import Oid, TransactionStatus, Value
 from .turn import Patience, Turn
 
 T = TypeVar("T")
+
+# What ends many items for one reason.
+SHARED = (ConnectionClosed, IoError, ProtocolError, RequestTimeout)
 
 
 class ItemReply:
@@ -53,7 +56,12 @@ class ItemReply:
         self._result = result
 
     def set_exception(self, exception: BaseException) -> None:
+        """Of those that the connection or the deadline has failed, one that nobody looks at is enough for the log."""
         self._future().set_exception(exception)
+        if isinstance(exception, SHARED):
+            if self._pipeline.has_told:
+                self.exception()
+            self._pipeline.has_told = True
 
     def exception(self) -> BaseException | None:
         return self._future().exception()
@@ -97,6 +105,7 @@ class PgPipeline:
         self._last: asyncio.Future[Rows] | None = None
         self._queued = 0
         self.groups = 0
+        self.has_told = False  # an item has failed for a reason that others share
 
     @property
     def _link(self) -> Link:
