@@ -6,10 +6,11 @@ import importlib.util
 import os
 import platform
 import statistics
-import tomllib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+
+import pg_wired
 
 from .budgets import Verdict, verdicts
 from .growth import CURVES, Curve, bends, cost
@@ -21,10 +22,9 @@ def machine(server: str, settings: str) -> dict[str, str]:
     """What the numbers depend on."""
     session = importlib.util.find_spec("pg_wired.protocol.session")
     build = "compiled" if session and str(session.origin).endswith(".so") else "INTERPRETED"
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     peers = [f"{name} {version(name)}" for name in ("asyncpg", "psycopg", "psqlpy", "uvloop")]
     return {
-        "pg_wired": f"{project['version']}, {build}",
+        "pg_wired": f"{pg_wired.__version__}, {build}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "libraries": ", ".join(peers),
         "server": f"PostgreSQL {server}, SCRAM, {settings}",
