@@ -11,9 +11,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pg_wired import AsyncConn, AsyncPool, CancelToken, IoError, PgError, RequestTimeout, UsageError
-from pg_wired.cancel import AT_ONCE
 from pg_wired.protocol import messages as m
-from rig.checks import LATE, SOON, answers, ends_clean, outcome_of, until, until_sql
+from rig.checks import LATE, SOON, answers, ends_clean, outcome_of, until_sql
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server, free_port
 from tests.outcomes import until_asleep
@@ -188,23 +187,3 @@ async def test_it_is_good_for_one_block(postgres: Server, conn: AsyncConn) -> No
                 running = asyncio.ensure_future(mine.exec_query("select pg_sleep(0.05)"))
                 await asyncio.gather(*[token.cancel() for token in tokens])
                 assert await running == [(b"",)]
-
-
-@ends_clean()
-async def test_of_a_hundred_so_many_are_sent_at_a_time() -> None:
-    """A server has so many connections and no more, and its sessions need them."""
-
-    async def script(peer: Peer) -> None:
-        await peer.startup()
-        await peer.expect(m.Terminate)
-        peer.close()
-
-    async with FakePG(script, hold_cancels=True) as fake, await AsyncConn.connect(fake.dsn) as conn:
-        cancelling = [asyncio.ensure_future(conn.cancel_token().cancel(timeout=30)) for _ in range(100)]
-        await until(lambda: fake.cancels.qsize() >= AT_ONCE, "the first ones")
-        for _ in range(200):  # turns in which others would have come
-            await asyncio.sleep(0)
-        assert fake.cancels.qsize() == AT_ONCE
-        fake.release_cancels()
-        await asyncio.gather(*cancelling)
-        assert fake.cancels.qsize() == 100

@@ -312,6 +312,7 @@ def test_keyword_refusals(keywords: dict[str, Any], message: str) -> None:
             "position 1: expected option=value; write postgresql://user:password@host:5432/dbname?option=value or",
         ),
         ("postgresql+asyncpg://u:secret@h/d", "position 1: a URL's scheme is postgresql: or postgres: alone"),
+        (" jdbc:postgresql://h/d", "position 2: a URL's scheme is postgresql:"),
         ("port=1 host", "position 8: expected option=value"),
         ("host='a", "position 6: the quoted value of host does not end"),
         ("hots=a", "connection string: unknown option; did you mean host?"),

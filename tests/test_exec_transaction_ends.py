@@ -274,9 +274,17 @@ async def test_behind_what_may_open_a_transaction(conn: AsyncConn, admin: AsyncC
         with pytest.raises(UsageError, match="is open here already"):
             mine.exec_transaction("", INSERT, ("1",))
         await mine.simple_query("rollback")
-        several = [mine.exec_transaction("", INSERT, (str(n),)) for n in (1, 2)]
-        assert [(await each).command_tag for each in several] == ["INSERT 0 1"] * 2
-    assert sorted(await done(admin)) == [1, 2]
+        several = [mine.exec_transaction("select pg_sleep(0.02)", INSERT, (str(n),)) for n in (1, 2)]
+        while mine.transaction_status is TransactionStatus.IDLE:  # that of the first one, as somebody sees it
+            await asyncio.sleep(0)
+        several.append(mine.exec_transaction("", INSERT, ("3",)))
+        assert [(await each).command_tag for each in several] == ["INSERT 0 1"] * 3
+        describing = mine.describe("select 1")
+        assert await mine.exec_transaction("", INSERT, ("4",)) == [] and await describing
+        with pytest.raises(RequestTimeout):
+            await mine.exec_query("select pg_sleep(60)", timeout=0.02)
+        assert await mine.exec_transaction("", INSERT, ("5",)) == []
+    assert sorted(await done(admin)) == [1, 2, 3, 4, 5]
 
 
 @ends_clean()

@@ -223,15 +223,13 @@ class AsyncConn(Queries):
         """Take no more requests, wait for the answers to those submitted, send Terminate, wait for the end.
 
         After `timeout` seconds the connection is closed at once; RequestTimeout if requests were unanswered then.
-        Idempotent. UsageError in a block of the calling task, whose end it would wait for.
+        Idempotent.
         """
         limit = seconds(timeout)
         session, transport = self._session, self._transport
         if transport.is_closed:
             return
         transport.check_owner()
-        if session.window is not None:
-            self._link.check_window(session.window)
         if not session.retired:
             session.retired = "it was closed by close()"
             if session.keeper is not None:
@@ -252,7 +250,8 @@ class AsyncConn(Queries):
 
     def abort(self) -> None:
         """Close at once: whoever waits is told. Idempotent. UsageError while the loop runs in another thread."""
-        self._transport.owner.check_thread()
+        if not self._transport.is_closed:
+            self._transport.owner.check_thread()
         self._session.is_ours = True
         self._link.abort()
 

@@ -204,7 +204,8 @@ class AsyncPool(Queries):
 
     def abort(self) -> None:
         """Close everything at once: whoever waits is told. Idempotent. UsageError while the loop runs elsewhere."""
-        self._owner.check_thread()
+        if self._opener.conns or self._opener.tasks or not self._opener.is_closed:
+            self._owner.check_thread()
         self._stop()
         self._opener.abort()
 

@@ -6,7 +6,6 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from typing import ClassVar
-from weakref import WeakKeyDictionary
 
 from . import dial
 from .clock import seconds
@@ -14,11 +13,6 @@ from .encrypt import send_all, until_done
 from .error import IoError, RequestTimeout
 from .frozen import Frozen
 from .protocol import messages
-
-# Cancel requests of one loop that are under way at once: a server of 100 connections (its default) must have room for
-# sessions while a hundred of them are cancelled.
-AT_ONCE = 16
-_ROOM: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
 class CancelToken(Frozen):
@@ -45,18 +39,18 @@ class CancelToken(Frozen):
         """Send CancelRequest, and wait until the server has closed that connection ("Canceling Requests in Progress").
 
         It goes the way of the session: the same address, and where that has TLS, the same TLS, never without.
-        Does nothing once the session has ended: its process id may be another's by then. Of many on one loop 16 are
-        sent at a time. Raises RequestTimeout after `timeout` seconds, IoError where the server cannot be reached.
+        Does nothing once the session has ended: its process id may be another's by then. Raises RequestTimeout after
+        `timeout` seconds, IoError where the server cannot be reached.
         """
         limit = seconds(timeout)
+        if not self._is_live():
+            return
         request = messages.encode(messages.CancelRequest(self.pid, self.secret_key))
-        room = _ROOM.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
         mark = object()
         self._under_way.add(mark)
         try:
-            async with asyncio.timeout(limit), room:
-                if self._is_live():
-                    await self._send(request)
+            async with asyncio.timeout(limit):
+                await self._send(request)
         except TimeoutError as error:
             raise RequestTimeout(f"the server did not take the cancel request within {timeout} s") from error
         except OSError as error:

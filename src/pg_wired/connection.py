@@ -304,7 +304,7 @@ class WireConn:
 
         UsageError while the loop runs in another thread.
         """
-        if not self._is_taken:
+        if not self._is_taken and not self.transport.is_closed:
             self.transport.owner.check_thread()
             self.inbox.lost(ConnectionClosed("it was closed by us"))
             self.transport.abort()

@@ -60,7 +60,7 @@ def _keyword_pairs(dsn: str) -> Iterator[tuple[str, str]]:
     at = len(dsn) - len(dsn.lstrip(BLANK))
     while at < len(dsn):
         name = re.compile(_NAME).match(dsn, at)
-        if name is None and re.match(r"[\w+.-]+://", dsn):
+        if name is None and re.compile(r"[\w+.:-]+://").match(dsn, at):
             raise _malformed(at, f"a URL's scheme is postgresql: or postgres: alone, without a driver's name; {FORMS}")
         if name is None:
             raise _malformed(at, f"expected option=value; {FORMS}")

@@ -53,7 +53,7 @@ class Link(Clock):
             request.fail(RequestTimeout("the timeout is 0", Outcome.NOT_SENT))
             return
         if session.window is not None:
-            self.check_window(session.window)
+            self._check_window(session.window)
         self._look_for_abandoned()
         session.submit(request)
         self._send(request)
@@ -99,7 +99,7 @@ class Link(Clock):
             self.transport.flush()
 
     @staticmethod
-    def check_window(window: Window) -> None:
+    def _check_window(window: Window) -> None:
         """Its owner would wait for himself."""
         if window.owner is not None and window.owner is asyncio.current_task():
             raise UsageError(f"this task is inside {window.sql}: use what that gave you, or leave it first")

@@ -220,4 +220,4 @@ class PoolListener(QueueReader):
 
     def __del__(self) -> None:
         if "_is_over" in self.__dict__ and self._lent is not None and self._opener.owner.has_loop:
-            self._end()
+            self._opener.owner.run(self._end)

@@ -9,6 +9,7 @@ from inspect import isawaitable
 
 from .async_conn import AsyncConn
 from .backoff import Backoff
+from .clock import seconds
 from .connection import connector
 from .conninfo import ConnConfig
 from .error import ConnectionClosed, Outcome, PgWireError, RequestTimeout
@@ -186,7 +187,8 @@ class Opener:
 
     async def finish(self, timeout: float) -> int:
         """Close all connections once all is answered; returns how many requests are not after `timeout` seconds."""
-        end = self.loop.time() + timeout
+        limit = seconds(timeout)
+        end = None if limit is None else self.loop.time() + limit
         self._cancel()
         unanswered = 0
 
@@ -200,7 +202,7 @@ class Opener:
         await asyncio.gather(*[close(conn) for conn in self.conns])
         others = (self.tasks | self._farewells) - {asyncio.current_task()}
         if others:
-            await asyncio.wait(others, timeout=max(0, end - self.loop.time()))
+            await asyncio.wait(others, timeout=None if end is None else max(0, end - self.loop.time()))
         return unanswered
 
     def _cancel(self) -> None:

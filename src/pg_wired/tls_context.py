@@ -139,7 +139,7 @@ class _Maker:
             is_one = self.tls.certificate is not None and key is None  # both are in there
             _check_may_be_path(key)
             key_path = path if is_one else _place(stack, key, "postgresql.key")
-            shown = "" if self.tls.certificate else f" {key_path!r}"  # what TlsConfig has may be no path
+            shown = "" if self.tls.certificate else f" {_shown(key_path)}"  # what TlsConfig has may be no path
             if is_one:
                 shown = " (no key was given, so it is to be with the certificate)"
             _check_key(key_path, shown)

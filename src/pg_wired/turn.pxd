@@ -1,4 +1,3 @@
-cimport cython
 from .link cimport Link
 from .protocol.requests cimport Request
 
@@ -17,5 +16,4 @@ cdef class Turn:
     cdef public list held
     cdef public set cancels
 
-    @cython.locals(late=object)
     cpdef submit(self, Request request)

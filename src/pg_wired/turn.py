@@ -97,9 +97,7 @@ class Turn:
         if self.inner is not None:
             if not self.inner.is_abandoned:
                 raise UsageError(f"{self.inner.name} is open inside {self.name}: leave it first")
-            late = RequestTimeout("the request's deadline has passed", Outcome.NOT_SENT)
-            timer = self.loop.call_at(request.deadline, request.fail, late) if request.deadline else None
-            self.held.append((request, timer))
+            self._hold(request)
             return
         if request.parts is not None:
             self._check_transaction()
@@ -107,13 +105,20 @@ class Turn:
             raise self._closed()
         self._link.submit_inside(self._window, request)
 
+    def _hold(self, request: requests.Request) -> None:
+        """Keep it until the inner one has ended, but not beyond its deadline."""
+        late = RequestTimeout("the request's deadline has passed", Outcome.NOT_SENT)
+        timer = self.loop.call_at(request.deadline, request.fail, late) if request.deadline else None
+        self.held.append((request, timer))
+
     def _check_transaction(self) -> None:
         """A unit's BEGIN inside of a transaction would be but a warning, and its COMMIT would end that one."""
         session = self.link.session
-        if session.transaction_status is not TransactionStatus.IDLE:
+        is_units_own = session.head.unit is not None  # another one is under way, and ends its own
+        if session.transaction_status is not TransactionStatus.IDLE and not is_units_own:
             raise UsageError("a transaction is open here already: run the setup and the query in it")
         asked = (*session.inflight, *self.window.inside)
-        if any(request.unit is None and request.parts is None for request in asked):
+        if any(request.is_awaited and not request.is_description for request in asked):
             raise UsageError("what was asked before may open a transaction: await that, then use exec_transaction()")
 
     def was_reset(self) -> None:

@@ -105,6 +105,11 @@ class Request:
         self.is_repaired = False
         self.has_committed = False
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it stands for itself, and somebody waits for it."""
+        return self.unit is None and self.parts is None and self.sink is not None and not self.sink.done()
+
     def end_result(self, tag: str) -> None:
         """One statement has ended: make its Rows, if somebody waits for them."""
         if self.sink is not None:
