@@ -43,6 +43,7 @@ FLOORS = [
     "protocol.startup",
     "protocol.requests",
     "protocol.window",
+    "protocol.extended_query",
     "protocol.notification_queue",
     "protocol.copy_binary",
     "protocol.foreign",

@@ -1,5 +1,5 @@
 cimport cython
-from . cimport backend, frontend, notification_queue, octets, requests, rows, statements
+from . cimport backend, extended_query, notification_queue, octets, requests, rows, statements
 from .receiver cimport Receiver
 
 cdef class Session(Receiver):
@@ -45,8 +45,6 @@ cdef class Session(Receiver):
     @cython.locals(before=Py_ssize_t)
     cpdef sent(self, Py_ssize_t n)
     cpdef append(self, bytes data)
-    @cython.locals(cache=statements.StatementCache, statement=statements.Statement, tail=bytes)
-    cdef encode_query(self, requests.Request request)
     cpdef lost(self, object cause)
     @cython.locals(error=object, was_idle=bint)
     cpdef received(self, Py_ssize_t n)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from ..error import PgError, ProtocolError, UsageError
-from . import answers, backend, endings, frontend, notification_queue, octets, requests, rows, statements
+from . import answers, backend, endings, extended_query, notification_queue, octets, requests, rows, statements
 from .receiver import Receiver
 from .types import ACTIONS, NEXT_STATES, State, TransactionStatus
 
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 BUFFER_SIZE = 256 * 1024
 
 SYNC_SCRIPT = requests.SYNC_SCRIPT
-EXECUTE_SYNC = frontend.EXECUTE + frontend.SYNC
-DESCRIBE_EXECUTE_SYNC = frontend.DESCRIBE_EXECUTE + frontend.SYNC
-FIRST_USE = bytes([State.PARSE, State.PARAMETERS, State.FIELDS, State.BIND, State.EXECUTE, State.SYNC])
-DESCRIBED_USE = bytes([State.BIND, State.FIELDS, State.EXECUTE, State.SYNC])
-LATER_USE = bytes([State.BIND, State.EXECUTE, State.SYNC])
-LATER_ITEM = LATER_USE[:2]
 
 
 class Session(Receiver):
@@ -148,10 +142,10 @@ class Session(Receiver):
         request.begin = self.encoded
         n = len(self.out)
         if request.data is None:
-            self.encode_query(request)
+            extended_query.append(self.out, request, self.statements, self.groups, self.is_in_group)
         else:
-            if request.is_item and self.statements.closing:
-                request.script = self.close_evicted() + request.script
+            if request.is_item and self.statements.closing and not self.is_in_group:
+                request.script = extended_query.close_evicted(self.out, self.statements) + request.script
             self.out += request.data
         self.encoded += len(self.out) - n
         self.is_in_group = request.is_item
@@ -172,62 +166,6 @@ class Session(Receiver):
         """Put encoded bytes behind all others."""
         self.out += data
         self.encoded += len(data)
-
-    def encode_query(self, request: requests.Request) -> None:
-        """Append a query: Close of what was evicted, Parse and Describe where needed, Bind, Execute, Sync."""
-        cache = self.statements
-        if request.is_unnamed:
-            statement = cache.unnamed(request.sql, request.oids)
-        else:
-            statement = cache.find(request.sql, request.oids)
-            if (request.is_repaired or not statement.is_described) and self.needs_own_parse(request, statement):
-                statement = cache.unnamed(request.sql, request.oids)
-        request.statement = statement
-        statement.shape(request.param_formats, request.result_formats, len(request.params))
-        tail = EXECUTE_SYNC
-        if statement.number == 0:
-            from . import messages  # the seventy classes are loaded with the first statement
-
-            statement.number = request.number
-            statement.group = self.groups
-            statement.is_safe = not self.is_in_group and not request.may_stay_open and request.unit is None
-            request.parses = True
-            request.script = self.close_evicted() + FIRST_USE
-            self.out += messages.encode(
-                messages.Parse(statement.name, statement.sql, statement.given_oids),
-                messages.Describe("S", statement.name),
-            )
-        elif statement.is_described:
-            request.script = self.close_evicted() + LATER_USE if cache.closing else LATER_USE
-            request.fields = statement.shown
-            request.columns = statement.columns
-        else:
-            request.script = self.close_evicted() + DESCRIBED_USE
-            tail = DESCRIBE_EXECUTE_SYNC
-        if request.is_item:  # its Sync comes later
-            request.script = LATER_ITEM if request.script is LATER_USE else request.script[: len(request.script) - 1]
-            tail = frontend.EXECUTE if tail is EXECUTE_SYNC else frontend.DESCRIBE_EXECUTE
-        frontend.bind(self.out, statement.head, request.params, request.result_formats, tail)
-
-    def needs_own_parse(self, request: requests.Request, statement: statements.Statement) -> bool:
-        """Whether the name cannot be relied on, or not be given before a Close that would stand inside a group."""
-        if statement.number == 0:
-            return self.is_in_group and statement.name in self.statements.closing
-        if request.is_repaired:  # a repair relies on nobody else's Parse
-            return True
-        # Only a request of its own group can be sent once more if that Parse fails.
-        is_safe = statement.is_safe and not request.is_item
-        return not (statement.is_parsed or is_safe or statement.group == self.groups)
-
-    def close_evicted(self) -> bytes:
-        """Append a Close for each statement that left the cache, first in a group; returns their states."""
-        if self.is_in_group:
-            return b""
-        from . import messages
-
-        names = self.statements.take_closing()
-        self.out += messages.encode(*[messages.Close("S", name) for name in names])
-        return bytes([State.CLOSE] * len(names))
 
     # ---- bytes in
 
