@@ -21,8 +21,6 @@ from .postgres import Postgres
 
 USER_TIMEOUT = 1000  # milliseconds, as libpq has it
 IDLE = INTERVAL = COUNT = 1  # seconds, seconds, and how many
-
-
 PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pg_wired import (
+    AsyncConn,
     ConnectionClosed,
     Outcome,
     PgError,
@@ -19,6 +20,7 @@ from pg_wired.connection import HIGH_WATER
 from pg_wired.protocol import messages as m
 from rig.checks import ends_clean, outcome_of, until
 from rig.postgres import Server
+from tests.outcomes import until_asleep
 
 pytestmark = pytest.mark.both_loops
 
@@ -194,10 +196,12 @@ async def test_a_cancelled_reader_loses_nothing(wire: WireConn) -> None:
 
 
 @ends_clean()
-async def test_cancel_token(wire: WireConn) -> None:
+async def test_cancel_token(wire: WireConn, postgres: Server) -> None:
     token = wire.cancel_token()
     assert str(token.pid) in repr(token) and repr(token.secret_key) not in repr(token)
     await wire.send(m.Query("select pg_sleep(30)"))
+    async with await AsyncConn.connect(postgres.dsn) as admin:
+        await until_asleep(admin, wire.pid)  # a cancel request that comes before the query has begun is lost
     await token.cancel()
     with pytest.raises(PgError) as caught:
         await wire.collect_rows()

@@ -26,6 +26,8 @@ _VERSIONS = {
     "TLSv1.3": ssl.TLSVersion.TLSv1_3,
 }
 _OLD = ("TLSv1", "TLSv1.1")
+# PEM text becomes a file here: no path to be shown.
+_IN_MEMORY = "/proc/self/fd/"
 
 
 def make_context(config: ConnConfig) -> ssl.SSLContext:
@@ -165,9 +167,6 @@ class _Maker:
                 f"could not read the client certificate {_shown(certificate)} with its key{shown}: {_reason(error)}; "
                 "do they belong together, and is sslpassword right?"
             ) from error
-
-
-_IN_MEMORY = "/proc/self/fd/"
 
 
 def _place(stack: ExitStack, value: str | bytes | None, default: str) -> str:

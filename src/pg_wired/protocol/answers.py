@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 # A server reports some fifteen parameters; a stream of new names is an attack on our memory.
 MAX_PARAMETERS = 1000
-# A server that gives up adds an error or two to the one it fails with; a flood of them is not kept.
 # Tags of what has committed, whatever follows in its group: PreventInTransactionBlock() makes a command commit at once.
 # CALL, DO and what is CONCURRENTLY do not show it (docs/queries.md).
 COMMITTING = frozenset(["COMMIT", "PREPARE TRANSACTION", "VACUUM", "ALTER SYSTEM"]) | frozenset(
     f"{verb} {kind}" for verb in ("CREATE", "DROP") for kind in ("DATABASE", "TABLESPACE")
 )
+# A server that gives up adds an error or two to the one it fails with; a flood of them is not kept.
 MAX_NOTES = 10
 # Once one of these changes, the connection means something else to every other task that shares it.
 RETIRING = frozenset({"client_encoding", "standard_conforming_strings", "session_authorization", "in_hot_standby"})
