@@ -297,3 +297,13 @@ def test_what_nobody_waits_for_makes_no_rows() -> None:
     request = requests.simple_query(None, "set a to b; select 1", 0.0)
     request.end_result("SET")
     assert request.result is None and request.results == []
+
+
+def test_whether_somebody_waits_for_it() -> None:
+    client = Client()
+    waiting, gone = client.query("select 1"), client.query("select 2")
+    client.transaction("", "select 3")
+    gone.cancelled = True
+    first, second, *parts = client.session.inflight
+    assert first.is_awaited and not second.is_awaited and not any(part.is_awaited for part in parts)
+    assert not requests.Request(None, "", 0.0).is_awaited and waiting.result is None

@@ -1,0 +1,25 @@
+"""What callers get as named tuples; and one gap for two."""
+
+from __future__ import annotations
+
+import pytest
+
+from pg_wired.protocol.records import ListenerGap, Notification, NotificationGap, wider
+
+LOST, LATER = ListenerGap(1, 2.0, 7, 8), ListenerGap(10, 0.5, 8, 9)
+
+
+@pytest.mark.parametrize(
+    ("gap", "following", "expected"),
+    [
+        (NotificationGap(1), NotificationGap(2), NotificationGap(3)),
+        (LOST, NotificationGap(2), ListenerGap(3, 2.0, 7, 8)),
+        (NotificationGap(2), LOST, ListenerGap(3, 2.0, 7, 8)),
+        (LOST, LATER, ListenerGap(11, 2.5, 7, 9)),
+        (LOST, b"no gap", LOST),
+        (NotificationGap(1), Notification(1, "a", "b"), NotificationGap(1)),
+    ],
+)
+def test_one_gap_for_two(gap: NotificationGap | ListenerGap, following: object, expected: object) -> None:
+    assert wider(gap, following) == expected
+    assert type(wider(gap, following)) is type(expected)
