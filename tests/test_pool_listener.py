@@ -261,6 +261,7 @@ async def test_what_comes_with_the_answer_to_listen_is_behind_the_gap() -> None:
         await peer.send(m.NotificationResponse(1, await channel, ""))
         await said(peer)
         await said(peer)
+        await peer.fake.within(listens.wait(), "the listener to be open")  # else the end may come with the answer
         peer.close()
 
     async def second(peer: Peer) -> None:
@@ -268,11 +269,13 @@ async def test_what_comes_with_the_answer_to_listen_is_behind_the_gap() -> None:
         await said(peer, m.NotificationResponse(1, "jobs", "early"))
 
     channel: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    listens = asyncio.Event()
     async with (
         FakePG([lane, first, second]) as fake,
         await AsyncPool.connect(fake.dsn, size=1) as pool,
         pool.listener(["jobs"]) as events,
     ):
+        listens.set()
         got = [await anext(events) for _ in range(3)]
         assert [type(event) for event in got] == [ListenerGap, Notification, Notification] and adds_up(events)
 
