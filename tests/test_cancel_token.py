@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pg_wired import AsyncConn, AsyncPool, CancelToken, IoError, PgError, RequestTimeout, UsageError
+from pg_wired import AsyncConn, AsyncPool, CancelToken, ConnConfig, IoError, PgError, RequestTimeout, UsageError
+from pg_wired.cancel import AT_ONCE
+from pg_wired.connection import connector
 from pg_wired.protocol import messages as m
-from rig.checks import LATE, SOON, answers, ends_clean, outcome_of, until_sql
+from rig.checks import LATE, SOON, answers, ends_clean, outcome_of, until, until_sql
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server, free_port
 from tests.outcomes import until_asleep
@@ -187,3 +189,68 @@ async def test_it_is_good_for_one_block(postgres: Server, conn: AsyncConn) -> No
                 running = asyncio.ensure_future(mine.exec_query("select pg_sleep(0.05)"))
                 await asyncio.gather(*[token.cancel() for token in tokens])
                 assert await running == [(b"",)]
+
+
+async def until_end(peer: Peer) -> None:
+    await peer.startup()
+    await peer.expect(m.Terminate)
+    peer.close()
+
+
+async def all_there(fake: FakePG) -> None:
+    """As many cancel requests as may be under way, and turns in which others would have come."""
+    await until(lambda: fake.cancels.qsize() >= AT_ONCE, "the first ones")
+    for _ in range(200):
+        await asyncio.sleep(0)
+    assert fake.cancels.qsize() == AT_ONCE
+
+
+@ends_clean()
+async def test_of_a_hundred_so_many_are_sent_at_once() -> None:
+    """A server has so many connections and no more, and its sessions need them."""
+    async with FakePG(until_end, hold_cancels=True) as fake:
+        sessions = connector(ConnConfig.parse(fake.dsn))
+        async with await sessions.connect() as one, await sessions.connect() as other:
+            tokens = [wire.cancel_token() for wire in (one, other)] * 50
+            cancelling = [asyncio.ensure_future(token.cancel(timeout=30)) for token in tokens]
+            await all_there(fake)
+            late = await outcome_of(one.cancel_token().cancel(timeout=0.01))
+            assert isinstance(late, RequestTimeout)
+            fake.release_cancels()
+            await asyncio.gather(*cancelling)
+            assert fake.cancels.qsize() == len(tokens)
+
+
+@ends_clean()
+async def test_what_waits_for_one_address_keeps_no_other_waiting() -> None:
+    async with FakePG(until_end, hold_cancels=True) as slow, FakePG(until_end) as quick:
+        ports = [str(ConnConfig.parse(fake.dsn).hosts[0].port) for fake in (slow, quick)]
+        config = ConnConfig.parse(
+            slow.dsn, host="127.0.0.1,127.0.0.1", port=",".join(ports), load_balance_hosts="random"
+        )
+        sessions = connector(config, shuffle=lambda items: items.reverse() if turned else None)
+        turned = False
+        async with await sessions.connect() as one:
+            turned = True
+            async with await sessions.connect() as other:
+                cancelling = [asyncio.ensure_future(one.cancel_token().cancel(timeout=30)) for _ in range(2 * AT_ONCE)]
+                await all_there(slow)
+                await other.cancel_token().cancel()
+                assert quick.cancels.qsize() == 1
+                slow.release_cancels()
+                await asyncio.gather(*cancelling)
+
+
+@ends_clean()
+async def test_a_session_that_ends_while_its_cancel_requests_wait() -> None:
+    async with FakePG(until_end, hold_cancels=True) as fake:
+        sessions = connector(ConnConfig.parse(fake.dsn))
+        async with await sessions.connect() as one:
+            first = [asyncio.ensure_future(one.cancel_token().cancel()) for _ in range(AT_ONCE)]
+            await all_there(fake)
+            async with await sessions.connect() as other:
+                waiting = asyncio.ensure_future(other.cancel_token().cancel())
+                await asyncio.sleep(0)
+            fake.release_cancels()
+            await asyncio.gather(*first, waiting)
+            assert fake.cancels.qsize() == AT_ONCE

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -34,7 +35,7 @@ def config(host: str, port: int, **options: Any) -> ConnConfig:
 async def dial(config: ConnConfig) -> tuple[socket.socket, Route]:
     """Connect to the first address of the first host."""
     [host] = config.hosts
-    route = Route(config, host, (await addresses(host))[0], None)
+    route = Route(config, host, (await addresses(host))[0], None, WeakKeyDictionary())
     return await reach(route), route
 
 
@@ -124,7 +125,8 @@ async def test_nobody_listens() -> None:
 @ends_clean()
 async def test_a_family_that_the_machine_does_not_have() -> None:
     settled = config("127.0.0.1", 5432)
-    route = Route(settled, settled.hosts[0], Address(socket.AF_APPLETALK, ("127.0.0.1", 5432)), None)
+    address = Address(socket.AF_APPLETALK, ("127.0.0.1", 5432))
+    route = Route(settled, settled.hosts[0], address, None, WeakKeyDictionary())
     with pytest.raises(IoError, match=r'^connection to server at "127.0.0.1", port 5432 failed: .') as caught:
         await reach(route)
     assert caught.value.outcome is Outcome.NOT_SENT and type(caught.value.__cause__) is OSError

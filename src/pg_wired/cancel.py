@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import ClassVar
 
 from . import dial
@@ -13,6 +14,10 @@ from .encrypt import send_all, until_done
 from .error import IoError, RequestTimeout
 from .frozen import Frozen
 from .protocol import messages
+
+# Cancel requests that an address is sent at once, by one pool or one connection made alone: a server of 100 connections
+# (its default) needs room for sessions while a hundred of them are cancelled.
+AT_ONCE = 32
 
 
 class CancelToken(Frozen):
@@ -39,34 +44,32 @@ class CancelToken(Frozen):
         """Send CancelRequest, and wait until the server has closed that connection ("Canceling Requests in Progress").
 
         It goes the way of the session: the same address, and where that has TLS, the same TLS, never without.
-        Does nothing once the session has ended: its process id may be another's by then. Raises RequestTimeout after
-        `timeout` seconds, IoError where the server cannot be reached.
+        Does nothing once the session has ended: its process id may be another's by then. Of a pool's, 32 are sent to
+        an address at once. Raises RequestTimeout after `timeout` seconds, IoError where the server cannot be reached.
         """
         limit = seconds(timeout)
         if not self._is_live():
             return
-        request = messages.encode(messages.CancelRequest(self.pid, self.secret_key))
-        mark = object()
-        self._under_way.add(mark)
+        room = self._route.cancels.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
         try:
-            async with asyncio.timeout(limit):
-                await self._send(request)
+            async with asyncio.timeout(limit), room:
+                if self._is_live():  # still, after a wait
+                    await self._send()
         except TimeoutError as error:
             raise RequestTimeout(f"the server did not take the cancel request within {timeout} s") from error
         except OSError as error:
             raise IoError(f"the cancel request could not be sent: {error}") from error
+
+    async def _send(self) -> None:
+        mark = object()
+        self._under_way.add(mark)
+        try:
+            sock = await dial.follow(self._route._replace(address=self.address))
+            with sock:
+                await send_all(sock, messages.encode(messages.CancelRequest(self.pid, self.secret_key)))
+                # Closing with our packet unread, as some servers do, is an end too; so is one without TLS's goodbye.
+                with suppress(ConnectionResetError, ssl.SSLEOFError):
+                    while await until_done(sock, lambda: sock.recv(64)):
+                        pass
         finally:
             self._under_way.discard(mark)
-
-    async def _send(self, request: bytes) -> None:
-        sock = await dial.follow(self._route._replace(address=self.address))
-        try:
-            await send_all(sock, request)
-            try:
-                while await until_done(sock, lambda: sock.recv(64)):
-                    pass
-            # Closing with our packet unread, as some servers do, is an end as well; so is one without TLS's goodbye.
-            except (ConnectionResetError, ssl.SSLEOFError):
-                pass
-        finally:
-            sock.close()

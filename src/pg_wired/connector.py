@@ -6,9 +6,11 @@ Which failure leads where is libpq's (fe-connect.c, PQconnectPoll), but that a h
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeAlias
+from weakref import WeakKeyDictionary
 
 from . import dial, target
 from .attempt import Attempt, Make, S
@@ -43,6 +45,7 @@ class Connector(Generic[S]):
         self._make = make
         self._shuffle = shuffle
         self._terms = Terms(config)
+        self._cancels: defaultdict[dial.Address, dial.Rooms] = defaultdict(WeakKeyDictionary)
 
     async def connect(self, *, timeout: float | None = None) -> S:
         """One more connection, after at most `timeout` seconds for all attempts together.
@@ -92,7 +95,7 @@ class Connector(Generic[S]):
             failures.add("", error)
             return None
         for address in addresses:
-            route = dial.Route(self.config, host, address, None)
+            route = dial.Route(self.config, host, address, None, self._cancels[address])
             try:
                 async with self._limit(route.place):
                     return await self._try_address(route, demand, failures)

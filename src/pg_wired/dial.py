@@ -7,12 +7,17 @@ import pwd
 import socket
 import ssl
 import struct
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .conninfo import ConnConfig
 from .encrypt import Security, describe, encrypted, is_offered
 from .error import AuthenticationError, IoError, Outcome
 from .hosts import HostConfig
+
+if TYPE_CHECKING:
+    from weakref import WeakKeyDictionary
+
+    Rooms = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
 
 
 class Address(NamedTuple):
@@ -29,12 +34,16 @@ class Address(NamedTuple):
 
 
 class Route(NamedTuple):
-    """One way to a server: the address, and TLS or not. A cancel request goes the same way as its session."""
+    """One way to a server: the address, and TLS or not. A cancel request goes the same way as its session.
+
+    `cancels` has room for so many of them at once, on each loop, at this address.
+    """
 
     config: ConnConfig
     host: HostConfig
     address: Address
     security: Security | None
+    cancels: Rooms
 
     @property
     def place(self) -> str:
