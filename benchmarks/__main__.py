@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from . import report
@@ -42,7 +42,8 @@ in a transaction.
 COPY: data in memory, from and to; psql's is a whole process, with its start and its login, from and to a file.
 Notifications: another process's. The server holds them back while the listener is in a transaction; measured from its
 COMMIT to the last of them.
-Growth: what one costs; "bends up" is {bent} times the least so far."""
+Growth: what one costs, with the client on one core and the server on the others; "bends up" is {bent} times the least
+so far."""
 
 
 def take(sample: Sample, variables: dict[str, str]) -> dict[str, float]:
@@ -68,10 +69,21 @@ def run(servers: Servers, samples: Sequence[Sample], scale: Scale, core: int | N
         print(f"round {number + 1}, {len(order)} samples", file=sys.stderr, flush=True)
         random.Random(number).shuffle(order)
         for sample in order:
-            with pinned(servers.plain, core) if core is not None and sample.line == ONE_TASK else nullcontext():
+            with placed(sample, servers, core):
                 taken.append(Taken(sample, number, take(sample, servers.environment(sample.transport))))
     place = {sample: number for number, sample in enumerate(samples)}
     return sorted(taken, key=lambda each: (place[each.sample], each.round))
+
+
+def placed(sample: Sample, servers: Servers, core: int | None) -> AbstractContextManager[None]:
+    """Hold the cores still where that is asked for, and for the curves: else they show where the kernel puts whom."""
+    cores = os.sched_getaffinity(0)
+    if sample.point and len(cores) > 1:
+        last = {max(cores)}
+        return pinned(servers.plain, last, cores - last)
+    if core is not None and sample.line == ONE_TASK:
+        return pinned(servers.plain, {core}, {core})
+    return nullcontext()
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ class Curve(NamedTuple):
     points: tuple[int, ...]
     commands: dict[str, Callable[[int], Command]]
     is_shared: bool = True  # the wall time is of the whole point; else it is already of one request
+    lasts: float = 0.0  # seconds that a sample takes at least, for each of the point
 
 
 def _asked(opened: str) -> Callable[[int], Command]:
@@ -58,6 +59,7 @@ CURVES = (
         (1, 10, 100, 1000, 10_000),
         {"pg_wired": _asked("with_pg_wired.one"), "asyncpg": _asked("with_asyncpg.pool")},
         is_shared=False,
+        lasts=0.0002,  # some 20 requests of each task, beside which its beginning and its end count little
     ),
     Curve(
         "grow-connections",

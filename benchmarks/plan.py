@@ -177,5 +177,6 @@ def growth(scale: Scale) -> Iterator[Sample]:
 
 
 def _point(curve: Curve, client: str, point: int, seconds: float) -> Sample:
-    command = ("benchmarks.wire", *curve.commands[client](point), f"--seconds={seconds}")
+    lasts = max(seconds, curve.lasts * point)
+    command = ("benchmarks.wire", *curve.commands[client](point), f"--seconds={lasts}")
     return Sample(curve.name, UNIX, "asyncio", client, command, point)

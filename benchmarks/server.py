@@ -109,11 +109,12 @@ def packages(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def pinned(server: Postgres, core: int) -> Iterator[None]:
-    """We and the server on one core, and with us whoever is started meanwhile."""
-    before = {pid: os.sched_getaffinity(pid) for pid in (os.getpid(), server.pid)}
-    for pid in before:
-        os.sched_setaffinity(pid, {core})
+def pinned(server: Postgres, ours: set[int], its: set[int]) -> Iterator[None]:
+    """We on cores of ours, and with us whoever is started meanwhile; the server on its own."""
+    cores = {os.getpid(): ours, server.pid: its}
+    before = {pid: os.sched_getaffinity(pid) for pid in cores}
+    for pid in cores:
+        os.sched_setaffinity(pid, cores[pid])
     try:
         yield
     finally:
