@@ -172,6 +172,39 @@ async def test_others_wait_until_it_is_clean() -> None:
 
 
 @ends_clean()
+async def test_an_owner_who_is_cancelled_while_leaving_waits_as_others_do() -> None:
+    leaving, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.expect(m.Query("begin; set x = 1"))
+        await peer.send(m.CommandComplete("BEGIN"), m.CommandComplete("SET"), m.ReadyForQuery("T"))
+        await peer.expect(m.Query)
+        leaving.set()
+        await may_go_on.wait()
+        await peer.send(m.CommandComplete("ROLLBACK"), m.ReadyForQuery("I"))
+        await peer.expect(m.Query)
+        await peer.send(m.CommandComplete("RESET"), m.ReadyForQuery("I"))
+        await peer.answer_rows([(b"1",)])
+
+    async def owner(conn: AsyncConn) -> list[Any]:
+        try:
+            async with conn.exclusive() as mine:
+                await mine.simple_query("begin; set x = 1")
+        except asyncio.CancelledError:
+            reply = conn.exec_query("select 1")
+            may_go_on.set()
+            return list(await reply)
+        raise AssertionError("it was not cancelled")
+
+    async with FakePG(script) as fake, await AsyncConn.connect(fake.dsn) as conn:
+        task = asyncio.create_task(owner(conn))
+        await fake.within(leaving.wait(), "the cleaning")
+        task.cancel()
+        assert await task == [(b"1",)]
+
+
+@ends_clean()
 async def test_a_reset_that_fails_ends_the_connection() -> None:
     """Nobody gets a session in a state that nobody knows."""
 

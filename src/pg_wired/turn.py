@@ -182,6 +182,7 @@ class Turn:
         """Give the turn back, clean. Being cancelled meanwhile does not stop that."""
         if self._window is None:
             return
+        self._window.owner = self._owner_behind()  # who is cancelled now may go on outside
         is_clean = self.is_idle and self.clean is None and self.inner is None and not self.cancels
         if self.link.session.failure is not None or is_clean:
             self._give_back()
