@@ -10,22 +10,21 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from . import report
 from .growth import BENT
-from .lines import ONE_TASK
 from .plan import FULL, QUICK, Sample, Scale, growth, plan
 from .results import Results, Taken, save
-from .server import Servers, pinned
+from .server import Servers, placed, shares
 from .work import DEPTH, OUTPUT, ROOT
 
 DEADLINE = 120.0  # seconds for one sample; the slowest takes about four
 EXPLANATION = """\
 Each sample is a process of its own, all samples of a round in a new order; medians over {rounds} rounds, with the
-smallest and the largest. "2.00x" needs half of what the other needs on the same loop and transport. Less is better, but
-for 1000/s. The budgets are on the Unix socket; over loopback TCP the server itself needs longer for each Sync.
+smallest and the largest. Clients are on one core, the servers on the others. "2.00x" needs half of what the other needs
+on the same loop and transport. Less is better, but for 1000/s. The budgets are on the Unix socket; over loopback TCP
+the server itself needs longer for each Sync.
 Several tasks: pg_wired has 1 connection, or a pool of 2, the others 10. asyncpg's pool as it comes sends a query to
 reset a connection after each use; "no reset" has its option `reset` do nothing. A bare queue of connections is faster
 than a pool and looks after nothing. pgbench has 1 connection, sends {depth} requests, waits for all of their answers,
@@ -42,8 +41,7 @@ in a transaction.
 COPY: data in memory, from and to; psql's is a whole process, with its start and its login, from and to a file.
 Notifications: another process's. The server holds them back while the listener is in a transaction; measured from its
 COMMIT to the last of them.
-Growth: what one costs, with the client on one core and the server on the others; "bends up" is {bent} times the least
-so far."""
+Growth: what one costs; "bends up" is {bent} times the least so far."""
 
 
 def take(sample: Sample, variables: dict[str, str]) -> dict[str, float]:
@@ -59,7 +57,7 @@ def take(sample: Sample, variables: dict[str, str]) -> dict[str, float]:
     return metrics
 
 
-def run(servers: Servers, samples: Sequence[Sample], scale: Scale, core: int | None = None) -> list[Taken]:
+def run(servers: Servers, samples: Sequence[Sample], scale: Scale) -> list[Taken]:
     """All rounds; each in an order of its own, so that nobody always follows the same neighbour."""
     for sample in {sample for sample in samples if sample.line == "import"}:
         take(sample, servers.environment())  # the first one compiles the package
@@ -69,21 +67,9 @@ def run(servers: Servers, samples: Sequence[Sample], scale: Scale, core: int | N
         print(f"round {number + 1}, {len(order)} samples", file=sys.stderr, flush=True)
         random.Random(number).shuffle(order)
         for sample in order:
-            with placed(sample, servers, core):
-                taken.append(Taken(sample, number, take(sample, servers.environment(sample.transport))))
+            taken.append(Taken(sample, number, take(sample, servers.environment(sample.transport))))
     place = {sample: number for number, sample in enumerate(samples)}
     return sorted(taken, key=lambda each: (place[each.sample], each.round))
-
-
-def placed(sample: Sample, servers: Servers, core: int | None) -> AbstractContextManager[None]:
-    """Hold the cores still where that is asked for, and for the curves: else they show where the kernel puts whom."""
-    cores = os.sched_getaffinity(0)
-    if sample.point and len(cores) > 1:
-        last = {max(cores)}
-        return pinned(servers.plain, last, cores - last)
-    if core is not None and sample.line == ONE_TASK:
-        return pinned(servers.plain, {core}, {core})
-    return nullcontext()
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -93,7 +79,6 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--only", default="", metavar="PATTERN", help="of names as 64-tasks/unix/uvloop/pg_wired")
     parser.add_argument("--list", action="store_true", help="print the names, and measure nothing")
     parser.add_argument("--json", type=Path, default=OUTPUT / "results.json", metavar="PATH", help="all samples")
-    parser.add_argument("--pin", action="store_true", help="one task: client and server on the same core")
     parser.add_argument(
         "--postgres", choices=("embedded", "system"), default="embedded", help="whose server; not TLS's"
     )
@@ -106,7 +91,7 @@ def main(options: Sequence[str] | None = None, scale: Scale | None = None) -> No
     given = parser.parse_args(options)
     scale = scale or (QUICK if given.quick else FULL)
     scale = scale._replace(rounds=given.rounds or scale.rounds)
-    core = max(os.sched_getaffinity(0)) if given.pin else None
+    ours, its = shares(os.sched_getaffinity(0))
     everything = [*plan(scale), *(growth(scale) if scale.growth else ())]
     samples = [sample for sample in everything if re.search(given.only, sample.name)]
     if not samples:
@@ -114,10 +99,10 @@ def main(options: Sequence[str] | None = None, scale: Scale | None = None) -> No
     if given.list:
         print(*sorted({sample.name for sample in samples}), sep="\n")
         return
-    with Servers.launch(samples, scale, given.postgres) as servers:
+    with placed(its), Servers.launch(samples, scale, given.postgres) as servers, placed(ours):
         facts = report.machine(servers.said, servers.settings)
-        facts["one task"] = "cores as the kernel chooses" if core is None else f"client and server on core {core}"
-        results = Results(facts, scale, run(servers, samples, scale, core))
+        facts["cores"] = f"clients on {sorted(ours)}, servers on {sorted(its)}"
+        results = Results(facts, scale, run(servers, samples, scale))
     explanation = EXPLANATION.format(rounds=scale.rounds, depth=DEPTH, bent=BENT)
     print(*report.show(results, explanation), sep="\n")
     save(given.json, results)

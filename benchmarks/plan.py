@@ -22,7 +22,7 @@ class Scale(NamedTuple):
     repeats: int  # within one sample of the protocol floor
 
 
-FULL = Scale(rounds=5, growth=2, seconds=0.4, rows=1_000_000, notifications=100_000, connects=40, imports=2, repeats=15)
+FULL = Scale(rounds=5, growth=3, seconds=0.4, rows=1_000_000, notifications=100_000, connects=40, imports=2, repeats=15)
 QUICK = Scale(rounds=1, growth=0, seconds=0.1, rows=100_000, notifications=20_000, connects=10, imports=1, repeats=3)
 
 LOOPS = ("asyncio", "uvloop")

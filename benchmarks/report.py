@@ -28,7 +28,7 @@ def machine(server: str, settings: str) -> dict[str, str]:
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "libraries": ", ".join(peers),
         "server": f"PostgreSQL {server}, SCRAM, {settings}",
-        "machine": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, {_processor()}, {platform.platform()}",
+        "machine": f"{os.cpu_count()} cores, {_processor()}, {platform.platform()}",
         "load": f"{os.getloadavg()[0]:.1f} in the minute before; the busier the machine, the less the numbers mean",
     }
 

@@ -108,15 +108,18 @@ def packages(variables: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def shares(cores: set[int]) -> tuple[set[int], set[int]]:
+    """The client's core, and the servers': all others, where there are any."""
+    last = {max(cores)}
+    return last, (cores - last) or last
+
+
 @contextmanager
-def pinned(server: Postgres, ours: set[int], its: set[int]) -> Iterator[None]:
-    """We on cores of ours, and with us whoever is started meanwhile; the server on its own."""
-    cores = {os.getpid(): ours, server.pid: its}
-    before = {pid: os.sched_getaffinity(pid) for pid in cores}
-    for pid in cores:
-        os.sched_setaffinity(pid, cores[pid])
+def placed(cores: set[int]) -> Iterator[None]:
+    """We on these cores, and with us whoever is started meanwhile."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
-        for pid, cores in before.items():
-            os.sched_setaffinity(pid, cores)
+        os.sched_setaffinity(0, before)

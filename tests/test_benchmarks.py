@@ -41,7 +41,7 @@ def kinds() -> Iterator[str]:
 def test_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, cores = tmp_path / "new/results.json", os.sched_getaffinity(0)
     names = list(kinds())
-    main(["--only", f"^({'|'.join(map(re.escape, names))})$", "--json", str(path), "--pin"], TINY)
+    main(["--only", f"^({'|'.join(map(re.escape, names))})$", "--json", str(path)], TINY)
     printed = capsys.readouterr().out
     kept = results.load(path)
     assert {taken.sample.name for taken in kept.taken} == set(names)
@@ -52,7 +52,7 @@ def test_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert kept.titled(line.title) in printed
     measured = [(taken, key) for taken in kept.taken for key in taken.metrics if key not in DIFFERENCES]
     assert not [(taken, key) for taken, key in measured if not 0 <= taken.metrics[key] < math.inf]
-    assert f"on core {max(cores)}" in printed and os.sched_getaffinity(0) == cores
+    assert f"clients on [{max(cores)}]" in printed and os.sched_getaffinity(0) == cores
 
 
 def test_a_process_that_ends_gives_no_time_back() -> None:
