@@ -243,13 +243,16 @@ class Lanes(Clock):
     # ---- slots
 
     async def connect(self) -> None:
-        """Fill the first slot, or raise what that failed with; then try all others once."""
+        """Fill the first slot, or raise what that failed with; then the others, until one fails."""
         self.slots.append(Slot(self))
         error = await self.slots[0].first
         if error is not None:
             raise error
         self.resize(self.opener.told.size)
-        await asyncio.wait([slot.first for slot in self.slots])
+        for slot in list(self.slots):  # each attempt waits for the one before
+            await asyncio.wait([slot.first])
+            if slot.first.result() is not None:
+                return  # they go on in the background, and what is up need not wait for them
 
     def resize(self, size: int) -> None:
         """So many slots from now on; those that go finish what they have."""
