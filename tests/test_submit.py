@@ -199,3 +199,11 @@ async def test_a_batch_has_one_deadline_and_one_end(conn: AsyncConn) -> None:
     batch.cancel()
     assert isinstance(await outcome_of(batch), asyncio.CancelledError)
     await answers(conn)
+
+
+async def test_sql_is_no_message(conn: AsyncConn) -> None:
+    text: Any = "select 1"
+    with pytest.raises(TypeError, match=r"^messages is str: .* simple_query"):
+        conn.submit(text)
+    with pytest.raises(TypeError, match=r"^messages is str: .* simple_query"):
+        conn.submit_batch([(text, ROWS)])

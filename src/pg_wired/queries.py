@@ -121,6 +121,8 @@ class Queries:
     ) -> requests.Request:
         if collector not in (ResponseCollector.ROWS, ResponseCollector.DRAIN):
             raise ConfigError(f"collector is {collector!r}: a shared connection takes ROWS and DRAIN")
+        if isinstance(messages, str):
+            raise TypeError("messages is str: pass encoded messages, or use simple_query() for SQL")
         return requests.encoded(reply, bytes(messages), collector == ResponseCollector.DRAIN, deadline)
 
     def exec_transaction(

@@ -77,9 +77,9 @@ def test_one_value_is_no_sequence_of_values(params: Any) -> None:
         frontend.values(params)
 
 
-@pytest.mark.parametrize("params", [None, 7])
-def test_no_sequence_at_all(params: Any) -> None:
-    with pytest.raises(TypeError):
+@pytest.mark.parametrize(("params", "text"), [(None, "^params is None: leave it out"), (7, "^params is a sequence")])
+def test_no_sequence_at_all(params: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
         frontend.values(params)
 
 

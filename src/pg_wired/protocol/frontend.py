@@ -56,6 +56,8 @@ def values(params: Sequence[Value]) -> tuple[bytes | None, ...]:
 
 def _check_order(params: object) -> None:
     """Refuse what is one value, or whose order is not that of $1, $2."""
+    if params is None:
+        raise TypeError("params is None: leave it out where there are none, or pass (None,) for a single NULL")
     if isinstance(params, (str, bytes, bytearray, memoryview)) or not isinstance(params, Iterable):
         raise TypeError(f"params is a sequence of values, not {type(params).__name__}: pass (value,) for a single one")
     if isinstance(params, (Mapping, Set)):
