@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 Command = tuple[str, ...]  # arguments of benchmarks.wire
-BENT = 1.25  # times the least cost of one so far; less is what two rounds of a busy machine can differ by
+BENT = 1.25  # times the least cost of one so far; less is what rounds of a busy machine can differ by
 
 
 class Curve(NamedTuple):
@@ -59,7 +59,7 @@ CURVES = (
         (1, 10, 100, 1000, 10_000),
         {"pg_wired": _asked("with_pg_wired.one"), "asyncpg": _asked("with_asyncpg.pool")},
         is_shared=False,
-        lasts=0.0002,  # some 20 requests of each task, beside which its beginning and its end count little
+        lasts=0.0002,  # some 20 requests of each of our tasks, beside which its beginning and its end count little
     ),
     Curve(
         "grow-connections",

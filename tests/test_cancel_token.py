@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import struct
 import time
@@ -10,7 +11,18 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pg_wired import AsyncConn, AsyncPool, CancelToken, ConnConfig, IoError, PgError, RequestTimeout, UsageError
+from pg_wired import (
+    AsyncConn,
+    AsyncPool,
+    CancelToken,
+    ConnConfig,
+    ConnectionClosed,
+    IoError,
+    Outcome,
+    PgError,
+    RequestTimeout,
+    UsageError,
+)
 from pg_wired.cancel import AT_ONCE
 from pg_wired.connection import connector
 from pg_wired.protocol import messages as m
@@ -214,11 +226,14 @@ async def test_of_a_hundred_so_many_are_sent_at_once() -> None:
             tokens = [wire.cancel_token() for wire in (one, other)] * 50
             cancelling = [asyncio.ensure_future(token.cancel(timeout=30)) for token in tokens]
             await all_there(fake)
-            late = await outcome_of(one.cancel_token().cancel(timeout=0.01))
-            assert isinstance(late, RequestTimeout)
+            with pytest.raises(RequestTimeout):
+                await one.cancel_token().cancel(timeout=0.01)
             fake.release_cancels()
             await asyncio.gather(*cancelling)
             assert fake.cancels.qsize() == len(tokens)
+            cancelling.clear()
+            gc.collect()  # frames of what was raised
+            assert not one.cancel_token()._route.cancels, "the loop would be kept by those who waited in it"
 
 
 @ends_clean()
@@ -254,3 +269,36 @@ async def test_a_session_that_ends_while_its_cancel_requests_wait() -> None:
             fake.release_cancels()
             await asyncio.gather(*first, waiting)
             assert fake.cancels.qsize() == AT_ONCE
+
+
+@ends_clean()
+@pytest.mark.parametrize("how", ["timeout", "cancelled"])
+async def test_one_that_is_not_confirmed_must_not_hit_who_is_next(how: str) -> None:
+    """It is on its way, and the server acts on it whenever it comes to it: nothing may run here by then."""
+
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.eof()
+
+    async with FakePG(script, hold_cancels=True) as fake:
+        conn = await AsyncConn.connect(fake.dsn)
+        async with conn.exclusive() as mine:
+            cancelling = asyncio.ensure_future(mine.cancel_token().cancel(timeout=0.1 if how == "timeout" else LATE))
+            await fake.cancels.get()
+            if how == "cancelled":
+                cancelling.cancel()
+            assert isinstance(await outcome_of(cancelling), RequestTimeout | asyncio.CancelledError)
+        with pytest.raises(ConnectionClosed, match="did not confirm a cancel request") as caught:
+            await conn.exec_query("select 1")
+        assert caught.value.outcome is Outcome.NOT_SENT and not conn.is_alive
+
+
+@ends_clean()
+async def test_nor_one_of_our_own() -> None:
+    async with FakePG(until_end, hold_cancels=True) as fake, await AsyncConn.connect(fake.dsn) as conn:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await conn._link.cancel_running()
+        with pytest.raises(ConnectionClosed, match="did not confirm a cancel request") as caught:
+            await conn.exec_query("select 1")
+        assert caught.value.outcome is Outcome.NOT_SENT

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 import pytest
 
@@ -35,7 +35,7 @@ def config(host: str, port: int, **options: Any) -> ConnConfig:
 async def dial(config: ConnConfig) -> tuple[socket.socket, Route]:
     """Connect to the first address of the first host."""
     [host] = config.hosts
-    route = Route(config, host, (await addresses(host))[0], None, WeakKeyDictionary())
+    route = Route(config, host, (await addresses(host))[0], None, WeakValueDictionary())
     return await reach(route), route
 
 
@@ -126,7 +126,7 @@ async def test_nobody_listens() -> None:
 async def test_a_family_that_the_machine_does_not_have() -> None:
     settled = config("127.0.0.1", 5432)
     address = Address(socket.AF_APPLETALK, ("127.0.0.1", 5432))
-    route = Route(settled, settled.hosts[0], address, None, WeakKeyDictionary())
+    route = Route(settled, settled.hosts[0], address, None, WeakValueDictionary())
     with pytest.raises(IoError, match=r'^connection to server at "127.0.0.1", port 5432 failed: .') as caught:
         await reach(route)
     assert caught.value.outcome is Outcome.NOT_SENT and type(caught.value.__cause__) is OSError

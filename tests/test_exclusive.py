@@ -277,3 +277,27 @@ async def test_close_inside_leaves_nothing_open(postgres: Server, conn: AsyncCon
         assert list(await running) == [(b"",)]
     await closing
     assert not shared.is_alive and await column(admin, OWNED) == []
+
+
+@ends_clean()
+async def test_cancelled_while_leaving_a_verb_inside(conn: AsyncConn) -> None:
+    """He has left it: what he asks then waits until it is clean, as does another verb."""
+    async with conn.exclusive() as mine:
+        leaving = asyncio.Event()
+
+        async def work() -> list[Any]:
+            try:
+                async with mine.stream("select generate_series(1, 10000000)") as rows:
+                    async for _ in rows:
+                        break
+                    leaving.set()
+            except asyncio.CancelledError:
+                reply = mine.exec_query("select 1")
+                async with mine.stream("select 2") as rows:
+                    return [*await reply, *[row async for row in rows]]
+            raise AssertionError("it was not cancelled")
+
+        task = asyncio.create_task(work())
+        await leaving.wait()
+        task.cancel()
+        assert await task == [(b"1",), (b"2",)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import ClassVar
 
 from . import dial
@@ -15,9 +15,14 @@ from .error import IoError, RequestTimeout
 from .frozen import Frozen
 from .protocol import messages
 
-# Cancel requests that an address is sent at once, by one pool or one connection made alone: a server of 100 connections
-# (its default) needs room for sessions while a hundred of them are cancelled.
+# Seconds for a cancel request, by default.
+TIMEOUT = 5.0
+# Cancel requests of tokens that an address is sent at once, by one pool or one connection made alone: a server of 100
+# connections (its default) needs room for sessions while a hundred of them are cancelled.
 AT_ONCE = 32
+# Among those under way: one whose end nobody has seen. The server may act on it whenever it comes to it.
+LOST = "lost"
+UNCONFIRMED = "the server did not confirm a cancel request, which may hit whatever runs here next"
 
 
 class CancelToken(Frozen):
@@ -29,7 +34,7 @@ class CancelToken(Frozen):
     secret_key: bytes
     _is_live: Callable[[], bool]
     _route: dial.Route
-    _under_way: set[object]  # those that are sent just now
+    _under_way: set[object]  # those that are sent just now, and LOST
 
     def bound_to(self, is_so: Callable[[], bool], under_way: set[object]) -> CancelToken:
         """One that does nothing any more either once `is_so` returns False, and shows what of it is under way then."""
@@ -40,17 +45,23 @@ class CancelToken(Frozen):
 
         return CancelToken(self.address, self.pid, self.secret_key, may_be_sent, self._route, under_way)
 
-    async def cancel(self, timeout: float = 5.0) -> None:
+    async def cancel(self, timeout: float = TIMEOUT) -> None:
         """Send CancelRequest, and wait until the server has closed that connection ("Canceling Requests in Progress").
 
         It goes the way of the session: the same address, and where that has TLS, the same TLS, never without.
-        Does nothing once the session has ended: its process id may be another's by then. Of a pool's, 32 are sent to
-        an address at once. Raises RequestTimeout after `timeout` seconds, IoError where the server cannot be reached.
+        Does nothing once the session has ended: its process id may be another's by then. Of a pool's tokens, 32 are
+        sent to an address at once by each event loop. Raises RequestTimeout after `timeout` seconds, IoError where the
+        server cannot be reached.
         """
+        rooms = self._route.cancels
+        await self._cancel(timeout, rooms.setdefault(id(asyncio.get_running_loop()), asyncio.Semaphore(AT_ONCE)))
+
+    async def cancel_at_once(self) -> None:
+        """The same without waiting for others: for the library itself, which sends one for each session at most."""
+        await self._cancel(TIMEOUT, nullcontext())
+
+    async def _cancel(self, timeout: float, room: AbstractAsyncContextManager[None]) -> None:
         limit = seconds(timeout)
-        if not self._is_live():
-            return
-        room = self._route.cancels.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
         try:
             async with asyncio.timeout(limit), room:
                 if self._is_live():  # still, after a wait
@@ -64,12 +75,15 @@ class CancelToken(Frozen):
         mark = object()
         self._under_way.add(mark)
         try:
-            sock = await dial.follow(self._route._replace(address=self.address))
-            with sock:
-                await send_all(sock, messages.encode(messages.CancelRequest(self.pid, self.secret_key)))
-                # Closing with our packet unread, as some servers do, is an end too; so is one without TLS's goodbye.
-                with suppress(ConnectionResetError, ssl.SSLEOFError):
-                    while await until_done(sock, lambda: sock.recv(64)):
-                        pass
+            with await dial.follow(self._route._replace(address=self.address)) as sock:
+                try:
+                    await send_all(sock, messages.encode(messages.CancelRequest(self.pid, self.secret_key)))
+                    # Closing with our packet unread, as some servers do, is an end; so is one without TLS's goodbye.
+                    with suppress(ConnectionResetError, ssl.SSLEOFError):
+                        while await until_done(sock, lambda: sock.recv(64)):
+                            pass
+                except asyncio.CancelledError:
+                    self._under_way.add(LOST)
+                    raise
         finally:
             self._under_way.discard(mark)

@@ -6,11 +6,10 @@ Which failure leads where is libpq's (fe-connect.c, PQconnectPoll), but that a h
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 from . import dial, target
 from .attempt import Attempt, Make, S
@@ -45,7 +44,7 @@ class Connector(Generic[S]):
         self._make = make
         self._shuffle = shuffle
         self._terms = Terms(config)
-        self._cancels: defaultdict[dial.Address, dial.Rooms] = defaultdict(WeakKeyDictionary)
+        self._cancels: WeakValueDictionary[dial.Address, dial.Rooms] = WeakValueDictionary()
 
     async def connect(self, *, timeout: float | None = None) -> S:
         """One more connection, after at most `timeout` seconds for all attempts together.
@@ -95,7 +94,8 @@ class Connector(Generic[S]):
             failures.add("", error)
             return None
         for address in addresses:
-            route = dial.Route(self.config, host, address, None, self._cancels[address])
+            cancels = self._cancels.setdefault(address, WeakValueDictionary())
+            route = dial.Route(self.config, host, address, None, cancels)
             try:
                 async with self._limit(route.place):
                     return await self._try_address(route, demand, failures)

@@ -15,9 +15,10 @@ from .error import AuthenticationError, IoError, Outcome
 from .hosts import HostConfig
 
 if TYPE_CHECKING:
-    from weakref import WeakKeyDictionary
+    from weakref import WeakValueDictionary
 
-    Rooms = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
+    # By the id of their loop: one is kept by those who use it, so the loop runs, and no other has its id.
+    Rooms = WeakValueDictionary[int, asyncio.Semaphore]
 
 
 class Address(NamedTuple):
@@ -36,7 +37,7 @@ class Address(NamedTuple):
 class Route(NamedTuple):
     """One way to a server: the address, and TLS or not. A cancel request goes the same way as its session.
 
-    `cancels` has room for so many of them at once, on each loop, at this address.
+    `cancels` has room for so many tokens' requests at once, on each loop, at this address.
     """
 
     config: ConnConfig

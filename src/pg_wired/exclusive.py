@@ -93,8 +93,10 @@ class InnerTurn(Turn):
         return False
 
     async def enter(self, timeout: Patience, deadline: float = 0.0) -> None:
-        if self._outer.inner is not None:
-            raise UsageError(f"{self._outer.inner.name} is open inside {self._outer.name}: leave it first")
+        while self._outer.inner is not None:
+            if not self._outer.inner.is_left:
+                raise UsageError(f"{self._outer.inner.name} is open inside {self._outer.name}: leave it first")
+            await self._outer.inner.over()
         self.clean = self._cleaning = None
         self.is_abandoned = False
         self._window = self._outer.window

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .clock import Clock
 from .error import Outcome, PgWireError, RequestTimeout, UsageError
-from .protocol import requests
+from .protocol import endings, requests
 from .protocol.session import Session
 from .protocol.transaction import PARTS
 from .protocol.window import Window
@@ -112,8 +112,17 @@ class Link(Clock):
 
     async def cancel_running(self) -> None:
         """Ask the server to stop what it runs, if it gave a key for that."""
-        if self.wire.facts.secret_key is not None:
-            await self.wire.cancel_token().cancel()
+        if self.wire.facts.secret_key is None:
+            return
+        from .cancel import LOST, UNCONFIRMED
+
+        under_way: set[object] = set()
+        token = self.wire.cancel_token().bound_to(self.transport.is_open, under_way)
+        try:
+            await token.cancel_at_once()
+        finally:
+            if LOST in under_way and not self.session.retired:
+                endings.retire(self.session, UNCONFIRMED)
 
     async def part(self) -> None:
         """Close soon, but have the server stop what it still runs for somebody who goes."""

@@ -48,7 +48,12 @@ class Turn:
 
     def holds(self, window: Window) -> bool:
         """Whether its owner has this window, and has not begun to leave it."""
-        return self._window is window and self._cleaning is None and not self.is_abandoned
+        return self._window is window and not self.is_left
+
+    @property
+    def is_left(self) -> bool:
+        """Whether its owner has gone, though it may not be clean yet."""
+        return self.is_abandoned or self._cleaning is not None
 
     @property
     def window(self) -> Window:
@@ -57,7 +62,7 @@ class Turn:
         return self._window
 
     def _closed(self) -> UsageError:
-        return UsageError(f"{self.name} is not open: use it inside `async with`")
+        return UsageError(f"{self.name} is not open: use it inside its `async with` block")
 
     @contextmanager
     def in_one_write(self) -> Iterator[Callable[[requests.Request], None]]:
@@ -78,6 +83,7 @@ class Turn:
         link = self.link
         self.clean = self._cleaning = None
         self.is_abandoned = False
+        self.cancels = set()
         opened: asyncio.Future[Window] = link.loop.create_future()
         window = Window(opened, self.name, latest, self._has_state)
         link.submit(window)
@@ -95,7 +101,7 @@ class Turn:
     def submit(self, request: requests.Request) -> None:
         """Submit a request of this turn. UsageError while a verb inside it has the connection."""
         if self.inner is not None:
-            if not self.inner.is_abandoned:
+            if not self.inner.is_left:
                 raise UsageError(f"{self.inner.name} is open inside {self.name}: leave it first")
             self._hold(request)
             return
@@ -196,6 +202,7 @@ class Turn:
         try:
             async with asyncio.timeout(2 * GRACE):
                 while self.cancels:  # one that came late would hit whoever is next; they may be another loop's
+                    self._check_cancels()
                     await asyncio.sleep(INTERVAL / 2)
                 if self.inner is not None:
                     await self.inner.over()
@@ -210,6 +217,14 @@ class Turn:
             raise
         finally:
             self._give_back()
+
+    def _check_cancels(self) -> None:
+        from .cancel import LOST, UNCONFIRMED
+
+        if LOST in self.cancels:
+            endings.retire(self.link.session, UNCONFIRMED)
+            self.link.session.is_ours = True
+            raise UsageError(UNCONFIRMED)
 
     def _give_back(self) -> None:
         self.link.transport.resume()
