@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from pg_wired.error import ConnectionClosed, Outcome, PgError, ProtocolError, UsageError
 from pg_wired.protocol import messages as m
 from pg_wired.protocol import octets, requests
-from pg_wired.protocol.rows import Rows
 from pg_wired.protocol.session import BUFFER_SIZE
 from pg_wired.protocol.types import TransactionStatus
 from rig.talk import describe, error
@@ -125,15 +122,6 @@ def test_cancelled_before_it_is_encoded_nothing_of_it_leaves() -> None:
     assert client.sent() == [m.Query("a"), m.Query("c")]
     client.feed(*SIMPLE)
     assert behind.result == [[]]
-
-
-def test_cancelled_afterwards_its_answer_is_thrown_away() -> None:
-    client = Client()
-    cancelled, behind = client.query("select 1"), client.simple("b")
-    client.feed(*first()[:4], m.DataRow((b"1",)))
-    cancelled.cancelled = True
-    client.feed(m.DataRow((b"2",)), m.DataRow((b"3",)), *result(), READY, *SIMPLE)
-    assert cancelled.result is None and behind.result == [[]]
 
 
 # ---- the receive buffer
@@ -375,64 +363,22 @@ def test_the_parts_of_a_unit_share_their_fate() -> None:
     assert outcomes(sink) == [Outcome.UNKNOWN]
 
 
-# ---- answers in parts
+# ---- answers
 
 
-def test_a_result_that_comes_in_several_reads_is_kept_as_it_came() -> None:
-    client = Client()
-    sink = client.query("select 1")
-    client.feed(*first()[:4], m.DataRow((b"1",)), m.DataRow((None,)))
-    client.feed(m.DataRow((b"3",)), *result(tag="SELECT 3"), READY)
-    assert sink.result == [(b"1",), (None,), (b"3",)] and len(sink.result) == 3
-    other = client.query("select 1")
-    client.feed(*later((b"4",)))
-    assert other.result == [(b"4",)] and sink.result[2] == (b"3",)
-
-
-def test_a_notice_among_rows_parts_nothing() -> None:
-    client = Client()
-    sink = client.query("select 1")
-    notice = m.NoticeResponse((("C", "00000"),))
-    client.feed(*first()[:4], m.DataRow((b"1",)), notice, m.DataRow((b"2",)))
-    client.feed(m.DataRow((b"3",)), notice, *result(tag="SELECT 3"), READY)
-    assert sink.result == [(b"1",), (b"2",), (b"3",)]
-
-
-def test_rows_go_to_a_taker_as_they_come() -> None:
-    client = Client()
-    taker = Taker()
-    request = requests.query(Sink(), "select 1", (), (), 0, 0, 0.0)
-    request.taker = taker
-    client.session.submit(request)
-    client.feed(*first()[:4], m.DataRow((b"1",)), m.DataRow((b"2",)))
-    client.feed(m.DataRow((b"3",)), *result(tag="SELECT 3"), READY)
-    assert [[field.name for field in fields] for fields in taker.headers] == [["a"]]
-    assert [Rows((), [], "", body) for body in taker.parts] == [[(b"1",), (b"2",)], [(b"3",)]]
-    sink: Any = request.sink
-    assert (list(sink.result), sink.result.command_tag) == ([], "SELECT 3")
-
-
-@pytest.mark.parametrize("is_cancelled", [False, True])
-def test_copied_data_goes_to_a_taker_as_it_comes(is_cancelled: bool) -> None:
-    client, taker = Client(), Taker()
-    sink = client.copy("copy", requests.COPY_OUT, taker)
-    header = m.CopyOutResponse(0, (0, 0))
-    client.feed(header, m.CopyData(b"1\n"), m.CopyData(b""), m.CopyData(b"2\n"), m.CopyData(b""))
-    sink.cancelled = is_cancelled
-    client.feed(m.CopyData(b""), m.CopyData(b"3\n"))
-    client.feed(m.CopyDone(), m.CommandComplete("COPY 3"), READY)
-    assert taker.headers == [header]
-    assert taker.parts == ([b"1\n2\n"] if is_cancelled else [b"1\n2\n", b"3\n"])
-    assert client.session.failure is None and (is_cancelled or sink.result[0].rows_affected == 3)
-
-
-def test_what_comes_in_place_of_a_copy_is_no_data_of_it() -> None:
-    client, taker = Client(), Taker()
-    sink = client.copy("select", requests.COPY_OUT, taker)
-    client.feed(describe(["a"], ()), *result((b"1",)), READY)
-    assert (taker.headers, taker.parts) == ([], [])
-    [rows] = sink.result
-    assert rows.command_tag == "SELECT 1"
+def test_each_part_of_an_answer_goes_to_the_oldest_request() -> None:
+    client, rows, data = Client(), Taker(), Taker()
+    query = requests.query(Sink(), "select 1", (), (), 0, 0, 0.0)
+    query.taker = rows
+    client.session.submit(query)
+    copied, gone = client.copy("copy", requests.COPY_OUT, data), client.query("select 2")
+    gone.cancelled = True
+    client.feed(*first((b"1",)))
+    client.feed(m.CopyOutResponse(0, (0,)), m.CopyData(b"x"), m.CopyDone(), m.CommandComplete("COPY 1"), READY)
+    client.feed(*first((b"2",)))
+    assert (len(rows.headers), [body.count for body in rows.parts]) == (1, [1])
+    assert (len(data.headers), data.parts, copied.result[0].command_tag) == (1, [b"x"], "COPY 1")
+    assert gone.result is None and not client.session.inflight
 
 
 # ---- the end (see test_endings)

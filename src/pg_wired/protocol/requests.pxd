@@ -1,5 +1,5 @@
 cimport cython
-from . cimport frontend, octets, rows, statements
+from . cimport backend, frontend, octets, rows, statements
 
 cdef class Request:
     cdef public object sink
@@ -42,6 +42,11 @@ cdef class Request:
     cdef public bint is_repaired
     cdef public bint has_committed
 
+    @cython.locals(at=Py_ssize_t)
+    cdef Py_ssize_t take_rows(self, const unsigned char *p, Py_ssize_t i, Py_ssize_t end, bint is_query) except -1
+    @cython.locals(data=bytearray, at=Py_ssize_t)
+    cdef Py_ssize_t take_data(self, const unsigned char *p, Py_ssize_t i, Py_ssize_t end) except -1
+    cdef look_for_reader(self)
     cpdef end_result(self, str tag)
     cpdef answer(self)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..error import Outcome, PgError, PgWireError, PipelineAborted, UsageError
-from . import frontend, octets, rows, statements
+from . import backend, frontend, octets, rows, statements
 from .rows import Rows
 from .types import Oid, Row, State, Value
 
@@ -109,6 +109,50 @@ class Request:
     def is_awaited(self) -> bool:
         """Whether it stands for itself, and somebody waits for it."""
         return self.unit is None and self.parts is None and self.sink is not None and not self.sink.done()
+
+    def take_rows(self, p: bytearray, i: int, end: int, is_query: bool) -> int:
+        """Take the run of DataRow at `i`, thrown away as it comes where nobody waits for it; returns where it ends.
+
+        What follows a COPY, or stands in its place, is no query: its rows are not for a taker.
+        """
+        self.look_for_reader()
+        at = backend.check(p, i, end, self.columns)
+        if at == i or self.discards:
+            return at
+        if self.taker is not None:
+            if is_query:
+                self.body = rows.RowBody()
+                self.body.append(p, i, at)
+                self.taker.take(self.body, at - i)
+                self.body = None
+        elif self.body is None and (self.made or (at < end and p[at] != 68)):
+            # All of it is here: few rows, which are made at once.
+            if not self.made:
+                self.made = []
+            backend.make(p, i, at, end, self.made)
+        else:
+            if self.body is None:
+                self.body = rows.RowBody()
+            self.body.append(p, i, at)
+        return at
+
+    def take_data(self, p: bytearray, i: int, end: int) -> int:
+        """Take the run of CopyData at `i`, as one piece; returns where it ends."""
+        self.look_for_reader()
+        data = bytearray()
+        at = backend.data(p, i, end, data)
+        if self.taker is not None and data and not self.discards:
+            self.taker.take(bytes(data), len(data))
+        return at
+
+    def look_for_reader(self) -> None:
+        """Behind the first part of an answer: throw away what comes if nobody waits for it any more."""
+        if self.body is None and self.taker is None and not self.made:
+            return
+        if self.sink is None or self.sink.done():
+            self.discards = True
+            self.made = EMPTY
+            self.body = None
 
     def end_result(self, tag: str) -> None:
         """One statement has ended: make its Rows, if somebody waits for them."""

@@ -1,5 +1,5 @@
 cimport cython
-from . cimport backend, extended_query, notification_queue, octets, requests, rows, statements
+from . cimport extended_query, notification_queue, octets, requests, statements
 from .receiver cimport Receiver
 
 cdef class Session(Receiver):
@@ -50,11 +50,6 @@ cdef class Session(Receiver):
     cpdef received(self, Py_ssize_t n)
     @cython.locals(p="const unsigned char *", i=Py_ssize_t, cell=int, action=int, at=Py_ssize_t, stop=Py_ssize_t)
     cdef Py_ssize_t take(self, Py_ssize_t end) except -1
-    @cython.locals(request=requests.Request, at=Py_ssize_t)
-    cdef Py_ssize_t take_rows(self, Py_ssize_t i, Py_ssize_t end) except -1
-    cdef look_for_reader(self, requests.Request request)
-    @cython.locals(request=requests.Request, data=bytearray, at=Py_ssize_t)
-    cdef Py_ssize_t take_data(self, Py_ssize_t i, Py_ssize_t end) except -1
     @cython.locals(p="const unsigned char *", tag=str, request=requests.Request, is_empty=bint)
     cdef take_tag(self, Py_ssize_t i, Py_ssize_t stop)
     @cython.locals(request=requests.Request)

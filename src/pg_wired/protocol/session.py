@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from ..error import PgError, ProtocolError, UsageError
-from . import answers, backend, endings, extended_query, notification_queue, octets, requests, rows, statements
+from . import answers, endings, extended_query, notification_queue, octets, requests, statements
 from .receiver import Receiver
 from .types import ACTIONS, NEXT_STATES, State, TransactionStatus
 
@@ -192,7 +192,10 @@ class Session(Receiver):
             cell = self.state * 256 + p[i]
             action = self.actions[cell]
             if action == octets.ROW or action == octets.DATA:
-                at = self.take_rows(i, end) if action == octets.ROW else self.take_data(i, end)
+                if action == octets.ROW:
+                    at = self.head.take_rows(p, i, end, self.state == octets.EXECUTE)
+                else:
+                    at = self.head.take_data(p, i, end)
                 if at != i:
                     i = at
                     continue
@@ -218,49 +221,6 @@ class Session(Receiver):
             self.advance(self.next_states[cell])
             i = stop
         return i
-
-    def take_rows(self, i: int, end: int) -> int:
-        """Take a run of DataRow; thrown away as they come where nobody waits for them."""
-        request = self.head
-        self.look_for_reader(request)
-        at = backend.check(self.buffer, i, end, request.columns)
-        if at == i or request.discards:
-            return at
-        if request.taker is not None:
-            if self.state == octets.EXECUTE:  # and not what follows a COPY, or stands in its place
-                request.body = rows.RowBody()
-                request.body.append(self.buffer, i, at)
-                request.taker.take(request.body, at - i)
-                request.body = None
-        elif request.body is None and (request.made or (at < end and self.buffer[at] != 68)):
-            # All of it is here: few rows, which are made at once.
-            if not request.made:
-                request.made = []
-            backend.make(self.buffer, i, at, end, request.made)
-        else:
-            if request.body is None:
-                request.body = rows.RowBody()
-            request.body.append(self.buffer, i, at)
-        return at
-
-    def look_for_reader(self, request: requests.Request) -> None:
-        """Behind the first part of an answer: throw away what comes if nobody waits for it any more."""
-        if request.body is None and request.taker is None and not request.made:
-            return
-        if request.sink is None or request.sink.done():
-            request.discards = True
-            request.made = requests.EMPTY
-            request.body = None
-
-    def take_data(self, i: int, end: int) -> int:
-        """Take a run of CopyData, as one piece."""
-        request = self.head
-        self.look_for_reader(request)
-        data = bytearray()
-        at = backend.data(self.buffer, i, end, data)
-        if request.taker is not None and data and not request.discards:
-            request.taker.take(bytes(data), len(data))
-        return at
 
     def take_tag(self, i: int, stop: int) -> None:
         """CommandComplete: one result is whole."""
