@@ -114,6 +114,13 @@ class Peer(Verbs):
                 self.talk.unread += data
 
 
+async def until_terminate(peer: Peer) -> None:
+    """The script of a server that is asked nothing: it takes the login and the goodbye."""
+    await peer.startup()
+    await peer.expect(m.Terminate)
+    peer.close()
+
+
 class FakePG:
     """A server whose every connection is answered by a script: always the same one, or one of a list after the other.
 

@@ -20,7 +20,7 @@ from pg_wired import (
 )
 from pg_wired.protocol import messages as m
 from rig.checks import LATE, Cancelled, answers, ends_clean, outcome_of
-from rig.fake_pg import FakePG, Peer
+from rig.fake_pg import FakePG, Peer, until_terminate
 from rig.postgres import Server
 from tests.outcomes import until_asleep
 
@@ -107,12 +107,7 @@ async def test_who_is_held_back_has_his_deadline(postgres: Server) -> None:
 async def test_a_cancel_under_way_hits_nobody_else() -> None:
     """Its connection is slow: the block's end waits for it, and so does whoever is next."""
 
-    async def script(peer: Peer) -> None:
-        await peer.startup()
-        await peer.expect(m.Terminate)
-        peer.close()
-
-    async with FakePG(script, hold_cancels=True) as fake, await AsyncConn.connect(fake.dsn) as conn:
+    async with FakePG(until_terminate, hold_cancels=True) as fake, await AsyncConn.connect(fake.dsn) as conn:
         block = conn.exclusive()
         mine = await block.__aenter__()
         cancelling = asyncio.ensure_future(mine.cancel_token().cancel())

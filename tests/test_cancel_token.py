@@ -22,12 +22,13 @@ from pg_wired import (
     PgError,
     RequestTimeout,
     UsageError,
+    cancel,
 )
 from pg_wired.cancel import AT_ONCE
 from pg_wired.connection import connector
 from pg_wired.protocol import messages as m
 from rig.checks import LATE, SOON, answers, ends_clean, outcome_of, until, until_sql
-from rig.fake_pg import FakePG, Peer
+from rig.fake_pg import FakePG, Peer, until_terminate
 from rig.postgres import Server, free_port
 from tests.outcomes import until_asleep
 
@@ -131,12 +132,7 @@ async def test_nobody_listens(conn: AsyncConn) -> None:
 
 @ends_clean()
 async def test_a_server_that_does_not_take_it() -> None:
-    async def script(peer: Peer) -> None:
-        await peer.startup()
-        await peer.expect(m.Terminate)
-        peer.close()
-
-    async with FakePG(script, hold_cancels=True) as fake, await AsyncConn.connect(fake.dsn) as conn:
+    async with FakePG(until_terminate, hold_cancels=True) as fake, await AsyncConn.connect(fake.dsn) as conn:
         begin = time.monotonic()
         with pytest.raises(RequestTimeout):
             await conn.cancel_token().cancel(timeout=0.1)
@@ -203,12 +199,6 @@ async def test_it_is_good_for_one_block(postgres: Server, conn: AsyncConn) -> No
                 assert await running == [(b"",)]
 
 
-async def until_end(peer: Peer) -> None:
-    await peer.startup()
-    await peer.expect(m.Terminate)
-    peer.close()
-
-
 async def all_there(fake: FakePG) -> None:
     """As many cancel requests as may be under way, and turns in which others would have come."""
     await until(lambda: fake.cancels.qsize() >= AT_ONCE, "the first ones")
@@ -220,7 +210,7 @@ async def all_there(fake: FakePG) -> None:
 @ends_clean()
 async def test_of_a_hundred_so_many_are_sent_at_once() -> None:
     """A server has so many connections and no more, and its sessions need them."""
-    async with FakePG(until_end, hold_cancels=True) as fake:
+    async with FakePG(until_terminate, hold_cancels=True) as fake:
         sessions = connector(ConnConfig.parse(fake.dsn))
         async with await sessions.connect() as one, await sessions.connect() as other:
             tokens = [wire.cancel_token() for wire in (one, other)] * 50
@@ -238,7 +228,7 @@ async def test_of_a_hundred_so_many_are_sent_at_once() -> None:
 
 @ends_clean()
 async def test_what_waits_for_one_address_keeps_no_other_waiting() -> None:
-    async with FakePG(until_end, hold_cancels=True) as slow, FakePG(until_end) as quick:
+    async with FakePG(until_terminate, hold_cancels=True) as slow, FakePG(until_terminate) as quick:
         ports = [str(ConnConfig.parse(fake.dsn).hosts[0].port) for fake in (slow, quick)]
         config = ConnConfig.parse(
             slow.dsn, host="127.0.0.1,127.0.0.1", port=",".join(ports), load_balance_hosts="random"
@@ -258,7 +248,7 @@ async def test_what_waits_for_one_address_keeps_no_other_waiting() -> None:
 
 @ends_clean()
 async def test_a_session_that_ends_while_its_cancel_requests_wait() -> None:
-    async with FakePG(until_end, hold_cancels=True) as fake:
+    async with FakePG(until_terminate, hold_cancels=True) as fake:
         sessions = connector(ConnConfig.parse(fake.dsn))
         async with await sessions.connect() as one:
             first = [asyncio.ensure_future(one.cancel_token().cancel()) for _ in range(AT_ONCE)]
@@ -294,11 +284,38 @@ async def test_one_that_is_not_confirmed_must_not_hit_who_is_next(how: str) -> N
 
 
 @ends_clean()
-async def test_nor_one_of_our_own() -> None:
-    async with FakePG(until_end, hold_cancels=True) as fake, await AsyncConn.connect(fake.dsn) as conn:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.1):
-                await conn._link.cancel_running()
+async def test_nor_the_next_borrower_of_a_pool() -> None:
+    async def hit(peer: Peer) -> None:
+        await peer.startup(pid=7)
+        await peer.eof()
+
+    async with (
+        FakePG([until_terminate, hit, until_terminate], hold_cancels=True) as fake,
+        await AsyncPool.connect(fake.dsn, size=1, max_exclusive=1) as pool,
+    ):
+        async with pool.exclusive() as mine:
+            assert mine.backend_pid == 7
+            with pytest.raises(RequestTimeout):
+                await mine.cancel_token().cancel(timeout=0.1)
+        async with pool.exclusive() as mine:
+            assert mine.backend_pid != 7
+
+
+@ends_clean()
+async def test_nor_one_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's, for a query that nobody waits for any more."""
+
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.expect(m.Parse, m.Describe, m.Bind, m.Execute, m.Sync)
+        await peer.eof()
+
+    monkeypatch.setattr(cancel, "TIMEOUT", 0.1)
+    async with FakePG(script, hold_cancels=True) as fake:
+        conn = await AsyncConn.connect(fake.dsn)
+        conn.exec_query("select 1").cancel()
+        await until(lambda: not conn.is_alive, "the end of its patience")
         with pytest.raises(ConnectionClosed, match="did not confirm a cancel request") as caught:
-            await conn.exec_query("select 1")
+            await conn.exec_query("select 2")
         assert caught.value.outcome is Outcome.NOT_SENT
+        conn.abort()

@@ -249,7 +249,7 @@ class Lanes(Clock):
         if error is not None:
             raise error
         self.resize(self.opener.told.size)
-        for slot in list(self.slots):  # each attempt waits for the one before
+        for slot in self.slots:  # each attempt waits for the one before
             await asyncio.wait([slot.first])
             if slot.first.result() is not None:
                 return  # they go on in the background, and what is up need not wait for them

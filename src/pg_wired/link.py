@@ -114,15 +114,23 @@ class Link(Clock):
         """Ask the server to stop what it runs, if it gave a key for that."""
         if self.wire.facts.secret_key is None:
             return
-        from .cancel import LOST, UNCONFIRMED
-
         under_way: set[object] = set()
         token = self.wire.cancel_token().bound_to(self.transport.is_open, under_way)
         try:
             await token.cancel_at_once()
         finally:
-            if LOST in under_way and not self.session.retired:
-                endings.retire(self.session, UNCONFIRMED)
+            self.may_be_hit(under_way)
+
+    def may_be_hit(self, cancels: set[object]) -> bool:
+        """Whether one of these cancel requests may still hit what runs here; then nothing more is taken."""
+        if cancels:
+            from .cancel import LOST, UNCONFIRMED
+
+            if LOST in cancels:
+                if not self.session.retired:
+                    endings.retire(self.session, UNCONFIRMED)
+                return True
+        return False
 
     async def part(self) -> None:
         """Close soon, but have the server stop what it still runs for somebody who goes."""

@@ -202,7 +202,10 @@ class Turn:
         try:
             async with asyncio.timeout(2 * GRACE):
                 while self.cancels:  # one that came late would hit whoever is next; they may be another loop's
-                    self._check_cancels()
+                    if self.link.may_be_hit(self.cancels):
+                        self.link.session.is_ours = True
+                        self.link.abort()
+                        return
                     await asyncio.sleep(INTERVAL / 2)
                 if self.inner is not None:
                     await self.inner.over()
@@ -217,14 +220,6 @@ class Turn:
             raise
         finally:
             self._give_back()
-
-    def _check_cancels(self) -> None:
-        from .cancel import LOST, UNCONFIRMED
-
-        if LOST in self.cancels:
-            endings.retire(self.link.session, UNCONFIRMED)
-            self.link.session.is_ours = True
-            raise UsageError(UNCONFIRMED)
 
     def _give_back(self) -> None:
         self.link.transport.resume()
