@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from pg_wired import AsyncConn, Outcome, PgWireError, Rows
 from rig.checks import outcome_of, until_sql
 
+# What no statement gets past while somebody has shut the `gate`: it takes as long as a test wants, not as a clock does.
+GATE = "pg_advisory_xact_lock_shared(1)"
 ABORTED = ("PipelineAborted", Outcome.REJECTED)
 
 
@@ -32,3 +35,11 @@ async def column(conn: AsyncConn, sql: str) -> list[int]:
 async def until_asleep(admin: AsyncConn, pid: int | None) -> None:
     """Until that session is inside pg_sleep, as the server tells another one."""
     await until_sql(admin, f"select wait_event = 'PgSleep' from pg_stat_activity where pid = {pid}")
+
+
+@asynccontextmanager
+async def gate(dsn: str) -> AsyncIterator[None]:
+    """It is shut on that server inside the block."""
+    async with await AsyncConn.connect(dsn) as keeper:
+        await keeper.exec_query("select pg_advisory_lock(1)")
+        yield

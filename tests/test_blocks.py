@@ -22,11 +22,9 @@ from pg_wired.protocol import messages as m
 from rig.checks import LATE, Cancelled, answers, ends_clean, outcome_of
 from rig.fake_pg import FakePG, Peer, until_terminate
 from rig.postgres import Server
-from tests.outcomes import until_asleep
+from tests.outcomes import GATE, gate, until_asleep
 
 pytestmark = pytest.mark.both_loops
-
-SLOW = "select 'mine' from pg_sleep(0.3)"
 
 
 @pytest.fixture
@@ -39,17 +37,21 @@ async def conn(postgres: Server) -> AsyncIterator[AsyncConn]:
 
 
 @ends_clean()
-async def test_a_verb_waits_for_what_was_asked_before_it(conn: AsyncConn) -> None:
+async def test_a_verb_waits_for_what_was_asked_before_it(postgres: Server, conn: AsyncConn) -> None:
     """Else its deadline, its cancelling or its exception would stop that as well."""
     async with conn.exclusive() as mine:
         await mine.simple_query("begin")
-        for leave in (times_out, is_cancelled, raises):
-            first = mine.exec_query(SLOW)
-            await leave(mine)
-            assert await first == [(b"mine",)]
-            assert mine.transaction_status is TransactionStatus.IN_TRANSACTION
-            async with mine.stream("select 1") as rows:
-                assert [row async for row in rows] == [(b"1",)]
+        async with gate(postgres.dsn):
+            first = mine.exec_query(f"select 'mine' from {GATE}")
+            for leave in (times_out, is_cancelled):
+                await leave(mine)
+        assert await first == [(b"mine",)]
+        first = mine.exec_query("select 'mine' from pg_sleep(0.1)")
+        await raises(mine)
+        assert await first == [(b"mine",)]
+        assert mine.transaction_status is TransactionStatus.IN_TRANSACTION
+        async with mine.stream("select 1") as rows:
+            assert [row async for row in rows] == [(b"1",)]
     await answers(conn)
 
 

@@ -79,7 +79,7 @@ async def test_a_request_that_becomes_the_sole_one_is_stopped_too(conn: AsyncCon
         abandoned = conn.exec_query("select pg_sleep(30)")
         abandoned.cancel()
         await head
-        assert await until(lambda: conn.in_flight == 0, "the server to stop it") < 1
+        await until(lambda: conn.in_flight == 0, "the server to stop it")
         await answers(conn)
 
 

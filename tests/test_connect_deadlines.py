@@ -16,20 +16,18 @@ from pg_wired import (
     RequestTimeout,
     WireConn,
 )
-from rig.checks import Cancelled, ends_clean, open_sockets, outcome_of, until
+from rig.checks import LATE, Cancelled, ends_clean, open_sockets, outcome_of, until
 from rig.hosts import Hosts, hanging_up, server, silent, whatever_comes
 
 pytestmark = pytest.mark.both_loops
-
-LATE = 0.25  # seconds that a deadline may be late (I9)
 
 
 @ends_clean()
 async def test_each_attempt_has_its_own_deadline() -> None:
     async with Hosts([silent], [server("good")]) as hosts:
         begin = time.monotonic()
-        assert await hosts.connect(connect_timeout=0.1) == "good"
-        assert time.monotonic() - begin >= 0.099
+        assert await hosts.connect(connect_timeout=1.0) == "good"
+        assert time.monotonic() - begin >= 0.999
     async with Hosts([silent], [silent]) as hosts:
         refused = await hosts.connect(connect_timeout=0.1)
         assert type(refused) is RequestTimeout and str(refused).count("connect_timeout") == 2

@@ -23,7 +23,7 @@ from pg_wired.protocol import messages as m
 from rig.checks import SOON, Cancelled, answers, ends_clean, outcome_of, repeatable, until
 from rig.fake_pg import FakePG, Peer, error
 from rig.postgres import Server
-from tests.outcomes import column, until_asleep
+from tests.outcomes import GATE, column, gate, until_asleep
 
 pytestmark = pytest.mark.both_loops
 
@@ -108,9 +108,10 @@ async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn) -> No
 @ends_clean()
 async def test_what_waits_for_its_turn_and_is_cancelled_never_runs(postgres: Server, conn: AsyncConn) -> None:
     async with await AsyncConn.connect(postgres.dsn, max_in_flight=1) as shared:
-        slow = shared.exec_query("select pg_sleep(0.1)")
-        first, second = (shared.exec_transaction("", INSERT, (n,)) for n in "12")
-        first.cancel()
+        async with gate(postgres.dsn):
+            slow = shared.exec_query(f"select {GATE}")
+            first, second = (shared.exec_transaction("", INSERT, (n,)) for n in "12")
+            first.cancel()
         await asyncio.gather(slow, second)
         assert await done(conn) == [2]
 
@@ -135,13 +136,14 @@ async def test_alone_and_abandoned_it_is_stopped_on_the_server(
 
 
 @ends_clean()
-async def test_deadlines(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_deadlines(postgres: Server, conn: AsyncConn, admin: AsyncConn) -> None:
     with pytest.raises(RequestTimeout) as caught:
         await conn.exec_transaction("", INSERT, ("1",), timeout=0)
     assert caught.value.outcome is NOT_SENT
-    slow = conn.exec_query("select pg_sleep(0.3)")
-    with pytest.raises(RequestTimeout) as caught:
-        await conn.exec_transaction("", INSERT, ("2",), timeout=0.05)
+    async with gate(postgres.dsn):
+        slow = conn.exec_query(f"select {GATE}")
+        with pytest.raises(RequestTimeout) as caught:
+            await conn.exec_transaction("", INSERT, ("2",), timeout=0.05)
     assert caught.value.outcome is UNKNOWN  # it was sent already, and runs
     await slow
     await usable(conn)
@@ -152,9 +154,10 @@ async def test_deadlines(conn: AsyncConn, admin: AsyncConn) -> None:
 @ends_clean()
 async def test_a_deadline_in_the_queue_is_certain(postgres: Server, conn: AsyncConn) -> None:
     async with await AsyncConn.connect(postgres.dsn, max_in_flight=1) as shared:
-        slow = shared.exec_query("select pg_sleep(0.3)")
-        with pytest.raises(RequestTimeout) as caught:
-            await shared.exec_transaction("", INSERT, ("1",), timeout=0.05)
+        async with gate(postgres.dsn):
+            slow = shared.exec_query(f"select {GATE}")
+            with pytest.raises(RequestTimeout) as caught:
+                await shared.exec_transaction("", INSERT, ("1",), timeout=0.05)
         assert caught.value.outcome is NOT_SENT
         await slow
         assert await done(conn) == []

@@ -25,7 +25,7 @@ from pg_wired.protocol import messages as m
 from rig.checks import Cancelled, answers, cache_in_step, ends_clean, outcome_of, repeatable, until_sql
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
-from tests.outcomes import ABORTED, column, ends, until_asleep
+from tests.outcomes import ABORTED, GATE, column, ends, gate, until_asleep
 
 pytestmark = pytest.mark.both_loops
 
@@ -155,15 +155,16 @@ async def test_copy_in_a_pipeline(postgres: Server, conn: AsyncConn, admin: Asyn
 
 
 @ends_clean()
-async def test_deadlines(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_deadlines(postgres: Server, conn: AsyncConn, admin: AsyncConn) -> None:
     """An item's deadline is its own; the group goes on, for it was sent."""
     async with conn.pipeline() as pipeline:
         never = pipeline.query(INSERT, ("1",), timeout=0)
-        slow = pipeline.query("select pg_sleep(0.3)", timeout=0.05)
-        patient = pipeline.query(INSERT, ("2",), timeout=10)
-        pipeline.sync()
-        got = await ends(never, slow, patient)
-        assert got == [("RequestTimeout", NOT_SENT), ("RequestTimeout", UNKNOWN), "INSERT 0 1"]
+        async with gate(postgres.dsn):
+            slow = pipeline.query(f"select {GATE}", timeout=0.05)
+            patient = pipeline.query(INSERT, ("2",))
+            pipeline.sync()
+            assert await ends(never, slow) == [("RequestTimeout", NOT_SENT), ("RequestTimeout", UNKNOWN)]
+        assert await ends(patient) == ["INSERT 0 1"]
     assert await column(admin, PIPED) == [2]
 
 

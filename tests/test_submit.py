@@ -12,6 +12,7 @@ from pg_wired import AsyncConn, ConfigError, Outcome, PgError, RequestTimeout, R
 from pg_wired.protocol import messages as m
 from rig.checks import answers, ends_clean, outcome_of, segments_sent
 from rig.postgres import Server
+from tests.outcomes import GATE, gate
 
 pytestmark = pytest.mark.both_loops
 
@@ -188,16 +189,17 @@ async def test_a_batch_leaves_in_one_write(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_a_batch_has_one_deadline_and_one_end(conn: AsyncConn) -> None:
-    slow = [(query("select pg_sleep(0.1)"), ROWS)] * 3
-    results = await conn.submit_batch(slow, timeout=0.02)
-    assert all(isinstance(result, RequestTimeout) for result in results)
-    results = await conn.submit_batch(slow, timeout=0)
-    assert [getattr(result, "outcome", None) for result in results] == [Outcome.NOT_SENT] * 3
-    batch = asyncio.ensure_future(conn.submit_batch(slow))
-    await asyncio.sleep(0.01)
-    batch.cancel()
-    assert isinstance(await outcome_of(batch), asyncio.CancelledError)
+async def test_a_batch_has_one_deadline_and_one_end(postgres: Server, conn: AsyncConn) -> None:
+    slow = [(query(f"select {GATE}"), ROWS)] * 3
+    async with gate(postgres.dsn):
+        results = await conn.submit_batch(slow, timeout=0.02)
+        assert all(isinstance(result, RequestTimeout) for result in results)
+        results = await conn.submit_batch(slow, timeout=0)
+        assert [getattr(result, "outcome", None) for result in results] == [Outcome.NOT_SENT] * 3
+        batch = asyncio.ensure_future(conn.submit_batch(slow))
+        await asyncio.sleep(0)
+        batch.cancel()
+        assert isinstance(await outcome_of(batch), asyncio.CancelledError)
     await answers(conn)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pg_wired import AsyncConn, ConnectionClosed, Outcome, RequestTimeout, UsageError
-from rig.checks import Cancelled, answers, ends_clean, outcome_of, repeatable, until
+from rig.checks import LATE, Cancelled, answers, ends_clean, outcome_of, repeatable, until
 from rig.postgres import Server
-from tests.outcomes import until_asleep
+from tests.outcomes import GATE, gate, until_asleep
 
 pytestmark = pytest.mark.both_loops
 
@@ -151,7 +151,7 @@ async def test_acquire_timeout(conn: AsyncConn, name: str) -> None:
         with pytest.raises(RequestTimeout) as caught:
             async with window(conn, name, acquire_timeout=0.05):
                 raise AssertionError("inside")
-        assert caught.value.outcome is Outcome.NOT_SENT and 0.049 <= loop.time() - begin < 0.3
+        assert caught.value.outcome is Outcome.NOT_SENT and 0.049 <= loop.time() - begin < LATE
         behind = conn.exec_query("select 'behind'")
     assert list(await behind) == [(b"behind",)]
     with pytest.raises(RequestTimeout) as caught:
@@ -186,17 +186,18 @@ async def test_what_waits_behind_one_keeps_its_own_deadline(conn: AsyncConn) -> 
 
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
 @ends_clean()
-async def test_one_that_gave_up_does_not_keep_others_waiting(conn: AsyncConn, how: str) -> None:
+async def test_one_that_gave_up_does_not_keep_others_waiting(postgres: Server, conn: AsyncConn, how: str) -> None:
     """Behind a slow query a window gives up; what stands behind that window need not wait for the query's answer."""
-    slow = conn.exec_query("select pg_sleep(0.3)")
-    waiter = asyncio.create_task(enter(conn.exclusive(acquire_timeout=0.03 if how == "timeout" else None)))
-    await asyncio.sleep(0)
-    behind = conn.exec_query("select 1")
-    assert conn.in_flight == 1
-    if how == "cancel":
-        waiter.cancel()
-    assert isinstance(await outcome_of(waiter), (RequestTimeout, asyncio.CancelledError))
-    await until(lambda: conn.in_flight == 2, "the one behind to be sent", 0.2)
+    async with gate(postgres.dsn):
+        slow = conn.exec_query(f"select {GATE}")
+        waiter = asyncio.create_task(enter(conn.exclusive(acquire_timeout=0.03 if how == "timeout" else None)))
+        await asyncio.sleep(0)
+        behind = conn.exec_query("select 1")
+        assert conn.in_flight == 1
+        if how == "cancel":
+            waiter.cancel()
+        assert isinstance(await outcome_of(waiter), (RequestTimeout, asyncio.CancelledError))
+        await until(lambda: conn.in_flight == 2, "the one behind to be sent")
     await asyncio.gather(slow, behind)
 
 
