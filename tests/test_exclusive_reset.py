@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from pg_wired import AsyncConn, ConnectionClosed, Notification, Outcome, TransactionStatus
+from pg_wired import AsyncConn, AsyncPool, ConnectionClosed, Notification, Outcome, PgError, TransactionStatus
 from pg_wired.protocol import messages as m
 from rig.checks import answers, cache_in_step, ends_clean, outcome_of
 from rig.fake_pg import FakePG, Peer
@@ -117,6 +118,32 @@ async def test_an_open_transaction_is_rolled_back(conn: AsyncConn, admin: AsyncC
     assert isinstance(end, {"returns": type(None), "raises": KeyError}.get(how, asyncio.CancelledError))
     await answers(conn)
     assert await column(admin, OWNED) == []
+
+
+@pytest.mark.parametrize("lender", ["connection", "pool"])
+@ends_clean()
+async def test_a_commit_that_was_forgotten_is_told(
+    postgres: Server, conn: AsyncConn, lender: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with await AsyncPool.connect(postgres.dsn, size=1) as pool:
+        for inside, is_told in (
+            ("begin", True),
+            ("begin; rollback", False),
+            ("select 1", False),
+            ("begin; select 1/0", False),
+        ):
+            caplog.clear()
+            async with (conn if lender == "connection" else pool).exclusive() as mine:
+                with suppress(PgError):  # the server has undone all of it by itself
+                    await mine.simple_query(inside)
+            said = [(record.levelname, record.name, record.filename) for record in caplog.records]
+            assert said == [("WARNING", "pg_wired", "test_exclusive_reset.py")] * is_told, inside
+            assert not is_told or "exclusive() ended inside a transaction" in caplog.text
+        with suppress(KeyError):
+            async with (conn if lender == "connection" else pool).exclusive() as mine:
+                await mine.simple_query("begin")
+                raise KeyError
+        assert not caplog.records  # the exception says it
 
 
 HARMLESS = """SELECT 1, INSERT 0 17, UPDATE 3, DELETE 0, MERGE 4, COPY 10, FETCH 5, MOVE 5, BEGIN, START TRANSACTION,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,9 +21,14 @@ from .turn import ACQUIRE_TIMEOUT, Patience, Turn
 if TYPE_CHECKING:
     from .cancel import CancelToken
 
+_log = logging.getLogger("pg_wired")
+
 
 class ExclusiveConn(Queries):
-    """What `AsyncConn.exclusive()` opens. Behind it a transaction is rolled back, and changed state reset."""
+    """What `exclusive()` opens. Behind it a transaction is rolled back, and changed state reset.
+
+    Where no exception says why, a warning of the logger `pg_wired` tells of the transaction.
+    """
 
     def __init__(self, turn: Turn, acquire_timeout: Patience) -> None:
         super().__init__(turn, lambda name, _: InnerTurn(turn, name))
@@ -73,9 +79,12 @@ class ExclusiveConn(Queries):
         await self._window.enter(self._acquire_timeout)
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
-        turn = self._window
-        if self.transaction_status is not TransactionStatus.IDLE or not turn.is_idle or reset.is_due(turn):
+    async def __aexit__(self, error: type[BaseException] | None = None, *exc: object) -> None:
+        turn, status = self._window, self.transaction_status
+        if error is None and status is TransactionStatus.IN_TRANSACTION and turn.link.session.failure is None:
+            text = "%s: %s ended inside a transaction, which is rolled back: end it with commit or rollback"
+            _log.warning(text, turn.link.wire.address, turn.name, stacklevel=2)  # the line of its `async with`
+        if status is not TransactionStatus.IDLE or not turn.is_idle or reset.is_due(turn):
             turn.clean = partial(reset.run, turn)
         await turn.leave()
 
