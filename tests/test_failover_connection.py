@@ -59,6 +59,31 @@ async def test_nobody_confirms(cluster: Cluster, verb: str, how: str) -> None:
 
 
 @ends_clean(60)
+async def test_what_nobody_confirmed_goes_with_its_server(cluster: Cluster) -> None:
+    """The warning says so: such a write may be lost, others may not."""
+    warned: list[PgError] = []
+    dsn = cluster.primary.dsn
+    async with await AsyncConn.connect(dsn) as conn, await AsyncConn.connect(dsn) as admin:
+        conn.set_notice_handler(warned.append)
+        for number in range(20):
+            await write(conn, "extended", number)
+        assert not warned
+        await asyncio.to_thread(cluster.standby.stop, "immediate")
+        asked = asyncio.ensure_future(write(conn, "extended", 99))
+        await until_sql(admin, WAITS.format(conn.backend_pid))
+        await conn.cancel_token().cancel()
+        await asked
+        await until(lambda: bool(warned), "the warning")
+        assert 99 in await column(admin, "select a from written")
+        await asyncio.to_thread(cluster.primary.stop, "immediate")
+    await asyncio.to_thread(cluster.standby.start)
+    await asyncio.to_thread(cluster.promote)
+    async with await AsyncConn.connect(cluster.primary.dsn) as after:
+        assert sorted(await column(after, "select a from written")) == list(range(20))
+    await asyncio.to_thread(cluster.rejoin)
+
+
+@ends_clean(60)
 async def test_the_standby_is_promoted(cluster: Cluster) -> None:
     """A session on it goes on; but it may write now: that is another connection to those who share it, so it ends."""
     conn = await AsyncConn.connect(cluster.standby.dsn)

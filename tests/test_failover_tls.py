@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trustme
 
-from pg_wired import AsyncPool, ConnectionClosed, Outcome, TlsConfig
+from pg_wired import AsyncPool, AuthenticationError, ConnectionClosed, Outcome, TlsConfig
 from pg_wired.protocol import messages as m
 from rig import certificates
 from rig.certificates import NAME
@@ -73,3 +73,24 @@ async def test_the_next_server_is_held_to_the_same(
         error = await outcome_of(pool.exec_query("select 1"))
         assert isinstance(error, ConnectionClosed) and error.outcome is Outcome.NOT_SENT
         assert reason in str(error.__cause__)
+
+
+@ends_clean(60)
+async def test_the_next_server_asks_for_the_password_in_a_weaker_way(launched: Postgres) -> None:
+    """Whoever asks for MD5 gets nothing that a password could be guessed from."""
+
+    async def asks_for_md5(peer: Peer) -> None:
+        await peer.expect(m.StartupMessage)
+        await peer.send(m.AuthenticationMD5Password(b"salt"))
+        await peer.eof()  # no password, in whatever form
+
+    async with FakePG(asks_for_md5) as fake, Proxy(launched.host, launched.port) as proxy:
+        dsn = f"{launched.dsn} {proxy.address} sslmode=disable require_auth=scram-sha-256"
+        async with await AsyncPool.connect(dsn, size=1, when_down="fail") as pool:
+            assert await pool.exec_query("select 1")
+            proxy.target = ("127.0.0.1", int(fake.dsn.split("port=")[1].split()[0]))
+            proxy.cut("rst")
+            await until(lambda: pool.stats().connect_failures > 0, "an attempt at it")
+            error = await outcome_of(pool.exec_query("select 1"))
+            assert isinstance(error, ConnectionClosed) and error.outcome is Outcome.NOT_SENT
+            assert isinstance(error.__cause__, AuthenticationError) and "md5" in str(error.__cause__)
