@@ -11,10 +11,12 @@ from pg_wired import (
     AsyncConn,
     AsyncPool,
     ConfigError,
+    Outcome,
     PgError,
+    RequestTimeout,
     TransactionError,
 )
-from rig.checks import SOON, ends_clean, until
+from rig.checks import SOON, ends_clean, outcome_of, until
 from rig.lively_pg import LivelyPG
 from rig.postgres import Server
 from tests.outcomes import column
@@ -97,6 +99,27 @@ async def test_what_is_up_need_not_wait_behind_a_failure() -> None:
             assert pool.alive_count == 1
             has_connected.set()
             await until(lambda: pool.alive_count == 3, "the others")
+
+
+@ends_clean()
+async def test_connecting_takes_no_longer_than_its_timeout() -> None:
+    attempts = 0
+
+    async def on_connect(conn: AsyncConn) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts > 1:
+            await asyncio.sleep(60)
+
+    async with LivelyPG() as fake:
+        async with await AsyncPool.connect(fake.dsn, size=3, on_connect=on_connect, timeout=1.0) as pool:
+            assert (pool.alive_count, attempts) == (1, 2)
+        refused = await outcome_of(AsyncPool.connect(fake.dsn, on_connect=on_connect, timeout=0.1))
+        assert type(refused) is RequestTimeout and refused.outcome is Outcome.NOT_SENT
+        assert str(refused) == "no connection within 0.1 s"
+        for wrong, kind in (("1", TypeError), (-1, ConfigError)):
+            told: Any = {"timeout": wrong}
+            assert type(await outcome_of(AsyncPool.connect(fake.dsn, **told))) is kind
 
 
 @ends_clean()

@@ -63,6 +63,7 @@ class AsyncPool(Queries):
         cls,
         dsn: str | ConnConfig = "",
         *,
+        timeout: float | None = None,
         size: int = 4,
         max_exclusive: int | None = None,
         acquire_timeout: float | None = 30.0,
@@ -77,8 +78,9 @@ class AsyncPool(Queries):
     ) -> AsyncPool:
         """`size` shared connections, and up to `max_exclusive` (else `size`) to be lent; times are seconds.
 
-        `dsn` and `options` as `ConnConfig.parse` takes them. Raises what the first connection fails with; others are
-        made in the background once they have failed. `on_connect` is awaited with each new connection.
+        `dsn` and `options` as `ConnConfig.parse` takes them. Raises what the first connection fails with, and
+        RequestTimeout if it is not up in `timeout`; others are made in the background once they have failed or that
+        time is over. `on_connect` is awaited with each new connection.
         """
         config = ConnConfig.of(dsn, **options)
         exclusive = size if max_exclusive is None else max_exclusive
@@ -96,7 +98,7 @@ class AsyncPool(Queries):
         )
         pool = cls(config, told)
         try:
-            await pool._lanes.connect()
+            await pool._lanes.connect(timeout)
         except BaseException:
             pool.abort()
             raise

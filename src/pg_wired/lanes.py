@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from enum import Enum, auto
 
 from .async_conn import AsyncConn
-from .clock import Clock
+from .clock import Clock, seconds
 from .error import ConnectionClosed, Outcome, PgWireError, PoolExhausted, RequestTimeout
 from .link import Link
 from .opener import LOG, Opener
@@ -242,8 +242,22 @@ class Lanes(Clock):
 
     # ---- slots
 
-    async def connect(self) -> None:
-        """Fill the first slot, or raise what that failed with; then the others, until one fails."""
+    async def connect(self, timeout: float | None) -> None:
+        """Fill the first slot, or raise what that failed with; then the others, until one fails.
+
+        All in `timeout` seconds: RequestTimeout if not even the first is up then.
+        """
+        limit = asyncio.timeout(seconds(timeout))
+        try:
+            async with limit:
+                await self._connect()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            if not self.conns:
+                raise RequestTimeout(f"no connection within {timeout} s", Outcome.NOT_SENT) from error
+
+    async def _connect(self) -> None:
         self.slots.append(Slot(self))
         error = await self.slots[0].first
         if error is not None:
