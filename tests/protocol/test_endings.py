@@ -18,12 +18,14 @@ from pg_wired.error import (
 from pg_wired.protocol import endings, requests
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.answers import COMMITTING
+from pg_wired.protocol.window import Window
 from rig.talk import describe, error
 from tests.protocol.conversation import (
     PREPARED,
     READY,
     STALE,
     Client,
+    Sink,
     first,
     known,
     later,
@@ -332,7 +334,9 @@ def test_expire() -> None:
     sinks[4].cancelled = True
     assert client.expire(3.0) == 9.0
     assert outcomes(*sinks) == [None, Outcome.UNKNOWN, Outcome.NOT_SENT, Outcome.NOT_SENT, None, None]
-    assert isinstance(sinks[1].error, RequestTimeout) and "deadline" in str(sinks[1].error)
+    texts = [str(sink.error) for sink in sinks[1:4] if isinstance(sink.error, RequestTimeout)]
+    late = "the request's deadline has passed, behind"
+    assert texts == [f"{late} 1 unanswered request", *[f"{late} 2 unanswered requests"] * 2]
     assert [request.sql for request in client.session.pending] == ["late"]
     client.feed(*SIMPLE * 2)
     assert sinks[0].result == [[]] and sinks[1].result is None
@@ -344,8 +348,20 @@ def test_what_is_encoded_will_be_sent_whatever_its_deadline() -> None:
     client = Client()
     sink = client.simple("insert", deadline=1.0)
     client.expire(2.0)
-    assert outcomes(sink) == [Outcome.UNKNOWN]
+    assert outcomes(sink) == [Outcome.UNKNOWN] and str(sink.error) == "the request's deadline has passed"
     assert client.sent() == [m.Query("insert")]
+
+
+def test_a_deadline_beside_a_window_says_whose_it_is() -> None:
+    client = Client()
+    window = Window(Sink(), "exclusive()", 5.0, has_state=True)
+    client.session.submit(window)
+    outside, first, second = client.simple("outside", deadline=5.0), Sink(), Sink()
+    for sink in (first, second):
+        client.session.submit_inside(window, requests.simple_query(sink, "inside", 5.0))
+    assert client.expire(6.0) == 0.0
+    ends = [str(sink.error).removeprefix("the request's deadline has passed") for sink in (outside, first, second)]
+    assert ends == [": exclusive() has the connection", "", ", behind 1 unanswered request"]
 
 
 def test_a_repair_whose_deadline_passes_was_refused() -> None:

@@ -169,17 +169,28 @@ def _is_stale(query: requests.Request) -> bool:
 def expire(session: Session, now: float) -> float:
     """Fail what is overdue and drop what nobody waits for; returns the next deadline, 0 where there is none."""
     following = 0.0
-    for request in session.waiting():
+    waiting = session.waiting()
+    sent = len(waiting) - len(session.pending)
+    for n, request in enumerate(waiting):
         if not request.deadline or request.sink is None or request.sink.done():
             continue
         if request.deadline > now:
             following = min(following or request.deadline, request.deadline)
         else:
+            late = f"the request's deadline has passed{_behind(session, n, sent)}"
             # What is encoded will be sent: as good as handed over.
-            request.fail(RequestTimeout("the request's deadline has passed", request.fate(session.encoded)))
+            request.fail(RequestTimeout(late, request.fate(session.encoded)))
     session.pending = deque([r for r in session.pending if r.sink is None or not r.sink.done()])
     session.pump()  # a window that gave up was in the way of others
     return following
+
+
+def _behind(session: Session, n: int, sent: int) -> str:
+    """What the `n`th request waited behind, of which `sent` were ahead of all that wait outside."""
+    if session.window is not None and n >= sent:
+        return f": {session.window.sql} has the connection"
+    before = min(n, sent)
+    return f", behind {before} unanswered request{'s' * (before > 1)}" if before else ""
 
 
 def lose(session: Session, cause: BaseException | None) -> None:
