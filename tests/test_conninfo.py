@@ -348,41 +348,6 @@ def test_a_variable_is_named_where_it_is_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "is_unix", "socket_path", "address"),
-    [
-        ("/run/pg", True, "/run/pg/.s.PGSQL.77", "/run/pg/.s.PGSQL.77"),
-        ("@pg", True, "@pg/.s.PGSQL.77", "\0pg/.s.PGSQL.77"),
-        ("::1", False, None, ("::1", 77)),
-        ("db.example", False, None, ("db.example", 77)),
-    ],
-)
-def test_addresses(host: str, is_unix: bool, socket_path: str | None, address: object) -> None:
-    (place,) = parse(host=host, port=77).hosts
-    assert (place.is_unix, place.socket_path, place.address) == (is_unix, socket_path, address)
-
-
-@pytest.mark.parametrize(
-    ("dsn", "places"),
-    [
-        ("host=a,b hostaddr=::1,", [("::1", 5432), ("b", 5432)]),
-        ("host=/run/pg,b hostaddr=::1,", [("::1", 5432), ("b", 5432)]),
-        ("hostaddr=::1,127.1 port=,7", [("::1", 5432), ("127.1", 7)]),
-        ("hostaddr=::1,127.0.0.1 port=8", [("::1", 8), ("127.0.0.1", 8)]),
-        ("hostaddr=fe80::1%lo", [("fe80::1%lo", 5432)]),
-        ("host=a,,@c", [("a", 5432), "/here/.s.PGSQL.5432", "\0c/.s.PGSQL.5432"]),
-        ("host=a hostaddr=''", [("a", 5432)]),
-    ],
-)
-def test_lists_of_hosts(monkeypatch: pytest.MonkeyPatch, dsn: str, places: list[object]) -> None:
-    monkeypatch.setattr(hosts, "default_host", lambda: "/here")
-    config = parse(f"user=u {dsn}")
-    assert [place.address for place in config.hosts] == places
-    assert [place.is_unix for place in config.hosts] == [isinstance(place, str) for place in places]
-    first = config.hosts[0]
-    assert (config.host, config.hostaddr, config.port) == (first.host, first.hostaddr, first.port)
-
-
-@pytest.mark.parametrize(
     ("given", "name"),
     [
         ({}, None),

@@ -15,25 +15,19 @@ from pg_wired import (
     PgError,
     Rows,
     TransactionError,
-    TransactionStatus,
     UsageError,
 )
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.transaction import GUARD
-from rig.checks import answers, cache_in_step, ends_clean, outcome_of, prepared, repeatable
+from rig.checks import answers, cache_in_step, ends_clean, outcome_of, repeatable
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Postgres
+from tests.done import INSERT, TABLES, done, usable
 from tests.outcomes import column, told
 
 pytestmark = pytest.mark.both_loops
 
 REJECTED, UNKNOWN = Outcome.REJECTED, Outcome.UNKNOWN
-INSERT = "insert into done values ($1)"
-TABLES = """
-    drop table if exists done, setups;
-    create table done(a int primary key deferrable initially deferred);
-    create table setups(a int);
-"""
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +47,6 @@ async def conn(server: Postgres) -> AsyncIterator[AsyncConn]:
 async def admin(server: Postgres) -> AsyncIterator[AsyncConn]:
     async with await AsyncConn.connect(server.dsn) as conn:
         yield conn
-
-
-async def done(conn: AsyncConn) -> list[int]:
-    """What is committed, as the server tells another connection."""
-    return await column(conn, "select a from done order by a")
-
-
-async def usable(conn: AsyncConn) -> None:
-    """No transaction is open, here or for the server, and the next one gets its own answer."""
-    await answers(conn)
-    assert conn.transaction_status is TransactionStatus.IDLE
 
 
 # ---- what it does
@@ -251,7 +234,57 @@ async def test_a_setup_that_drops_all_statements(conn: AsyncConn) -> None:
     await cache_in_step(conn)
 
 
+@pytest.mark.parametrize("setup", ["set transaction read only", "set local transaction_read_only = on"])
+@ends_clean()
+async def test_what_the_setup_forbids_stays_forbidden(conn: AsyncConn, admin: AsyncConn, setup: str) -> None:
+    failure = await outcome_of(conn.exec_transaction(setup, INSERT, ("1",)))
+    assert isinstance(failure, PgError) and (failure.code, failure.outcome) == ("25006", REJECTED)
+    assert await done(admin) == []
+    await usable(conn)
+
+
+@ends_clean()
+async def test_the_setup_may_choose_the_isolation(conn: AsyncConn) -> None:
+    setup = "set transaction isolation level serializable, deferrable, read only"
+    assert list(await conn.exec_transaction(setup, "show transaction_isolation")) == [(b"serializable",)]
+
+
+@ends_clean()
+async def test_no_search_path_gets_between(conn: AsyncConn) -> None:
+    """A schema that has its own operators, put before the server's."""
+    await conn.simple_query(
+        "create schema tricks; create function tricks.yes(text, text) returns bool language sql as 'select true';"
+        "create operator tricks.= (function = tricks.yes, leftarg = text, rightarg = text)"
+    )
+    setup = "commit; begin; set local search_path = tricks, pg_catalog"
+    assert isinstance(await outcome_of(conn.exec_transaction(setup, INSERT, ("1",))), TransactionError)
+    await conn.simple_query("drop schema tricks cascade")
+
+
 # ---- nobody else in between
+
+
+def reply(group: list[m.FrontendMessage]) -> list[m.BackendMessage]:
+    """What a server without tables says to it, but for ReadyForQuery."""
+    said: list[m.BackendMessage] = []
+    tags = iter(["BEGIN"] if isinstance(group[0], m.Query) and group[0].query.startswith("BEGIN") else [])
+    for message in group:
+        match message:
+            case m.Parse():
+                said.append(m.ParseComplete())
+            case m.Describe("S"):
+                said += [m.ParameterDescription((25,)), m.NoData()]
+            case m.Describe("P"):
+                said.append(m.NoData())
+            case m.Bind():
+                said.append(m.BindComplete())
+            case m.Execute():
+                said.append(m.CommandComplete("DONE"))
+            case m.Query(query):
+                said.append(m.CommandComplete(next(tags, "COMMIT" if query == "COMMIT" else "SET")))
+                if query.startswith("BEGIN"):
+                    said.append(m.CommandComplete("SET"))
+    return said
 
 
 @ends_clean(60)
@@ -268,27 +301,6 @@ async def test_nothing_of_others_comes_between_begin_and_commit() -> None:
             status = "T" if last.startswith("BEGIN") else "I" if last == "COMMIT" else status
             await peer.send(*reply(group), m.ReadyForQuery(status))
         peer.close()
-
-    def reply(group: list[m.FrontendMessage]) -> list[m.BackendMessage]:
-        said: list[m.BackendMessage] = []
-        tags = iter(["BEGIN"] if isinstance(group[0], m.Query) and group[0].query.startswith("BEGIN") else [])
-        for message in group:
-            match message:
-                case m.Parse():
-                    said.append(m.ParseComplete())
-                case m.Describe("S"):
-                    said += [m.ParameterDescription((25,)), m.NoData()]
-                case m.Describe("P"):
-                    said.append(m.NoData())
-                case m.Bind():
-                    said.append(m.BindComplete())
-                case m.Execute():
-                    said.append(m.CommandComplete("DONE"))
-                case m.Query(query):
-                    said.append(m.CommandComplete(next(tags, "COMMIT" if query == "COMMIT" else "SET")))
-                    if query.startswith("BEGIN"):
-                        said.append(m.CommandComplete("SET"))
-        return said
 
     queries: list[list[str]] = []
     binds: list[list[tuple[bytes | None, ...]]] = []
@@ -367,93 +379,3 @@ async def test_it_is_whole_however_little_room_there_is(server: Postgres, conn: 
         await asyncio.gather(*replies)
         assert {tuple(rows) for rows in await asyncio.gather(*others)} <= {((None,),), ((b"",),)}
     assert await done(conn) == list(range(50))
-
-
-# ---- a statement that went stale
-
-
-@ends_clean()
-async def test_a_stale_statement_is_repeated_once_and_its_effect_is_one(conn: AsyncConn, admin: AsyncConn) -> None:
-    await admin.simple_query("alter table done add b int")
-    sql = "insert into done values ($1) returning *"
-    for number in range(3):
-        assert len(await conn.exec_transaction("insert into setups values (1)", sql, (str(number),))) == 1
-    for number, ddl in ((10, "add c int"), (11, "drop b"), (12, "alter c type bigint")):
-        await admin.simple_query(f"alter table done {ddl}")
-        replies = [
-            conn.exec_transaction("insert into setups values (2)", sql, (str(number * 10 + n),)) for n in range(3)
-        ]
-        for rows in await asyncio.gather(*replies):
-            assert len(rows) == 1 and len(rows[0]) == len(rows.fields)
-    assert await done(admin) == [0, 1, 2, *(n * 10 + k for n in (10, 11, 12) for k in range(3))]
-    assert await column(admin, "select a from setups order by a") == [1] * 3 + [2] * 9
-    await cache_in_step(conn)
-
-
-@ends_clean()
-async def test_what_the_server_forgot_is_parsed_again(conn: AsyncConn, admin: AsyncConn) -> None:
-    await conn.exec_transaction("", INSERT, ("1",))
-    name = (await conn.exec_query(f"select name from pg_prepared_statements where statement = '{INSERT}'"))[0][0]
-    await conn.simple_query(f"deallocate {(name or b'').decode()}")
-    await asyncio.gather(*[conn.exec_transaction("insert into setups values (1)", INSERT, (str(n),)) for n in (2, 3)])
-    assert await done(admin) == [1, 2, 3] and await column(admin, "select a from setups") == [1, 1]
-    await cache_in_step(conn)
-
-
-@ends_clean()
-async def test_what_it_evicts_is_closed(server: Postgres) -> None:
-    async with await AsyncConn.connect(server.dsn, statement_cache_size=2) as shared:
-        for number in range(20):
-            assert list(await shared.exec_transaction("", f"select {number}")) == [(str(number).encode(),)]
-        assert len(await prepared(shared)) <= 3
-        await cache_in_step(shared)
-
-
-@ends_clean()
-async def test_a_setup_that_commits_cannot_be_repeated(conn: AsyncConn, admin: AsyncConn) -> None:
-    """The query is stale, and what the setup wrote is committed already: an error, and one effect."""
-    await conn.exec_query("select * from done")
-    await admin.simple_query("alter table done add b int")
-    setup = "insert into setups values (1); commit; begin; set local pg_wired.setup = 'open'"
-    failure = await outcome_of(conn.exec_transaction(setup, "select * from done"))
-    assert isinstance(failure, PgError) and (failure.code, failure.outcome) == ("0A000", UNKNOWN)
-    assert await column(admin, "select a from setups") == [1]
-    await usable(conn)
-
-
-@ends_clean()
-async def test_a_setup_that_fails_leaves_the_statement_to_be_prepared_later(conn: AsyncConn) -> None:
-    """The server skipped its Parse: the cache must not believe in it, nor give it up."""
-    await outcome_of(conn.exec_transaction("select 1/0", "select 'skipped'"))
-    for _ in range(2):
-        assert list(await conn.exec_transaction("", "select 'skipped'")) == [(b"skipped",)]
-    rows = await conn.exec_query("select count(*) from pg_prepared_statements where statement = 'select ''skipped'''")
-    assert list(rows) == [(b"1",)]
-    await cache_in_step(conn)
-
-
-@pytest.mark.parametrize("setup", ["set transaction read only", "set local transaction_read_only = on"])
-@ends_clean()
-async def test_what_the_setup_forbids_stays_forbidden(conn: AsyncConn, admin: AsyncConn, setup: str) -> None:
-    failure = await outcome_of(conn.exec_transaction(setup, INSERT, ("1",)))
-    assert isinstance(failure, PgError) and (failure.code, failure.outcome) == ("25006", REJECTED)
-    assert await done(admin) == []
-    await usable(conn)
-
-
-@ends_clean()
-async def test_the_setup_may_choose_the_isolation(conn: AsyncConn) -> None:
-    setup = "set transaction isolation level serializable, deferrable, read only"
-    assert list(await conn.exec_transaction(setup, "show transaction_isolation")) == [(b"serializable",)]
-
-
-@ends_clean()
-async def test_no_search_path_gets_between(conn: AsyncConn) -> None:
-    """A schema that has its own operators, put before the server's."""
-    await conn.simple_query(
-        "create schema tricks; create function tricks.yes(text, text) returns bool language sql as 'select true';"
-        "create operator tricks.= (function = tricks.yes, leftarg = text, rightarg = text)"
-    )
-    setup = "commit; begin; set local search_path = tricks, pg_catalog"
-    assert isinstance(await outcome_of(conn.exec_transaction(setup, INSERT, ("1",))), TransactionError)
-    await conn.simple_query("drop schema tricks cascade")

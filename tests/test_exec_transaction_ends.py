@@ -20,20 +20,15 @@ from pg_wired import (
     UsageError,
 )
 from pg_wired.protocol import messages as m
-from rig.checks import SOON, Cancelled, answers, ends_clean, outcome_of, repeatable, until
+from rig.checks import SOON, Cancelled, ends_clean, outcome_of, repeatable, until
 from rig.fake_pg import FakePG, Peer, error
 from rig.postgres import Server
+from tests.done import INSERT, TABLES, done, usable
 from tests.outcomes import GATE, column, gate, until_asleep
 
 pytestmark = pytest.mark.both_loops
 
 REJECTED, UNKNOWN, NOT_SENT = Outcome.REJECTED, Outcome.UNKNOWN, Outcome.NOT_SENT
-INSERT = "insert into done values ($1)"
-TABLES = """
-    drop table if exists done, setups;
-    create table done(a int primary key deferrable initially deferred);
-    create table setups(a int);
-"""
 
 
 @pytest.fixture
@@ -47,17 +42,6 @@ async def conn(postgres: Server) -> AsyncIterator[AsyncConn]:
 async def admin(postgres: Server) -> AsyncIterator[AsyncConn]:
     async with await AsyncConn.connect(postgres.dsn) as conn:
         yield conn
-
-
-async def done(conn: AsyncConn) -> list[int]:
-    """What is committed, as the server tells another connection."""
-    return await column(conn, "select a from done order by a")
-
-
-async def usable(conn: AsyncConn) -> None:
-    """No transaction is open, here or for the server, and the next one gets its own answer."""
-    await answers(conn)
-    assert conn.transaction_status is TransactionStatus.IDLE
 
 
 # ---- cancelling and deadlines

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .clock import Clock
 from .error import Outcome, PgWireError, RequestTimeout, UsageError
-from .protocol import endings, requests
+from .protocol import requests, termination
 from .protocol.session import Session
 from .protocol.transaction import PARTS
 from .protocol.window import Window
@@ -128,7 +128,7 @@ class Link(Clock):
 
             if LOST in cancels:
                 if not self.session.retired:
-                    endings.retire(self.session, UNCONFIRMED)
+                    termination.retire(self.session, UNCONFIRMED)
                 return True
         return False
 

@@ -14,7 +14,7 @@ from .lanes import Lanes
 from .lending import Lending, Lent
 from .notifications import QueueReader
 from .opener import LOG
-from .protocol import endings, routing
+from .protocol import routing, termination
 from .protocol.notification_queue import Drop, NotificationQueue
 from .protocol.records import ListenerGap, Notification, NotificationGap
 from .turn import Patience
@@ -85,7 +85,7 @@ class PoolListener(QueueReader):
             conn._session.notifications = queue
             await conn.simple_query("; ".join(f"LISTEN {name}" for name in self._channels), timeout=PATIENCE)
             if conn.is_broken:
-                raise endings.refused(conn._session)
+                raise termination.refused(conn._session)
             if self._is_over:
                 raise self._opener.closed()
         except BaseException:
@@ -132,7 +132,7 @@ class PoolListener(QueueReader):
         reader = QueueReader(queue, queue.capacity, queue.drop)
         while (item := queue.take()) is None or not isinstance(item, Notification) or item.channel != channel:
             if item is None and conn._session.failure is not None:
-                raise endings.refused(conn._session)
+                raise termination.refused(conn._session)
             if item is None:
                 await reader._arrival()
 

@@ -6,7 +6,7 @@ import asyncio
 
 from .error import ConfigError, UsageError
 from .link import Link
-from .protocol import endings
+from .protocol import termination
 from .protocol.notification_queue import Drop, NotificationQueue
 from .protocol.records import Notification, NotificationGap
 
@@ -73,7 +73,7 @@ class NotificationReceiver(QueueReader):
             if self._session.failure is not None:
                 if self._session.is_ours:
                     raise StopAsyncIteration
-                raise endings.refused(self._session)
+                raise termination.refused(self._session)
             self._link.transport.check_owner()
             await self._arrival()
         return item  # type: ignore[return-value]  # one connection leaves no other gap

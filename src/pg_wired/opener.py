@@ -16,7 +16,7 @@ from .error import ConnectionClosed, Outcome, PgWireError, RequestTimeout
 from .owner import Owner
 from .pool_settings import PoolSettings
 from .pool_stats import Totals
-from .protocol import endings
+from .protocol import endings, termination
 from .protocol.notification_queue import NotificationQueue
 
 LOG = logging.getLogger("pg_wired.pool")
@@ -84,7 +84,7 @@ class Opener:
         try:
             await self.set_up(conn)
             if not conn.is_alive:
-                raise endings.refused(conn._session)
+                raise termination.refused(conn._session)
         except BaseException:
             conn.abort()
             raise
@@ -135,7 +135,7 @@ class Opener:
             if conn._session.keeper is not None:
                 conn._session.keeper.ended()
         for conn in others:
-            endings.retire(conn._session, endings.REFUSES)
+            termination.retire(conn._session, endings.REFUSES)
 
     def see_off(self, conn: AsyncConn) -> None:
         """Close it when all is answered, however long that takes; nobody waits for it but the pool's end."""
@@ -223,6 +223,6 @@ class Opener:
 
 def _why(conn: AsyncConn) -> str:
     session = conn._session
-    if session.retired == endings.FAREWELL:
-        return str(endings.refused(session))
+    if session.retired == termination.FAREWELL:
+        return str(termination.refused(session))
     return session.retired or "it was marked as broken"

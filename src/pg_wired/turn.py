@@ -11,7 +11,7 @@ from typing import TypeAlias
 from .clock import Clock, sooner
 from .error import Outcome, PgWireError, RequestTimeout, UsageError
 from .link import Link
-from .protocol import endings, requests
+from .protocol import requests, termination
 from .protocol.rows import Rows
 from .protocol.types import TransactionStatus
 from .protocol.window import Window
@@ -130,7 +130,7 @@ class Turn:
     def was_reset(self) -> None:
         """What on_connect had set is gone as well: the pool makes another connection in the place of this one."""
         if self.link.is_set_up:
-            endings.retire(self.link.session, f"its settings were reset behind {self.name}")
+            termination.retire(self.link.session, f"its settings were reset behind {self.name}")
 
     async def ask(self, sql: str) -> None:
         """Run statements of ours inside."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..error import Outcome, PgError, ProtocolError, UsageError
-from . import endings, octets, requests, statements
+from . import octets, requests, statements, termination
 from .types import ACTIONS, LONG_LIMIT, LONG_MESSAGES, SHORT_LIMIT, Action, State, names_of
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def take(session: Session, action: int, tag: int, body: bytes) -> None:
         else:
             _note(session.last_words, error)
         if error.is_fatal and not session.retired:  # it is about to close: what came now would be lost
-            endings.retire(session, endings.FAREWELL)
+            termination.retire(session, termination.FAREWELL)
     elif action != Action.SKIP:
         _answer(session, action, session.head, message)
 
@@ -104,7 +104,7 @@ def _parameter(session: Session, name: str, value: str) -> None:
     # A window is reset behind itself, and looks then.
     in_window = session.window is not None and session.window.has_state
     if name in RETIRING and parameters.get(name, value) != value and not in_window:
-        endings.retire(session, f"{name} changed from {parameters[name]!r} to {value!r}")
+        termination.retire(session, f"{name} changed from {parameters[name]!r} to {value!r}")
     parameters[name] = value
 
 
@@ -113,7 +113,7 @@ def check_parameters(session: Session) -> None:
     for name in RETIRING & session.parameters.keys():
         value = session.parameters[name]
         if session.first_parameters.get(name, value) != value:
-            endings.retire(session, f"{name} was left at {value!r}")
+            termination.retire(session, f"{name} was left at {value!r}")
 
 
 def _describe(request: requests.Request, fields: tuple[FieldDescription, ...], columns: int) -> None:

@@ -1,4 +1,4 @@
-"""How requests end that are not plain success: at ReadyForQuery, at their deadline, or with the connection."""
+"""How requests end that are not plain success: at ReadyForQuery, or at their deadline."""
 
 from __future__ import annotations
 
@@ -6,17 +6,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ..error import (
-    ConnectionClosed,
-    Outcome,
-    PgWireError,
-    PipelineAborted,
-    ProtocolError,
-    RequestTimeout,
-)
-from . import requests
+from ..error import Outcome, PipelineAborted, ProtocolError, RequestTimeout
+from . import requests, termination
 from .foreign import ForeignTransaction
-from .receiver import ended_by
 from .types import TransactionStatus
 
 if TYPE_CHECKING:
@@ -26,7 +18,6 @@ IDLE = ord(TransactionStatus.IDLE.value)
 # read_only_sql_transaction: a server that was the primary may have become a standby.
 READ_ONLY = "25006"
 REFUSES = f"the server refuses to write ({READ_ONLY})"
-FAREWELL = "the server has said why it ends"
 # What a server that takes writes reports of itself, from PostgreSQL 14 on: then its owner wished for a read-only one.
 WRITABLE = {"in_hot_standby": "off", "default_transaction_read_only": "off"}.items()
 
@@ -37,7 +28,7 @@ def settle(session: Session, request: requests.Request, status: int) -> None:
     if request.holds:
         session.holds -= 1
     if session.must_write and not session.retired and _refuses_to_write(session, (*group, request)):
-        retire(session, REFUSES)
+        termination.retire(session, REFUSES)
     if request is session.rollback and status != IDLE:
         raise ProtocolError("the server kept a transaction open after ROLLBACK")
     if session.foreign is None and status != IDLE and not request.may_stay_open:
@@ -191,76 +182,3 @@ def _behind(session: Session, n: int, sent: int) -> str:
         return f": {session.window.sql} has the connection"
     before = min(n, sent)
     return f", behind {before} unanswered request{'s' * (before > 1)}" if before else ""
-
-
-def lose(session: Session, cause: BaseException | None) -> None:
-    """Tell everybody who waits; nothing is left to be sent or answered."""
-    session.failure = error = failure(session, cause)
-    waiting = session.waiting()
-    session.foreign = None
-    session.group = []
-    session.pending.clear()
-    session.inflight.clear()
-    if session.window is not None:
-        session.window.inside.clear()
-    session.out = bytearray()
-    session.notifications.wake()
-    tell(session, waiting, error)
-
-
-def failure(session: Session, cause: BaseException | None) -> PgWireError:
-    """The error that all who wait get: the server's last words explain more than how the socket failed."""
-    if isinstance(cause, ProtocolError):
-        return cause
-    if (session.is_terminated or session.is_ours) and session.retired != FAREWELL:
-        error = ConnectionClosed(f"the connection was closed: {session.retired or 'by abort()'}")
-    elif session.last_words is not None:
-        error = ConnectionClosed(f"the server closed the connection: {session.last_words.message}")
-        cause = session.last_words
-    else:
-        return ended_by(cause)
-    error.__cause__ = cause
-    return error
-
-
-def refused(session: Session) -> PgWireError:
-    """Why no further request is taken."""
-    if session.failure is not None:
-        return session.failure.with_outcome(Outcome.NOT_SENT)
-    if session.retired == FAREWELL:
-        return failure(session, None).with_outcome(Outcome.NOT_SENT)
-    return ConnectionClosed(
-        f"the connection takes no more requests: {session.retired}; connect again", Outcome.NOT_SENT
-    )
-
-
-def retire(session: Session, reason: str) -> None:
-    """Take no further request; what is encoded is still answered."""
-    session.retired = reason
-    pending, session.pending = session.pending, deque()
-    tell(session, pending, refused(session))
-
-
-def tell(session: Session, waiting: Iterable[requests.Request], error: PgWireError) -> None:
-    """Nothing more comes for those who wait: `error`, and whether each may have run. What never left may move."""
-    if session.keeper is not None:
-        session.keeper.ended()
-    for request in waiting:
-        outcome = request.fate(session.handed)
-        if outcome is not Outcome.NOT_SENT or not _move(session, request):
-            request.fail(error.with_outcome(outcome))
-
-
-def _move(session: Session, request: requests.Request) -> bool:
-    """Let another connection have it, once; says whether one does. The parts of a unit go with its query."""
-    unit = request.unit
-    if unit is not None and request is not unit.query:
-        return True
-    whole = request if unit is None else unit.whole
-    if session.keeper is None or not whole.may_move or whole.sink is None or whole.sink.done():
-        return False
-    whole.may_move = False
-    request.forget_encoding()
-    if unit is not None:
-        unit.compose()
-    return session.keeper.unsent(whole)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from ..error import PgError, ProtocolError, UsageError
-from . import answers, endings, extended_query, notification_queue, octets, requests, statements
+from . import answers, endings, extended_query, notification_queue, octets, requests, statements, termination
 from .receiver import Receiver
 from .types import ACTIONS, NEXT_STATES, State, TransactionStatus
 
@@ -70,7 +70,7 @@ class Session(Receiver):
     def submit(self, request: requests.Request) -> None:
         """Encode the request if there is room, else let it wait its turn."""
         if self.failure is not None or self.retired:
-            raise endings.refused(self)
+            raise termination.refused(self)
         if not self.pending and self.window is None and not request.is_window and self.has_room():
             self.encode(request)
         else:
@@ -80,8 +80,8 @@ class Session(Receiver):
 
     def submit_inside(self, window: Window, request: requests.Request) -> None:
         """The same for a request of the window's owner."""
-        if self.failure is not None or (self.retired and self.retired == endings.FAREWELL):
-            raise endings.refused(self)
+        if self.failure is not None or (self.retired and self.retired == termination.FAREWELL):
+            raise termination.refused(self)
         if self.window is not window:
             raise UsageError(f"{window.sql} has ended: use the connection, or open another one")
         request.may_stay_open = window.has_state
@@ -321,7 +321,7 @@ class Session(Receiver):
     def finish(self) -> None:
         """Say Terminate once all is answered; the server closes then. One that has said why closes by itself."""
         is_over = not self.inflight and not self.pending and self.window is None
-        if is_over and not self.is_terminated and self.retired != endings.FAREWELL:
+        if is_over and not self.is_terminated and self.retired != termination.FAREWELL:
             from . import messages
 
             self.is_terminated = True
@@ -330,4 +330,4 @@ class Session(Receiver):
     def lost(self, cause: BaseException | None) -> None:
         """The connection has ended: everybody who waits is told, and whether its request may have run."""
         if self.failure is None:
-            endings.lose(self, cause)
+            termination.lose(self, cause)
