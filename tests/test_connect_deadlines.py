@@ -26,8 +26,8 @@ pytestmark = pytest.mark.both_loops
 async def test_each_attempt_has_its_own_deadline() -> None:
     async with Hosts([silent], [server("good")]) as hosts:
         begin = time.monotonic()
-        assert await hosts.connect(connect_timeout=1.0) == "good"
-        assert time.monotonic() - begin >= 0.999
+        assert await hosts.connect(connect_timeout=2.0) == "good"
+        assert time.monotonic() - begin >= 1.999
     async with Hosts([silent], [silent]) as hosts:
         refused = await hosts.connect(connect_timeout=0.1)
         assert type(refused) is RequestTimeout and str(refused).count("connect_timeout") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -112,7 +113,7 @@ async def test_connecting_takes_no_longer_than_its_timeout() -> None:
             await asyncio.sleep(60)
 
     async with LivelyPG() as fake:
-        async with await AsyncPool.connect(fake.dsn, size=3, on_connect=on_connect, timeout=1.0) as pool:
+        async with await AsyncPool.connect(fake.dsn, size=3, on_connect=on_connect, timeout=2.0) as pool:
             assert (pool.alive_count, attempts) == (1, 2)
         refused = await outcome_of(AsyncPool.connect(fake.dsn, on_connect=on_connect, timeout=0.1))
         assert type(refused) is RequestTimeout and refused.outcome is Outcome.NOT_SENT
@@ -120,6 +121,27 @@ async def test_connecting_takes_no_longer_than_its_timeout() -> None:
         for wrong, kind in (("1", TypeError), (-1, ConfigError)):
             told: Any = {"timeout": wrong}
             assert type(await outcome_of(AsyncPool.connect(fake.dsn, **told))) is kind
+
+
+@ends_clean()
+async def test_what_comes_in_the_turn_of_its_timeout_has_come() -> None:
+    """A loop that stood still beyond it finds both, a connection or why there is none."""
+
+    async def on_connect(conn: AsyncConn) -> None:
+        time.sleep(0.3)
+        await asyncio.sleep(0)
+        if fails:
+            raise ValueError("mine")
+
+    fails = False
+
+    told: dict[str, Any] = {"size": 3, "on_connect": on_connect, "timeout": 0.2}
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, **told) as pool:
+        assert pool.size == 3
+        await until(lambda: pool.alive_count == 3, "the others")
+        fails = True
+        with pytest.raises(ValueError, match="mine"):
+            await AsyncPool.connect(fake.dsn, **told)
 
 
 @ends_clean()

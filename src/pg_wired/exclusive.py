@@ -81,7 +81,8 @@ class ExclusiveConn(Queries):
 
     async def __aexit__(self, error: type[BaseException] | None = None, *exc: object) -> None:
         turn, status = self._window, self.transaction_status
-        if error is None and status is TransactionStatus.IN_TRANSACTION and turn.link.session.failure is None:
+        is_open = status is TransactionStatus.IN_TRANSACTION and turn.is_idle  # else its end may be under way
+        if error is None and is_open and turn.link.session.failure is None:
             text = "%s: %s ended inside a transaction, which is rolled back: end it with commit or rollback"
             _log.warning(text, turn.link.wire.address, turn.name, stacklevel=2)  # the line of its `async with`
         if status is not TransactionStatus.IDLE or not turn.is_idle or reset.is_due(turn):

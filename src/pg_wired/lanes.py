@@ -254,13 +254,17 @@ class Lanes(Clock):
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            if not self.conns:
+            first = self.slots[0].first  # it may have come in the very turn in which the time was over
+            if not first.done():
                 raise RequestTimeout(f"no connection within {timeout} s", Outcome.NOT_SENT) from error
+            if (failure := first.result()) is not None:
+                raise failure from None
+            self.resize(self.opener.told.size)
 
     async def _connect(self) -> None:
         self.slots.append(Slot(self))
-        error = await self.slots[0].first
-        if error is not None:
+        await asyncio.wait([self.slots[0].first])
+        if (error := self.slots[0].first.result()) is not None:
             raise error
         self.resize(self.opener.told.size)
         for slot in self.slots:  # each attempt waits for the one before

@@ -333,7 +333,7 @@ def test_expire() -> None:
     assert outcomes(*sinks) == [None, Outcome.UNKNOWN, Outcome.NOT_SENT, Outcome.NOT_SENT, None, None]
     texts = [str(sink.error) for sink in sinks[1:4] if isinstance(sink.error, RequestTimeout)]
     late = "the request's deadline has passed, behind"
-    assert texts == [f"{late} 1 unanswered request", *[f"{late} 2 unanswered requests"] * 2]
+    assert texts == [f"{late} 1 unanswered request", f"{late} 2 unanswered requests", f"{late} 3 unanswered requests"]
     assert [request.sql for request in client.session.pending] == ["late"]
     client.feed(*SIMPLE * 2)
     assert sinks[0].result == [[]] and sinks[1].result is None
@@ -347,6 +347,18 @@ def test_what_is_encoded_will_be_sent_whatever_its_deadline() -> None:
     client.expire(2.0)
     assert outcomes(sink) == [Outcome.UNKNOWN] and str(sink.error) == "the request's deadline has passed"
     assert client.sent() == [m.Query("insert")]
+
+
+def test_a_unit_is_one_request_to_those_behind_it_and_a_sync_is_none() -> None:
+    client = Client(max_in_flight=6)
+    client.transaction("set local a = 1", "select 2")
+    client.session.submit(requests.sync(None))
+    gone, waits = client.transaction("set local a = 1", "select 2"), client.transaction("", "select 2")
+    gone.cancelled = True
+    late = client.simple("select 3", deadline=1.0)
+    client.expire(1.0)
+    assert not waits.is_answered
+    assert str(late.error) == "the request's deadline has passed, behind 2 unanswered requests"
 
 
 def test_a_deadline_beside_a_window_says_whose_it_is() -> None:

@@ -381,7 +381,7 @@ def test_each_part_of_an_answer_goes_to_the_oldest_request() -> None:
     assert gone.result is None and not client.session.inflight
 
 
-# ---- the end (see test_endings)
+# ---- the end (see test_termination)
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,7 @@ def test_its_deadline_holds_behind_each_part(answered: int) -> None:
     assert endings.expire(client.session, 9.0) == 10.0 and not sink.is_answered
     assert endings.expire(client.session, 10.0) == 0.0
     assert isinstance(sink.error, RequestTimeout) and sink.error.outcome is UNKNOWN
+    assert str(sink.error) == "the request's deadline has passed"  # it is no other that its own parts wait for
     for part in [BEGUN, SET, GUARDED, QUERIED, COMMITTED][answered:]:
         client.feed(*part)
     usable(client)

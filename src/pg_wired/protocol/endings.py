@@ -161,14 +161,17 @@ def expire(session: Session, now: float) -> float:
     """Fail what is overdue and drop what nobody waits for; returns the next deadline, 0 where there is none."""
     following = 0.0
     waiting = session.waiting()
-    sent = len(waiting) - len(session.pending)
+    outside = len(waiting) - len(session.pending)
+    before = counted = 0  # only where somebody is told
     for n, request in enumerate(waiting):
         if not request.deadline or request.sink is None or request.sink.done():
             continue
         if request.deadline > now:
             following = min(following or request.deadline, request.deadline)
         else:
-            late = f"the request's deadline has passed{_behind(session, n, sent)}"
+            ahead = before + sum(_counts(waiting[k], k >= outside) for k in range(counted, n))
+            before, counted = ahead + _counts(request, n >= outside), n + 1
+            late = f"the request's deadline has passed{_behind(session, n >= outside, ahead)}"
             # What is encoded will be sent: as good as handed over.
             request.fail(RequestTimeout(late, request.fate(session.encoded)))
     session.pending = deque([r for r in session.pending if r.sink is None or not r.sink.done()])
@@ -176,9 +179,16 @@ def expire(session: Session, now: float) -> float:
     return following
 
 
-def _behind(session: Session, n: int, sent: int) -> str:
-    """What the `n`th request waited behind, of which `sent` were ahead of all that wait outside."""
-    if session.window is not None and n >= sent:
+def _counts(request: requests.Request, is_pending: bool) -> bool:
+    """Whether it is a request to those behind it: a unit is one, a Sync is none, nor is what will not be sent."""
+    if request.script == requests.SYNC_SCRIPT or (is_pending and (request.sink is None or request.sink.done())):
+        return False
+    parts = request.unit.whole.parts if request.unit is not None else None
+    return not parts or request is parts[len(parts) - 1]  # compiled, an index counts from the front alone
+
+
+def _behind(session: Session, is_outside: bool, ahead: int) -> str:
+    """What a request waited behind."""
+    if session.window is not None and is_outside:
         return f": {session.window.sql} has the connection"
-    before = min(n, sent)
-    return f", behind {before} unanswered request{'s' * (before > 1)}" if before else ""
+    return f", behind {ahead} unanswered request{'s' * (ahead > 1)}" if ahead else ""
