@@ -11,6 +11,7 @@ import pytest
 
 from pg_wired import (
     AsyncConn,
+    AsyncPool,
     ConfigError,
     Outcome,
     RequestTimeout,
@@ -41,6 +42,15 @@ async def test_one_deadline_for_all_of_them() -> None:
         assert 0.099 <= time.monotonic() - begin < 0.1 + LATE
     assert type(refused) is RequestTimeout and str(refused) == "no connection within 0.1 s"
     assert len(refused.__notes__) == 1 and f"port {hosts_port(refused)} failed" in refused.__notes__[0]
+
+
+@pytest.mark.parametrize("connect", [AsyncConn.connect, AsyncPool.connect])
+@ends_clean()
+async def test_who_is_late_is_told_what_had_failed(connect: Any) -> None:
+    async with Hosts([hanging_up], [silent]) as hosts:
+        refused = await outcome_of(connect(**hosts.options(timeout=1.0)))
+        assert type(refused) is RequestTimeout and str(refused) == "no connection within 1.0 s"
+        assert len(refused.__notes__) == 1 and f"port {hosts.ports[0]} failed" in refused.__notes__[0]
 
 
 def hosts_port(refused: BaseException) -> str:

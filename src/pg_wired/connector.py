@@ -44,6 +44,7 @@ class Connector(Generic[S]):
         self._make = make
         self._shuffle = shuffle
         self._terms = Terms(config)
+        self.failures = Failures()  # of the last search
         self._cancels: WeakValueDictionary[dial.Address, dial.Rooms] = WeakValueDictionary()
 
     async def connect(self, *, timeout: float | None = None) -> S:
@@ -52,7 +53,7 @@ class Connector(Generic[S]):
         Raises RequestTimeout at that deadline, ConfigError for a `tls` that cannot be used, else what `Failures.error`
         makes of the attempts' errors.
         """
-        failures = Failures()
+        failures = self.failures = Failures()
         limit = asyncio.timeout(seconds(timeout))
         try:
             async with limit:
@@ -61,10 +62,7 @@ class Connector(Generic[S]):
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            late = RequestTimeout(f"no connection within {timeout} s", Outcome.NOT_SENT)
-            for line in failures.lines():
-                late.add_note(line)
-            raise late from error
+            raise failures.late(timeout) from error
 
     async def _search(self, failures: Failures) -> S:
         for demand in target.PASSES[self.config.target_session_attrs]:

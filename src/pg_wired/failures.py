@@ -35,6 +35,13 @@ class Failures:
             for place, error in self._failed
         ]
 
+    def late(self, timeout: float | None) -> RequestTimeout:
+        """What to raise where `timeout` seconds were over first; the attempts that had failed by then are its notes."""
+        error = RequestTimeout(f"no connection within {timeout} s", Outcome.NOT_SENT)
+        for line in self.lines():
+            error.add_note(line)
+        return error
+
     def error(self, last: PgWireError | None = None) -> PgWireError:
         """What to raise; `last` has ended the search. Of several errors the first refusal by a server, else `last`.
 

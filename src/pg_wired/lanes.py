@@ -256,7 +256,7 @@ class Lanes(Clock):
                 raise
             first = self.slots[0].first  # it may have come in the very turn in which the time was over
             if not first.done():
-                raise RequestTimeout(f"no connection within {timeout} s", Outcome.NOT_SENT) from error
+                raise self.opener.late(timeout) from error
             if (failure := first.result()) is not None:
                 raise failure from None
             self.resize(self.opener.told.size)

@@ -91,6 +91,10 @@ class Opener:
         conn._session.must_write = self._must_write
         return conn
 
+    def late(self, timeout: float | None) -> RequestTimeout:
+        """Why there is no connection after `timeout` seconds."""
+        return self._connector.failures.late(timeout)
+
     async def set_up(self, conn: AsyncConn) -> None:
         """Run on_connect. Raises what that does, and RequestTimeout where it takes too long."""
         if self.told.on_connect is None:
