@@ -19,7 +19,7 @@ from pg_wired import (
     WireConn,
 )
 from pg_wired.protocol import messages as m
-from rig.checks import LATE, Cancelled, answers, ends_clean, outcome_of
+from rig.checks import LATE, SOON, Cancelled, answers, ends_clean, outcome_of
 from rig.fake_pg import FakePG, Peer, until_terminate
 from rig.postgres import Server
 from tests.outcomes import GATE, gate, until_asleep
@@ -156,16 +156,16 @@ async def test_what_runs_is_stopped(postgres: Server, conn: AsyncConn, kind: str
     await conn.simple_query("drop table if exists late; create table late(a int)")
     begin, dsn = time.monotonic(), postgres.dsn
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON - 1):  # close() would wait for ten seconds
             connecting = AsyncConn.connect(dsn) if kind == "connection" else AsyncPool.connect(dsn, size=1)
             async with await connecting as mine:
                 running = mine.exec_query("insert into late select 1 from pg_sleep(30)")
                 pid = (mine.get() if isinstance(mine, AsyncPool) else mine).backend_pid
                 await until_asleep(conn, pid)
                 raise TimeoutError
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < SOON - 1
     await outcome_of(running)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         while await conn.exec_query("select 1 from pg_stat_activity where query like 'insert into late%'"):
             await asyncio.sleep(0.01)
     assert await conn.exec_query("select * from late") == []

@@ -125,7 +125,7 @@ async def test_no_copy_done_behind_an_error() -> None:
         while True:
             asked.append(1)
             yield b"x" * FRAME
-            async with asyncio.timeout(0.05):
+            async with asyncio.timeout(SOON):
                 await asyncio.Event().wait()
 
     asked: list[int] = []
@@ -159,7 +159,7 @@ async def test_an_answer_that_comes_before_the_data_has_left() -> None:
         assert isinstance(await outcome_of(copying), PgError)
         following = conn.simple_query("select 1")
         is_answered.set()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(SOON):
             await following
 
 

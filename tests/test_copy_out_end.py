@@ -19,7 +19,7 @@ from pg_wired import (
     UsageError,
 )
 from pg_wired.protocol import messages as m
-from rig.checks import LATE, Cancelled, answers, ends_clean, outcome_of
+from rig.checks import LATE, SOON, Cancelled, answers, ends_clean, outcome_of
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
 from tests.endless import ENDLESS_COPY, was_stopped
@@ -232,6 +232,6 @@ async def test_inside_a_transaction(conn: AsyncConn) -> None:
         await mine.simple_query("rollback")
         async for _ in mine.copy_out(ENDLESS_COPY):
             break
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(SOON):
             await mine.simple_query("select 1")
     await answers(conn)

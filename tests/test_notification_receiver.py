@@ -19,7 +19,7 @@ from pg_wired import (
 )
 from pg_wired.notifications import NotificationReceiver
 from pg_wired.protocol import messages as m
-from rig.checks import ends_clean, outcome_of, repeatable, until
+from rig.checks import SOON, ends_clean, outcome_of, repeatable, until
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
 
@@ -46,7 +46,7 @@ async def told(receiver: NotificationReceiver, count: int) -> list[str]:
     """The next payloads; gaps as "-2"."""
     items = []
     for _ in range(count):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             item = await anext(receiver)
         items.append(item.payload if isinstance(item, Notification) else f"-{item.dropped}")
         adds_up(receiver)

@@ -44,7 +44,7 @@ async def told(receiver: NotificationReceiver, count: int) -> list[str]:
     """The next payloads; gaps as "-2"."""
     items = []
     for _ in range(count):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             item = await anext(receiver)
         items.append(item.payload if isinstance(item, Notification) else f"-{item.dropped}")
         adds_up(receiver)

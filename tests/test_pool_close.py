@@ -126,7 +126,7 @@ async def test_whoever_waits_is_told() -> None:
 @ends_clean()
 async def test_from_inside_a_block_of_its_own(postgres: Server) -> None:
     pool = await AsyncPool.connect(postgres.dsn, size=1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON - 1):  # close() would wait for ten seconds
         async with pool.exclusive() as mine:
             await mine.exec_query("select 1")
             await pool.close()

@@ -15,7 +15,7 @@ from pg_wired import (
     PgError,
     UsageError,
 )
-from rig.checks import ends_clean, outcome_of, until, until_sql
+from rig.checks import SOON, ends_clean, outcome_of, until, until_sql
 from rig.lively_pg import LivelyPG
 from rig.postgres import Server
 from tests.outcomes import until_asleep
@@ -186,7 +186,7 @@ async def test_an_abandoned_stream_gives_its_connection_back(postgres: Server) -
                 break
         task = asyncio.ensure_future(pool.stream("select pg_sleep(60)").__aenter__())
         await until(lambda: pool.stats().lent == 1, "it to run")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             lent = next(iter(pool._lending.out))
             await until_asleep(admin, lent.conn.backend_pid)
         task.cancel()

@@ -32,7 +32,7 @@ from pg_wired.encrypt import Security, encrypted
 from pg_wired.protocol import messages as m
 from rig import certificates
 from rig.certificates import NAME
-from rig.checks import answers, cancelled_at_every_await, ends_clean, outcome_of, until
+from rig.checks import SOON, answers, cancelled_at_every_await, ends_clean, outcome_of, until
 from rig.fake_pg import FakePG, Peer, Script, error
 from rig.hosts import whatever_comes
 from rig.man_in_the_middle import Middle, unchanged, without_plus
@@ -343,7 +343,7 @@ async def test_cancelled_at_every_await_of_a_tls_connect(tls_server: Postgres, a
     assert n > 3
     async with await AsyncConn.connect(**to(tls_server, authority)) as conn:  # and no half login
         others = "select count(*) = 0 from pg_stat_activity where backend_type = 'client backend' and pid <> $1::int"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             while (await conn.exec_query(others, (str(conn.backend_pid),)))[0] != (b"t",):
                 await asyncio.sleep(0.01)
 
