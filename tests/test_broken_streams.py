@@ -271,7 +271,7 @@ async def test_garbage_while_idle(garbage: m.BackendMessage | bytes) -> None:
     async with FakePG(script) as fake:
         conn = await AsyncConn.connect(fake.dsn)
         idle.set()
-        assert await until(lambda: conn._transport.is_closed, "the end") < 0.1
+        await until(lambda: conn._transport.is_closed, "the end")
         with pytest.raises(ProtocolError):
             conn.exec_query("select 1")
 

@@ -143,7 +143,7 @@ CONVERSATIONS: dict[str, Conversation] = {
         (query("select * from plain"), "T C(SELECT 0) Z(I)"),
     ],
     "a statement that takes too long": [
-        (query("set statement_timeout = '20ms'"), "C(SET) Z(I)"),
+        (query("set statement_timeout = '500ms'"), "C(SET) Z(I)"),
         ([*run("select 1"), *run("select pg_sleep(5)"), *run("select 3"), SYNC], "1 2 D C(SELECT 1) 1 2 E(57014) Z(I)"),
     ],
     "a COPY by the extended protocol swallows its Sync": [

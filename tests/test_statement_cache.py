@@ -169,7 +169,7 @@ async def test_followers_of_a_parse_that_met_a_lock_get_their_own_answers(conn: 
         try:
             await locker.send(m.Query("begin; lock table locked in access exclusive mode"))
             await locker.drain_until_ready()
-            await conn.exec_query("set lock_timeout = '50ms'")
+            await conn.exec_query("set lock_timeout = '300ms'")
             replies = [conn.exec_query("select a from locked where a = $1", ("1",)) for _ in range(5)]
             first = await outcome_of(replies[0])
             assert isinstance(first, PgError) and first.code == "55P03"
