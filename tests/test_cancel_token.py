@@ -77,8 +77,10 @@ async def test_idle_twice_and_with_a_wrong_key(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_many_at_once(conn: AsyncConn) -> None:
+async def test_many_at_once(conn: AsyncConn, postgres: Server) -> None:
     running = conn.exec_query("select pg_sleep(30)")
+    async with await AsyncConn.connect(postgres.dsn) as admin:
+        await until_asleep(admin, conn.backend_pid)
     await asyncio.gather(*[conn.cancel_token().cancel() for _ in range(20)])
     assert isinstance(await outcome_of(running), PgError)
     await until_quiet(conn)
