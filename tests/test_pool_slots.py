@@ -115,6 +115,7 @@ async def test_connecting_takes_no_longer_than_its_timeout() -> None:
     async with LivelyPG() as fake:
         async with await AsyncPool.connect(fake.dsn, size=3, on_connect=on_connect, timeout=2.0) as pool:
             assert (pool.alive_count, attempts) == (1, 2)
+            assert pool.stats().connect_failures == 0  # it was not the end of on_connect that it waited for
         refused = await outcome_of(AsyncPool.connect(fake.dsn, on_connect=on_connect, timeout=0.1))
         assert type(refused) is RequestTimeout and refused.outcome is Outcome.NOT_SENT
         assert str(refused) == "no connection within 0.1 s"

@@ -247,29 +247,18 @@ class Lanes(Clock):
 
         All in `timeout` seconds: RequestTimeout if not even the first is up then.
         """
-        limit = asyncio.timeout(seconds(timeout))
-        try:
-            async with limit:
-                await self._connect()
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            first = self.slots[0].first  # it may have come in the very turn in which the time was over
-            if not first.done():
-                raise self.opener.late(timeout) from error
-            if (failure := first.result()) is not None:
-                raise failure from None
-            self.resize(self.opener.told.size)
-
-    async def _connect(self) -> None:
-        self.slots.append(Slot(self))
-        await asyncio.wait([self.slots[0].first])
-        if (error := self.slots[0].first.result()) is not None:
+        limit = seconds(timeout)
+        latest = None if limit is None else self.loop.time() + limit
+        self.slots.append(first := Slot(self))
+        await asyncio.wait([first.first], timeout=limit)
+        if not first.first.done():
+            raise self.opener.late(timeout)
+        if (error := first.first.result()) is not None:
             raise error
         self.resize(self.opener.told.size)
         for slot in self.slots:  # each attempt waits for the one before
-            await asyncio.wait([slot.first])
-            if slot.first.result() is not None:
+            await asyncio.wait([slot.first], timeout=None if latest is None else latest - self.loop.time())
+            if not slot.first.done() or slot.first.result() is not None:
                 return  # they go on in the background, and what is up need not wait for them
 
     def resize(self, size: int) -> None:
