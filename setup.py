@@ -13,7 +13,7 @@ import sysconfig
 from pathlib import Path
 
 PURE = os.environ.get("PG_WIRED_PURE") == "1"
-TWINS = ("octets", "syscalls")
+TWINS = ("octets", "syscalls", "table")
 GO_ON = "or set PG_WIRED_PURE=1 to go on without compiling: the same answers, several times slower"
 
 

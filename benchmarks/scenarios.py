@@ -47,7 +47,7 @@ class Sink:
     def exception(self) -> None: ...
 
 
-class Taker:
+class Consumer:
     """Decodes the rows of a binary COPY as they come, as `copy_out_rows` does."""
 
     def __init__(self) -> None:
@@ -119,8 +119,8 @@ def _known(cache: StatementCache, sql: str) -> Statement:
 
 def copy_frame() -> Work:
     """Frame rows in the binary format of COPY, take them in a CopyData each, and decode them again."""
-    session, taker, sink = prepared(Sink(), 1), Taker(), Sink()
-    session.submit(requests.copy(sink, "COPY", taker, requests.COPY_OUT, 0.0))
+    session, consumer, sink = prepared(Sink(), 1), Consumer(), Sink()
+    session.submit(requests.copy(sink, "COPY", consumer, requests.COPY_OUT, 0.0))
     sent(session)
 
     def work() -> None:
@@ -132,7 +132,7 @@ def copy_frame() -> Work:
         first = messages.encode(messages.CopyData(copy_binary.HEADER))
         session.feed(COPY_BEGIN + first + framed * ROWS)
         session.feed(messages.encode(messages.CopyData(copy_binary.TRAILER)) + COPY_END)
-        assert len(taker.rows) == ROWS and sink.result
+        assert len(consumer.rows) == ROWS and sink.result
 
     return work
 

@@ -1,4 +1,6 @@
-"""Every file of protocol/ is covered, each branch of it, by its own test file alone: `python -m tests.check_coverage`.
+"""Each module of protocol/ is covered, every branch of it, by its own tests alone: `python -m tests.check_coverage`.
+
+The tests of NAME.py are test_NAME.py and the files test_NAME_*.py that do not belong to a longer NAME.
 
 Each pair runs in a process of its own, forked off from one that has pytest loaded, so that nothing that the tests of
 one file import or run counts for another. Says what is missing, and fails. With names it checks only those.
@@ -23,17 +25,24 @@ OPTIONS = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWa
 AT_ONCE = os.cpu_count() or 1
 
 
+def tests_of(name: str) -> list[str]:
+    """The test files of a module."""
+    longer = [path.stem for path in SOURCES.glob(f"{name}_*.py")]
+    files = [*TESTS.glob(f"test_{name}.py"), *TESTS.glob(f"test_{name}_*.py")]
+    return sorted(str(path) for path in files if not path.stem.startswith(tuple(f"test_{each}" for each in longer)))
+
+
 def check(name: str) -> str:
     """What is wrong with the coverage of protocol/`name`.py; empty where nothing is."""
-    test = TESTS / f"test_{name}.py"
-    if not test.exists():
+    tests = tests_of(name)
+    if not tests:
         return f"protocol/{name}.py has no tests/protocol/test_{name}.py\n"
     sys.path.insert(0, str(ROOT / "src"))
     measured = coverage.Coverage(data_file=None, branch=True, include=[str(SOURCES / f"{name}.py")], config_file=False)
     said = io.StringIO()
     measured.start()
     sys.stdout = said
-    status = pytest.main([*OPTIONS, str(test)])
+    status = pytest.main([*OPTIONS, *tests])
     sys.stdout = sys.__stdout__
     measured.stop()
     report = io.StringIO()

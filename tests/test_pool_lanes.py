@@ -203,7 +203,7 @@ async def test_a_server_that_refuses_to_write_is_left() -> None:
         peer.close()
 
     async with FakePG([standby, primary]) as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
-        pool._lanes.conns[0]._session.must_write = True
+        pool._lanes.conns[0]._session.require_writes()
         with pytest.raises(PgError) as caught:
             await pool.simple_query("insert")
         assert caught.value.code == "25006" and caught.value.outcome is Outcome.REJECTED
@@ -217,7 +217,7 @@ async def test_so_are_all_its_connections() -> None:
         async with pool.exclusive():
             pass
         for conn in pool._opener.conns:
-            conn._session.must_write = True
+            conn._session.require_writes()
         fake.standbys = {1, 2, 3, 4}
         with pytest.raises(PgError, match="no"):
             await pool.simple_query("insert")

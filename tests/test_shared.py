@@ -15,7 +15,7 @@ import pytest
 from pg_wired import AsyncConn, FieldDescription, Outcome, PgError, RequestTimeout, Rows
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.octets import HIGH_WATER
-from pg_wired.protocol.session import BUFFER_SIZE
+from pg_wired.protocol.session import BUFFER_BYTES
 from rig.checks import LATE, answers, ends_clean, outcome_of, repeatable
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
@@ -126,7 +126,7 @@ async def all_at_once(conn: AsyncConn, count: int, size: int = 32 * 1024) -> Non
     assert len(conn._session.out) <= HIGH_WATER + 2 * size  # the rest waits as objects (I10)
     for n, reply in enumerate(replies):
         assert list(await reply) == [(payloads[n % 26],)]
-    assert len(conn._session.buffer) == BUFFER_SIZE and not conn._session.out and conn.in_flight == 0
+    assert len(conn._session.buffer) == BUFFER_BYTES and not conn._session.out and conn.in_flight == 0
 
 
 @ends_clean(60)

@@ -18,6 +18,7 @@ from .error import ConfigError, PgError, RequestTimeout, UsageError
 from .link import Link
 from .protocol.notification_queue import Drop
 from .protocol.rows import Rows
+from .protocol.session import Reason
 from .protocol.types import TransactionStatus
 from .queries import Queries
 from .turn import Patience, Turn
@@ -119,7 +120,7 @@ class AsyncConn(Queries):
             if handler is not None:
                 loop.call_soon(handler, notice)
 
-        self._session.on_notice = deliver
+        self._session.handle_notices(deliver)
 
     # ---- the statement cache
 
@@ -138,7 +139,7 @@ class AsyncConn(Queries):
     @property
     def is_alive(self) -> bool:
         """Whether it takes requests."""
-        return self._session.failure is None and not self._session.retired
+        return self._session.takes_requests
 
     @property
     def is_broken(self) -> bool:
@@ -230,11 +231,9 @@ class AsyncConn(Queries):
         if transport.is_closed:
             return
         transport.check_owner()
-        if not session.retired:
-            session.retired = "it was closed by close()"
-            if session.keeper is not None:
-                session.keeper.ended()
-        session.is_ours = True
+        if session.reason is None:
+            session.drain(Reason.CLOSED)
+        session.closed_by_client()
         session.finish()
         transport.flush()
         try:
@@ -252,7 +251,7 @@ class AsyncConn(Queries):
         """Close at once: whoever waits is told. Idempotent. UsageError while the loop runs in another thread."""
         if not self._transport.is_closed:
             self._transport.owner.check_thread()
-        self._session.is_ours = True
+        self._session.closed_by_client()
         self._link.abort()
 
     async def __aenter__(self) -> AsyncConn:

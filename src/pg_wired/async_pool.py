@@ -21,8 +21,8 @@ from .owner import Owner
 from .pool_settings import OnConnect, PoolSettings, WhenDown, check_count
 from .pool_stats import PoolStats
 from .probe import Probe
-from .protocol import routing
 from .protocol.notification_queue import Drop
+from .protocol.session import choose
 from .queries import Queries
 from .turn import Patience
 
@@ -114,7 +114,7 @@ class AsyncPool(Queries):
             raise self._opener.closed()
         if not self._lanes.conns:
             raise self._lanes.down()
-        return self._lanes.conns[routing.choose(self._lanes.sessions)]
+        return self._lanes.conns[choose(self._lanes.sessions)]
 
     def exclusive(self, *, acquire_timeout: Patience = ...) -> ExclusiveConn:
         """A connection for you alone: `async with pool.exclusive() as mine`, for transactions and session state.

@@ -22,7 +22,6 @@ TIMEOUT = 5.0
 AT_ONCE = 32
 # Among those under way: one whose end nobody has seen. The server may act on it whenever it comes to it.
 LOST = "lost"
-UNCONFIRMED = "the server did not confirm a cancel request, which may hit whatever runs here next"
 
 
 class CancelToken(Frozen):

@@ -103,7 +103,7 @@ class WireConn:
         self._check_owner()
         if self.inbox.failure is not None:
             raise self.inbox.ended()
-        self.inbox.out += data
+        self.inbox.append(data)
         self.transport.flush()
         if len(self.inbox.out) > HIGH_WATER:
             await self.transport.drain()
@@ -289,7 +289,7 @@ class WireConn:
             self._is_closing = True
             self._is_paused = True  # what still comes is thrown away
             self.transport.resume()
-            self.inbox.out += messages.encode(messages.Terminate())
+            self.inbox.append(messages.encode(messages.Terminate()))
             self.transport.flush()
         try:
             async with asyncio.timeout(limit):

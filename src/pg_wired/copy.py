@@ -8,8 +8,9 @@ from contextlib import suppress
 from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar, cast
 
 from .error import ConfigError, Outcome, PgWireError, UsageError
-from .protocol import copy_binary, frontend, messages, requests
-from .protocol.types import Row, State
+from .protocol import copy_binary, messages, requests
+from .protocol.session import Session
+from .protocol.types import Row
 from .row_stream import Inflow
 from .turn import Patience, Turn
 from .watch import GRACE
@@ -99,20 +100,19 @@ class CopyIn:
                 return
         if frame:
             await self._write(frame)
-        if self._is_open:
-            self._end(messages.encode(messages.CopyDone()), State.COPIED)
+        if self._session.is_copying_in:
+            self._session.send_copy_done()
+            self._turn.link.transport.flush()
 
     @property
-    def _is_open(self) -> bool:
-        """Whether the server still waits for data."""
-        return self._turn.link.session.state == State.COPYING_IN
+    def _session(self) -> Session:
+        return self._turn.link.session
 
     async def _write(self, data: Buffer) -> None:
-        session, transport = self._turn.link.session, self._turn.link.transport
-        if not self._is_open:
+        session, transport = self._session, self._turn.link.transport
+        if not session.is_copying_in:
             return
-        frontend.copy_data(session.out, data)
-        session.encoded += 5 + len(data)
+        session.send_copy_data(data)
         transport.flush()
         if len(session.out) > HIGH_WATER:
             await transport.drain()
@@ -121,15 +121,9 @@ class CopyIn:
 
     def _fail(self, reason: str) -> None:
         """CopyFail, if that is still to be said."""
-        if self._is_open:
-            text = reason.replace("\0", "")[:1000]
-            self._end(messages.encode(messages.CopyFail(text)), State.COPY_REFUSED)
-
-    def _end(self, message: bytes, state: int) -> None:
-        """End the data; the server's answer is due in `state`."""
-        self._turn.link.session.append(message)
-        self._turn.link.session.state = state
-        self._turn.link.transport.flush()
+        if self._session.is_copying_in:
+            self._session.send_copy_fail(reason)
+            self._turn.link.transport.flush()
 
     async def _settled(self) -> None:
         """Wait for the server's answer to CopyFail, which says nothing new; if it is busy elsewhere, it has to stop."""

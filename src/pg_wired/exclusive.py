@@ -122,9 +122,8 @@ class InnerTurn(Turn):
     async def _own_time(self, timeout: Patience, deadline: float) -> None:
         """Until all is answered that was asked in the block before: it must not be stopped with what is asked here."""
         reply: asyncio.Future[Rows] = self.link.loop.create_future()
-        request = requests.sync(reply)
-        request.deadline = sooner(self.deadline(ACQUIRE_TIMEOUT if timeout is ... else timeout), deadline)
-        self.submit(request)
+        latest = sooner(self.deadline(ACQUIRE_TIMEOUT if timeout is ... else timeout), deadline)
+        self.submit(requests.sync(reply, latest))
         try:
             await reply
         except PgWireError as error:

@@ -10,8 +10,8 @@ from weakref import WeakMethod
 
 from .error import ConnectionClosed, PgError, PgWireError, ProtocolError
 from .protocol import messages
-from .protocol.answers import SHUTDOWN_NOTICES
 from .protocol.receiver import Receiver
+from .protocol.session import SHUTDOWN_NOTICES
 from .protocol.types import LONG_LIMIT, LONG_MESSAGES, SHORT_LIMIT
 
 # One read; a longer message grows it as bytes really arrive.

@@ -12,9 +12,8 @@ from .clock import Clock, seconds
 from .error import ConnectionClosed, Outcome, PgWireError, PoolExhausted, RequestTimeout
 from .link import Link
 from .opener import LOG, Opener
-from .protocol import routing
 from .protocol.requests import Request
-from .protocol.session import Session
+from .protocol.session import Session, choose
 from .waiting import WaitingRoom
 
 # Seconds after which a slot tries again, whose task was cancelled by somebody who cancels everything.
@@ -59,7 +58,7 @@ NEXT = {
 
 
 class Lane:
-    """One shared connection; its session's keeper."""
+    """One shared connection; its session's supervisor."""
 
     def __init__(self, slot: Slot, conn: AsyncConn) -> None:
         self.conn = conn
@@ -126,7 +125,7 @@ class Slot:
         old = self.lane
         self._happens(Event.CONNECTED)
         self.lane = Lane(self, conn)
-        conn._session.keeper = self.lane
+        conn._session.supervise(self.lane)
         self.lanes.add(conn)
         if old is not None:
             self.lanes.remove(old.conn)
@@ -189,8 +188,8 @@ class Lanes(Clock):
         if not self.sessions:
             self._wait(request)
             return
-        request.may_move = True
-        self._links[routing.choose(self.sessions)].submit(request)
+        request.allow_move()
+        self._links[choose(self.sessions)].submit(request)
 
     @contextmanager
     def in_one_write(self) -> Iterator[Callable[[Request], None]]:
@@ -199,7 +198,7 @@ class Lanes(Clock):
             yield self._wait
             return
         # None of them may move: a batch that is torn apart would run out of its order.
-        with self._links[routing.choose(self.sessions)].in_one_write() as submit:
+        with self._links[choose(self.sessions)].in_one_write() as submit:
             yield submit
 
     def _wait(self, request: Request) -> None:
@@ -219,7 +218,7 @@ class Lanes(Clock):
             return False
         try:
             if self.sessions:
-                self._links[routing.choose(self.sessions)].submit(request)
+                self._links[choose(self.sessions)].submit(request)
             elif not self.waiting.add(request):
                 return False
         except PgWireError:

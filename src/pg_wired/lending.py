@@ -18,7 +18,7 @@ NAMED = 10
 
 
 class Lent:
-    """One connection to be lent, and who has it; its session's keeper."""
+    """One connection to be lent, and who has it; its session's supervisor."""
 
     def __init__(self, lending: Lending, conn: AsyncConn) -> None:
         self.conn = conn
@@ -258,7 +258,7 @@ class Lending(Clock):
             assert me is not None  # it has a task of its own
             self._openers.discard(me)
             lent = Lent(self, conn)
-            conn._session.keeper = lent
+            conn._session.supervise(lent)
             self._offer(lent)
             return
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from .clock import Clock
 from .error import Outcome, PgWireError, RequestTimeout, UsageError
-from .protocol import requests, termination
-from .protocol.session import Session
+from .protocol import requests
+from .protocol.requests import Window
+from .protocol.session import Reason, Session
 from .protocol.transaction import PARTS
-from .protocol.window import Window
 from .watch import INTERVAL, Watch
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ class Link(Clock):
     def mark_broken(self) -> None:
         """It must not be used again, however well it looks."""
         self.is_broken = True
-        if self.session.keeper is not None:
-            self.session.keeper.ended()
+        self.session.tell_supervisor()
 
     async def cancel_running(self) -> None:
         """Ask the server to stop what it runs, if it gave a key for that."""
@@ -124,11 +123,11 @@ class Link(Clock):
     def may_be_hit(self, cancels: set[object]) -> bool:
         """Whether one of these cancel requests may still hit what runs here; then nothing more is taken."""
         if cancels:
-            from .cancel import LOST, UNCONFIRMED
+            from .cancel import LOST
 
             if LOST in cancels:
-                if not self.session.retired:
-                    termination.retire(self.session, UNCONFIRMED)
+                if self.session.reason is None:
+                    self.session.retire(Reason.CANCEL_UNCONFIRMED)
                 return True
         return False
 
@@ -141,7 +140,7 @@ class Link(Clock):
                         await self.cancel_running()
                         await asyncio.sleep(INTERVAL)  # one that came before the query had begun was lost
         finally:
-            self.session.is_ours = True
+            self.session.closed_by_client()
             self.abort()
 
     def abort(self) -> None:

@@ -14,9 +14,9 @@ from .lanes import Lanes
 from .lending import Lending, Lent
 from .notifications import QueueReader
 from .opener import LOG
-from .protocol import routing, termination
 from .protocol.notification_queue import Drop, NotificationQueue
 from .protocol.records import ListenerGap, Notification, NotificationGap
+from .protocol.session import choose
 from .turn import Patience
 
 # Seconds that LISTEN may take, and that a notification of our own may be on its way.
@@ -82,10 +82,10 @@ class PoolListener(QueueReader):
         try:
             if is_first:
                 await self._check_delivery(conn)
-            conn._session.notifications = queue
+            conn._session.deliver_notifications(queue)
             await conn.simple_query("; ".join(f"LISTEN {name}" for name in self._channels), timeout=PATIENCE)
             if conn.is_broken:
-                raise termination.refused(conn._session)
+                raise conn._session.refusal()
             if self._is_over:
                 raise self._opener.closed()
         except BaseException:
@@ -124,7 +124,7 @@ class PoolListener(QueueReader):
     def _neighbour(self, conn: AsyncConn) -> AsyncConn:
         """A shared connection to the same server, or else this one."""
         others = [other for other in self._lanes.conns if other.addr == conn.addr]
-        return others[routing.choose([other._session for other in others])] if others else conn
+        return others[choose([other._session for other in others])] if others else conn
 
     @staticmethod
     async def _arrived(conn: AsyncConn, channel: str) -> None:
@@ -132,7 +132,7 @@ class PoolListener(QueueReader):
         reader = QueueReader(queue, queue.capacity, queue.drop)
         while (item := queue.take()) is None or not isinstance(item, Notification) or item.channel != channel:
             if item is None and conn._session.failure is not None:
-                raise termination.refused(conn._session)
+                raise conn._session.refusal()
             if item is None:
                 await reader._arrival()
 
@@ -169,13 +169,13 @@ class PoolListener(QueueReader):
             raise
         gap = ListenerGap(0, self._opener.loop.time() - begin, before, lent.conn.backend_pid)
         self._queue.reconnected(gap, early)
-        lent.conn._session.notifications = self._queue
+        lent.conn._session.deliver_notifications(self._queue)
 
     def _drop(self, lent: Lent) -> None:
         """It has listened: nobody else shall have it."""
         lent.on_end = None
         if lent.conn._session.notifications is self._queue:
-            lent.conn._session.notifications = NotificationQueue()
+            lent.conn._session.deliver_notifications(NotificationQueue())
         lent.conn._link.is_broken = True
         self._lending.give_back(lent)
 

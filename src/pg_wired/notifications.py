@@ -6,7 +6,6 @@ import asyncio
 
 from .error import ConfigError, UsageError
 from .link import Link
-from .protocol import termination
 from .protocol.notification_queue import Drop, NotificationQueue
 from .protocol.records import Notification, NotificationGap
 
@@ -71,9 +70,9 @@ class NotificationReceiver(QueueReader):
     async def __anext__(self) -> Notification | NotificationGap:
         while (item := self._queue.take()) is None:
             if self._session.failure is not None:
-                if self._session.is_ours:
+                if self._session.is_closed_by_client:
                     raise StopAsyncIteration
-                raise termination.refused(self._session)
+                raise self._session.refusal()
             self._link.transport.check_owner()
             await self._arrival()
         return item  # type: ignore[return-value]  # one connection leaves no other gap

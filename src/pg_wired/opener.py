@@ -16,8 +16,8 @@ from .error import ConnectionClosed, Outcome, PgWireError, RequestTimeout
 from .owner import Owner
 from .pool_settings import PoolSettings
 from .pool_stats import Totals
-from .protocol import endings, termination
 from .protocol.notification_queue import NotificationQueue
+from .protocol.session import Reason
 
 LOG = logging.getLogger("pg_wired.pool")
 
@@ -84,11 +84,12 @@ class Opener:
         try:
             await self.set_up(conn)
             if not conn.is_alive:
-                raise termination.refused(conn._session)
+                raise conn._session.refusal()
         except BaseException:
             conn.abort()
             raise
-        conn._session.must_write = self._must_write
+        if self._must_write:
+            conn._session.require_writes()
         return conn
 
     def late(self, timeout: float | None) -> RequestTimeout:
@@ -124,22 +125,19 @@ class Opener:
         session = conn._session
         LOG.warning("%s %s (pid %s) is gone: %s", what, conn.addr, conn.backend_pid, session.failure or _why(conn))
         self._backoff.ended(self.loop.time(), self.loop.time() - conn._link.born)
-        if session.retired == endings.REFUSES:
+        if session.reason is Reason.READ_ONLY:
             self._eject(conn.addr)
 
     def _eject(self, addr: str) -> None:
-        """A server that refuses to write is the wrong one: none of its connections takes anything more.
+        """A server that refuses to write is the wrong one: none of its connections takes further requests.
 
-        They are all out of the way before what waits on one of them moves.
+        All of them are drained before a request of one moves: it must not move to another connection to this server.
         """
         others = [conn for conn in self.conns if conn.addr == addr and conn.is_alive]
         for conn in others:
-            conn._session.retired = endings.REFUSES
+            conn._session.drain(Reason.READ_ONLY)
         for conn in others:
-            if conn._session.keeper is not None:
-                conn._session.keeper.ended()
-        for conn in others:
-            termination.retire(conn._session, endings.REFUSES)
+            conn._session.retire(Reason.READ_ONLY)
 
     def see_off(self, conn: AsyncConn) -> None:
         """Close it when all is answered, however long that takes; nobody waits for it but the pool's end."""
@@ -149,7 +147,8 @@ class Opener:
     @staticmethod
     async def _farewell(conn: AsyncConn) -> None:
         session, transport = conn._session, conn._transport
-        session.retired = session.retired or "the pool has another one in its place"
+        if session.reason is None:
+            session.drain(Reason.REPLACED)
         while (session.waiting() or session.window is not None) and not transport.is_closed:
             await asyncio.wait([transport.closed], timeout=LOOK)
         try:
@@ -227,6 +226,6 @@ class Opener:
 
 def _why(conn: AsyncConn) -> str:
     session = conn._session
-    if session.retired == termination.FAREWELL:
-        return str(termination.refused(session))
-    return session.retired or "it was marked as broken"
+    if session.reason is Reason.SERVER_ENDS:
+        return str(session.refusal())
+    return session.reason_text or "it was marked as broken"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from .connection import WireConn
 from .error import ConnectionClosed, IoError, ProtocolError, RequestTimeout, TransactionError
 from .link import Link
-from .protocol import answers, requests
+from .protocol import requests
 from .protocol.records import StatementDescription
 from .protocol.rows import Rows
 from .protocol.types import Oid, TransactionStatus, Value
@@ -154,7 +154,7 @@ class PgPipeline:
         return reply
 
     def _queue(self, request: requests.Request) -> None:
-        request.is_item = True
+        request.become_item()
         self._turn.submit(request)
         self._queued += 1
 
@@ -168,7 +168,7 @@ class PgPipeline:
                 await self._finish()
         finally:
             if self._turn.is_outermost:
-                answers.check_parameters(self._link.session)
+                self._link.session.check_settings()
                 self._turn.clean = None if self._is_clean else self._clean
             await self._turn.leave()
             if self._wire is not None:
@@ -189,7 +189,7 @@ class PgPipeline:
     async def _clean(self) -> None:
         if self._link.session.transaction_status is not TransactionStatus.IDLE:
             await self._turn.ask("ROLLBACK")
-        answers.check_parameters(self._link.session)
+        self._link.session.check_settings()
 
 
 def _seen(reply: asyncio.Future[T]) -> None:

@@ -29,8 +29,8 @@ class Portal:
 
     async def _run(self, *items: messages.FrontendMessage, head: bytes = b"") -> Rows:
         reply: asyncio.Future[Rows] = self._link.loop.create_future()
-        request = requests.encoded(reply, head + messages.encode(*items, messages.Sync()), False, 0.0)
-        request.fields = self.fields
+        data = head + messages.encode(*items, messages.Sync())
+        request = requests.encoded(reply, data, False, 0.0, self.fields)
         self._submit(request)
         rows = await reply
         self.fields = request.fields

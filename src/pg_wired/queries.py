@@ -174,7 +174,7 @@ class Queries:
         stream = RowStream(self._turn("stream()", False), row_buffer, acquire_timeout)
         deadline = self._carrier.deadline(timeout)
         stream.request = requests.query(stream.reply, sql, params, param_oids, param_formats, result_formats, deadline)
-        stream.request.taker = stream
+        stream.request.deliver_to(stream)
         return stream
 
     async def copy_in(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .protocol import answers
 from .protocol.types import TransactionStatus
 from .turn import Turn
 
@@ -48,7 +47,7 @@ async def run(turn: Turn) -> None:
         await turn.ask("ROLLBACK")
     if is_due(turn):
         await turn.ask("; ".join([RESET, *_more(turn)]))
-        answers.check_parameters(session)
+        session.check_settings()
         turn.was_reset()
 
 

@@ -11,10 +11,11 @@ from typing import TypeAlias
 from .clock import Clock, sooner
 from .error import Outcome, PgWireError, RequestTimeout, UsageError
 from .link import Link
-from .protocol import requests, termination
+from .protocol import requests
+from .protocol.requests import Window
 from .protocol.rows import Rows
+from .protocol.session import Reason
 from .protocol.types import TransactionStatus
-from .protocol.window import Window
 from .watch import GRACE, INTERVAL, LONGEST_PAUSE
 
 # Seconds that a verb waits for its turn; None for ever, and ... as long as its owner says.
@@ -95,8 +96,7 @@ class Turn:
             link.session.pump()  # it was in the way of others
             link.transport.flush()
             raise
-        window.owner = asyncio.current_task()
-        window.parameters = dict(link.session.parameters)
+        window.entered(asyncio.current_task(), link.session.parameters)
 
     def submit(self, request: requests.Request) -> None:
         """Submit a request of this turn. UsageError while a verb inside it has the connection."""
@@ -130,7 +130,7 @@ class Turn:
     def was_reset(self) -> None:
         """What on_connect had set is gone as well: the pool makes another connection in the place of this one."""
         if self.link.is_set_up:
-            termination.retire(self.link.session, f"its settings were reset behind {self.name}")
+            self.link.session.retire(Reason.SETTINGS_RESET, f"its settings were reset behind {self.name}")
 
     async def ask(self, sql: str) -> None:
         """Run statements of ours inside."""
@@ -154,7 +154,7 @@ class Turn:
     def abandon(self, leaving: Coroutine[object, object, None]) -> None:
         """The owner has gone without a word: others go on waiting, and he may queue behind them, until it is clean."""
         if self._window is not None and self.link.session.window is self._window and self.link.transport.is_open():
-            self._window.owner = self._owner_behind()
+            self._window.owner_left(self._owner_behind())
             self.is_abandoned = True
             task = self.link.loop.create_task(leaving)
             self.link.tasks.add(task)
@@ -188,7 +188,7 @@ class Turn:
         """Give the turn back, clean. Being cancelled meanwhile does not stop that."""
         if self._window is None:
             return
-        self._window.owner = self._owner_behind()  # who is cancelled now may go on outside
+        self._window.owner_left(self._owner_behind())  # who is cancelled now may go on outside
         is_clean = self.is_idle and self.clean is None and self.inner is None and not self.cancels
         if self.link.session.failure is not None or is_clean:
             self._give_back()
@@ -203,7 +203,7 @@ class Turn:
             async with asyncio.timeout(2 * GRACE):
                 while self.cancels:  # one that came late would hit whoever is next; they may be another loop's
                     if self.link.may_be_hit(self.cancels):
-                        self.link.session.is_ours = True
+                        self.link.session.closed_by_client()
                         self.link.abort()
                         return
                     await asyncio.sleep(INTERVAL / 2)
@@ -230,12 +230,7 @@ class Turn:
     async def _stop(self) -> None:
         """End what runs: nobody waits for it any more. The server is asked to, and its answers are thrown away."""
         session, window = self.link.session, self.window
-        for request in window.inside:
-            request.fail(UsageError(f"{self.name} has ended before the request was sent"))
-        window.inside.clear()
-        for request in (*session.group, *session.inflight):
-            request.fail(UsageError(f"{self.name} has ended before the answer came", request.fate(session.handed)))
-            request.sink = None
+        session.abandon_inside(window, self.name)
         done: asyncio.Future[object] = self.link.loop.create_future()
         if session.is_in_group:  # which its owner never ended: it must not be committed
             self.submit(requests.failing_item())

@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from .error import PgWireError
-from .protocol import endings
 from .protocol.requests import Request
 from .protocol.session import Session
 from .transport import Transport
@@ -90,10 +89,10 @@ class Watch:
         now = self._loop.time()
         if self._deadline <= now:
             self._transport.read_now()  # an answer that is there already beats its deadline
-            self._deadline = endings.expire(self._session, now) or _NEVER
+            self._deadline = self._session.expire(now) or _NEVER
             self._transport.flush()
         looks_on = self._note_slow(now) or len(self._session.inflight) > 1
-        request = endings.sole(self._session)
+        request = self._session.sole()
         sole = request.sink if request is not None else None
         if isinstance(sole, asyncio.Future) and not sole.done() and sole is not self._hooked:
             self._hooked = sole
@@ -105,12 +104,12 @@ class Watch:
         """Tell a pool, by a number, that the oldest request takes its time. Says whether that is still to be seen."""
         session = self._session
         oldest = session.head.number
-        if session.keeper is None or not oldest:
+        if session.supervisor is None or not oldest:
             return False
         if oldest != self._seen:
             self._seen, self._seen_at = oldest, now
         elif now - self._seen_at > INTERVAL / 2:  # looks for deadlines come in between
-            session.slow = oldest
+            session.mark_slow()
         return session.slow != oldest
 
     def _sole_done(self, _: object) -> None:
@@ -119,12 +118,10 @@ class Watch:
 
     def cancel_abandoned(self) -> None:
         """Have the server stop the only unanswered request, if nobody waits for it any more."""
-        sole = endings.sole(self._session)
+        sole = self._session.sole()
         if sole is None or sole.sink is None or not sole.sink.done() or self._cancel is None or self._task is not None:
             return
-        last = self._session.inflight[len(self._session.inflight) - 1]
-        endings.disown(self._session, sole)
-        self._session.holds += 1
+        last = self._session.hold_for_cancel(sole)
         if self._session.window is not None:
             self._loop.call_later(GRACE, self._give_up, last)
         self._task = self._loop.create_task(self._stop_server(last))

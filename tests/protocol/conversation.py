@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from pg_wired.error import Outcome, PgError
-from pg_wired.protocol import endings, requests, transaction
 from pg_wired.protocol import messages as m
+from pg_wired.protocol import requests, transaction
+from pg_wired.protocol.requests import Window
 from pg_wired.protocol.rows import Rows
 from pg_wired.protocol.session import Session
 from pg_wired.protocol.types import Row, Value
-from pg_wired.protocol.window import Window
 from rig.talk import describe
 
 READY = m.ReadyForQuery("I")
@@ -71,7 +71,7 @@ def outcomes(*sinks: Sink) -> list[Outcome | None]:
     return [getattr(sink.error, "outcome", None) for sink in sinks]
 
 
-class Taker:
+class Consumer:
     """What takes the parts of an answer as they come."""
 
     def __init__(self) -> None:
@@ -128,13 +128,13 @@ class Client:
     def encoded(self, *items: m.FrontendMessage, drain: bool = False) -> Sink:
         return self._submit(requests.encoded(Sink(), m.encode(*items), drain, 0.0))
 
-    def copy(self, sql: str, states: bytes, taker: Taker) -> Sink:
-        return self._submit(requests.copy(Sink(), sql, taker, states, 0.0))
+    def copy(self, sql: str, states: bytes, consumer: Consumer) -> Sink:
+        return self._submit(requests.copy(Sink(), sql, consumer, states, 0.0))
 
     def item(self, sql: str, *params: Value) -> Sink:
         """A query as an item of a sync group, which `sync` ends."""
         request = requests.query(Sink(), sql, params, (), 0, 0, 0.0)
-        request.is_item = True
+        request.become_item()
         return self._submit(request)
 
     def sync(self) -> Sink:
@@ -151,19 +151,18 @@ class Client:
         return window
 
     def expire(self, now: float) -> float:
-        return endings.expire(self.session, now)
+        return self.session.expire(now)
 
     @property
     def sole(self) -> requests.Sink | None:
-        request = endings.sole(self.session)
+        request = self.session.sole()
         return request.sink if request is not None else None
 
     def disown(self) -> None:
         """As the owner does when nobody waits for the sole request any more, and a cancel connection is opened."""
-        request = endings.sole(self.session)
+        request = self.session.sole()
         assert request is not None
-        endings.disown(self.session, request)
-        self.session.holds += 1
+        self.session.hold_for_cancel(request)
 
     def take(self, n: int | None = None) -> bytes:
         """What the socket takes: the first `n` bytes, or all."""

@@ -8,7 +8,7 @@ import pytest
 
 from pg_wired.protocol import messages as m
 from pg_wired.protocol import octets
-from pg_wired.protocol.session import BUFFER_SIZE
+from pg_wired.protocol.session import BUFFER_BYTES
 from tests.protocol.conversation import READY, Client, first, result
 
 SIMPLE = [*result(), READY]
@@ -65,13 +65,13 @@ def test_the_buffer_grows_with_what_comes_and_shrinks_back() -> None:
     for i in range(0, len(data), 100_000):
         client.feed(data[i : i + 100_000])
         sizes.append(len(client.session.buffer))
-        assert sizes[-1] <= max(BUFFER_SIZE, 2 * (i + 100_000))
+        assert sizes[-1] <= max(BUFFER_BYTES, 2 * (i + 100_000))
     assert sink.result == [(value,)]
     assert max(sizes) == m.encode(m.DataRow((value,))).__len__()
-    assert len(client.session.buffer) == BUFFER_SIZE
+    assert len(client.session.buffer) == BUFFER_BYTES
 
 
-@pytest.mark.parametrize("size", range(BUFFER_SIZE - 16, BUFFER_SIZE + 8))
+@pytest.mark.parametrize("size", range(BUFFER_BYTES - 16, BUFFER_BYTES + 8))
 def test_a_message_about_as_long_as_the_buffer(size: int) -> None:
     client = Client()
     sink, behind = client.query("select"), client.simple("x")

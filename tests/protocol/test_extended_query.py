@@ -8,7 +8,7 @@ from pg_wired.protocol import extended_query, requests
 from pg_wired.protocol.records import FieldDescription
 from pg_wired.protocol.requests import Request
 from pg_wired.protocol.statements import Statement, StatementCache
-from pg_wired.protocol.types import State
+from pg_wired.protocol.table import State
 from tests.protocol.conversation import split
 
 FIELD = FieldDescription("a", 0, 0, 25, -1, -1, 0)

@@ -19,7 +19,7 @@ from pg_wired.protocol import messages as m
 from rig import strategies
 from tests.protocol.conversation import Client, Sink
 from tests.protocol.model import Server
-from tests.protocol.test_types import ROADS
+from tests.protocol.test_table import ROADS
 
 ASKED: list[Callable[[Client, bytes], Sink]] = [
     lambda client, nonce: client.query("select $", nonce),

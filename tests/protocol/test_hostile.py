@@ -11,11 +11,12 @@ import pytest
 
 from pg_wired.error import ConnectionClosed, Outcome, PgError, ProtocolError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.answers import MAX_PARAMETERS
-from pg_wired.protocol.types import LONG_LIMIT, SHORT_LIMIT, State, names_of
+from pg_wired.protocol.session import MAX_SETTINGS
+from pg_wired.protocol.table import State, names_of
+from pg_wired.protocol.types import LONG_LIMIT, SHORT_LIMIT
 from rig.talk import describe, error
 from tests.protocol.conversation import PREPARED, READY, Client, later, pg_error, result
-from tests.protocol.test_types import ROADS
+from tests.protocol.test_table import ROADS
 
 MIB = 1024 * 1024
 # What may not be looked at any more: it would be the rest of a good answer.
@@ -242,7 +243,7 @@ def test_a_flood_of_parameters() -> None:
             if client.session.failure is None:
                 client.feed(*[m.ParameterStatus(f"p{n}", "") for n in range(i, i + 1000)])
     assert isinstance(client.session.failure, ProtocolError)
-    assert len(client.session.parameters) == MAX_PARAMETERS
+    assert len(client.session.parameters) == MAX_SETTINGS
     assert time.process_time() - begin < 10
 
 

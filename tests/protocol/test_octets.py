@@ -28,16 +28,7 @@ def test_the_header_has_the_same_numbers() -> None:
     assert constants() == ours
 
 
-@pytest.mark.parametrize("kind", [types.Action, types.Next])
-def test_all_actions_and_steps_are_there(kind: type) -> None:
-    expected = {name: number for number, name in types.names_of(kind).items() if name != "DESYNC"}
-    assert {name: getattr(octets, name) for name in expected} == expected
-    assert types.Action.DESYNC == 0
-
-
-def test_states_limits_and_marks() -> None:
-    for name in ("IDLE", "PARSE", "BIND", "QUERY", "EXECUTE", "SYNC"):
-        assert getattr(octets, name) == getattr(types.State, name)
+def test_limits_and_marks() -> None:
     assert (octets.SHORT_LIMIT, octets.LONG_LIMIT) == (types.SHORT_LIMIT, types.LONG_LIMIT)
     assert octets.NO_ROWS < octets.ANY_COUNT < 0
     assert octets.NEVER > 2**60

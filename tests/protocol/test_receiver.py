@@ -84,3 +84,10 @@ def test_how_it_ends(cause: BaseException | None, expected: type[PgWireError], s
     assert type(failure) is expected and str(failure) == says and failure.__cause__ is cause
     receiver.lost(OSError("once more"))
     assert receiver.failure is failure
+
+
+def test_appended_bytes_are_sent_in_order() -> None:
+    receiver = Receiver(64)
+    receiver.append(b"one")
+    receiver.append(b"two")
+    assert receiver.out == b"onetwo"

@@ -39,7 +39,7 @@ def test_repairs_keep_their_order_and_come_before_what_waits() -> None:
     known(client, "insert")
     sinks = [client.query("insert", b"%d" % n) for n in range(5)]
     client.take()
-    client.session.holds += 1
+    client.session.hold()
     client.feed(*[error("26000"), READY] * 3)
     client.session.release()
     binds = [message for message in client.sent() if isinstance(message, m.Bind)]

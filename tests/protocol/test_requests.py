@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from pg_wired.error import ConfigError, ConnectionClosed, Outcome, PipelineAborted
+from pg_wired.error import ConfigError, ConnectionClosed, Outcome, PgError, PipelineAborted
 from pg_wired.protocol import messages as m
 from pg_wired.protocol import octets, requests
 from pg_wired.protocol.records import FieldDescription, StatementDescription
 from pg_wired.protocol.rows import Rows
+from pg_wired.protocol.table import State
 from pg_wired.protocol.types import LONG_LIMIT, FormatCode
 from rig.talk import TEXT, describe, error
-from tests.protocol.conversation import READY, Client, Sink, Taker, first, known, later, result
+from tests.protocol.conversation import READY, Client, Consumer, Sink, first, known, later, result
 
 FIELD = FieldDescription("a", 0, 0, TEXT, -1, -1, 0)
 SYNC = m.encode(m.Sync())
@@ -212,13 +213,13 @@ def test_sync() -> None:
 
 @pytest.mark.parametrize("states", [requests.COPY_IN, requests.COPY_OUT])
 def test_copy(states: bytes) -> None:
-    client, taker = Client(), Taker()
-    sink = client.copy("copy t", states, taker)
+    client, consumer = Client(), Consumer()
+    sink = client.copy("copy t", states, consumer)
     assert client.sent() == [m.Query("copy t")]
     client.feed(m.CommandComplete("COPY 0"), READY)  # a rule may make something else of it
-    assert sink.result[0].command_tag == "COPY 0" and taker.headers == []
+    assert sink.result[0].command_tag == "COPY 0" and consumer.headers == []
     with pytest.raises(ConfigError, match="NUL"):
-        client.copy("\0", states, taker)
+        client.copy("\0", states, consumer)
 
 
 def test_drained_rows_are_checked_all_the_same() -> None:
@@ -253,37 +254,37 @@ def test_a_notice_among_rows_parts_nothing() -> None:
 
 def test_rows_go_to_a_taker_as_they_come() -> None:
     client = Client()
-    taker = Taker()
+    consumer = Consumer()
     request = requests.query(Sink(), "select 1", (), (), 0, 0, 0.0)
-    request.taker = taker
+    request.consumer = consumer
     client.session.submit(request)
     client.feed(*first()[:4], m.DataRow((b"1",)), m.DataRow((b"2",)))
     client.feed(m.DataRow((b"3",)), *result(tag="SELECT 3"), READY)
-    assert [[field.name for field in fields] for fields in taker.headers] == [["a"]]
-    assert [Rows((), [], "", body) for body in taker.parts] == [[(b"1",), (b"2",)], [(b"3",)]]
+    assert [[field.name for field in fields] for fields in consumer.headers] == [["a"]]
+    assert [Rows((), [], "", body) for body in consumer.parts] == [[(b"1",), (b"2",)], [(b"3",)]]
     sink: Any = request.sink
     assert (list(sink.result), sink.result.command_tag) == ([], "SELECT 3")
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
 def test_copied_data_goes_to_a_taker_as_it_comes(is_cancelled: bool) -> None:
-    client, taker = Client(), Taker()
-    sink = client.copy("copy", requests.COPY_OUT, taker)
+    client, consumer = Client(), Consumer()
+    sink = client.copy("copy", requests.COPY_OUT, consumer)
     header = m.CopyOutResponse(0, (0, 0))
     client.feed(header, m.CopyData(b"1\n"), m.CopyData(b""), m.CopyData(b"2\n"), m.CopyData(b""))
     sink.cancelled = is_cancelled
     client.feed(m.CopyData(b""), m.CopyData(b"3\n"))
     client.feed(m.CopyDone(), m.CommandComplete("COPY 3"), READY)
-    assert taker.headers == [header]
-    assert taker.parts == ([b"1\n2\n"] if is_cancelled else [b"1\n2\n", b"3\n"])
+    assert consumer.headers == [header]
+    assert consumer.parts == ([b"1\n2\n"] if is_cancelled else [b"1\n2\n", b"3\n"])
     assert client.session.failure is None and (is_cancelled or sink.result[0].rows_affected == 3)
 
 
 def test_what_comes_in_place_of_a_copy_is_no_data_of_it() -> None:
-    client, taker = Client(), Taker()
-    sink = client.copy("select", requests.COPY_OUT, taker)
+    client, consumer = Client(), Consumer()
+    sink = client.copy("select", requests.COPY_OUT, consumer)
     client.feed(describe(["a"], ()), *result((b"1",)), READY)
-    assert (taker.headers, taker.parts) == ([], [])
+    assert (consumer.headers, consumer.parts) == ([], [])
     [rows] = sink.result
     assert rows.command_tag == "SELECT 1"
 
@@ -312,9 +313,9 @@ def test_a_failure_finds_nobody() -> None:
 
 def test_fate() -> None:
     request = requests.simple_query(Sink(), "x", 0.0)
-    assert request.begin == octets.NEVER and request.fate(1 << 40) is Outcome.NOT_SENT
-    request.begin = 10
-    assert [request.fate(handed) for handed in (9, 10, 11)] == [Outcome.NOT_SENT] * 2 + [Outcome.UNKNOWN]
+    assert request.start == octets.NEVER and request.outcome(1 << 40) is Outcome.NOT_SENT
+    request.start = 10
+    assert [request.outcome(handed) for handed in (9, 10, 11)] == [Outcome.NOT_SENT] * 2 + [Outcome.UNKNOWN]
 
 
 def test_a_request_that_is_sent_again_starts_afresh() -> None:
@@ -323,12 +324,12 @@ def test_a_request_that_is_sent_again_starts_afresh() -> None:
     sink = client.query("select 1")
     request = client.session.inflight[0]
     client.take()
-    assert request.fate(client.session.handed) is Outcome.UNKNOWN
-    client.session.holds += 1  # so that it waits
+    assert request.outcome(client.session.handed) is Outcome.UNKNOWN
+    client.session.hold()  # so that it waits
     client.feed(error("26000"), READY)
     assert list(client.session.pending) == [request]
     assert (request.step, request.error, request.columns, request.parses) == (0, None, octets.NO_ROWS, False)
-    assert request.fate(client.session.handed) is Outcome.REJECTED  # it was refused once, and is not sent again yet
+    assert request.outcome(client.session.handed) is Outcome.REJECTED  # it was refused once, and is not sent again yet
     client.session.release()
     assert client.tags() == "CPDBES"
     client.feed(m.CloseComplete(), *first((b"1",)))
@@ -360,10 +361,10 @@ def test_a_request_that_never_left_forgets_how_it_was_encoded() -> None:
     assert query.statement is not None and query.columns == 1 and query.fields
     query.forget_encoding()
     other.forget_encoding()
-    forgotten: tuple[object, ...] = (query.statement, query.columns, query.fields, query.begin)
+    forgotten: tuple[object, ...] = (query.statement, query.columns, query.fields, query.start)
     assert forgotten == (None, octets.NO_ROWS, (), octets.NEVER)
     assert other.sink is simple and other.data is not None and other.script == requests.SIMPLE
-    assert query.fate(10**9) is other.fate(10**9) is Outcome.NOT_SENT
+    assert query.outcome(10**9) is other.outcome(10**9) is Outcome.NOT_SENT
 
 
 def test_what_nobody_waits_for_makes_no_rows() -> None:
@@ -380,3 +381,32 @@ def test_whether_somebody_waits_for_it() -> None:
     first, second, *parts = client.session.inflight
     assert first.is_awaited and not second.is_awaited and not any(part.is_awaited for part in parts)
     assert not requests.Request(None, "", 0.0).is_awaited and waiting.result is None
+
+
+def test_parts_of_an_answer_go_to_the_consumer_it_was_told() -> None:
+    request, consumer = requests.simple_query(Sink(), "select", 0.0), Consumer()
+    request.deliver_to(consumer)
+    assert request.consumer is consumer
+
+
+def test_a_request_may_move_once_that_is_allowed() -> None:
+    request = requests.simple_query(Sink(), "select", 0.0)
+    assert not request.may_move
+    request.allow_move()
+    assert request.may_move
+
+
+def test_a_described_item_has_no_sync_of_its_own() -> None:
+    request = requests.described_item(Sink(), "select 1", ())
+    assert request.is_item and request.data is not None and not request.data.endswith(m.encode(m.Sync()))
+    assert list(request.script) == [State.PARSE, State.PARAMETERS, State.FIELDS]
+
+
+def test_an_item_and_the_notes_of_its_error() -> None:
+    request = requests.simple_query(Sink(), "select", 0.0)
+    request.become_item()
+    assert request.is_item
+    first = PgError([("M", "first")])
+    for n in range(2 * requests.MAX_NOTES):
+        requests.add_note(first, PgError([("M", f"further {n}")]))
+    assert len(first.__notes__) == requests.MAX_NOTES and first.__notes__[0] == "then: ERROR:  further 0"

@@ -7,15 +7,15 @@ import pytest
 from pg_wired.error import ConnectionClosed, Outcome, PgError, ProtocolError, UsageError
 from pg_wired.protocol import messages as m
 from pg_wired.protocol import octets, requests
-from pg_wired.protocol.session import BUFFER_SIZE
+from pg_wired.protocol.session import BUFFER_BYTES, Reason
 from pg_wired.protocol.types import TransactionStatus
 from rig.talk import describe, error
 from tests.protocol.conversation import (
     PREPARED,
     READY,
     Client,
+    Consumer,
     Sink,
-    Taker,
     described,
     first,
     known,
@@ -35,7 +35,7 @@ def test_a_fresh_session() -> None:
     client = Client(parameters={"server_version": "18"})
     session = client.session
     assert session.transaction_status is TransactionStatus.IDLE
-    assert (session.parameters, session.failure, session.retired) == ({"server_version": "18"}, None, "")
+    assert (session.parameters, session.failure, session.reason) == ({"server_version": "18"}, None, None)
     assert (session.waiting(), client.sole, bytes(session.out)) == ([], None, b"")
     client.feed()
     assert session.failure is None
@@ -130,24 +130,24 @@ def test_cancelled_before_it_is_encoded_nothing_of_it_leaves() -> None:
 def test_the_buffer_grows_with_a_message_and_shrinks_back() -> None:
     client = Client()
     sink = client.query("select")
-    client.feed(*first((bytes(5 * BUFFER_SIZE),)))
-    assert len(sink.result[0][0]) == 5 * BUFFER_SIZE
-    assert len(client.session.buffer) == BUFFER_SIZE
+    client.feed(*first((bytes(5 * BUFFER_BYTES),)))
+    assert len(sink.result[0][0]) == 5 * BUFFER_BYTES
+    assert len(client.session.buffer) == BUFFER_BYTES
 
 
 @pytest.mark.parametrize("is_looked_at", [False, True])
 def test_it_grows_where_it_is_unless_somebody_looks_at_it(is_looked_at: bool) -> None:
     client = Client()
     sink = client.query("select")
-    value = bytes(range(256)) * (BUFFER_SIZE // 128)
+    value = bytes(range(256)) * (BUFFER_BYTES // 128)
     data = m.encode(*first((value,)))
     client.feed(data[:1000])
     before = client.session.buffer
     view = memoryview(before) if is_looked_at else None
-    client.feed(data[1000 : BUFFER_SIZE + 1000])
-    assert (client.session.buffer is before) != is_looked_at and len(client.session.buffer) == 2 * BUFFER_SIZE
-    client.feed(data[BUFFER_SIZE + 1000 :])
-    assert sink.result == [(value,)] and (view is None or len(view) == BUFFER_SIZE)
+    client.feed(data[1000 : BUFFER_BYTES + 1000])
+    assert (client.session.buffer is before) != is_looked_at and len(client.session.buffer) == 2 * BUFFER_BYTES
+    client.feed(data[BUFFER_BYTES + 1000 :])
+    assert sink.result == [(value,)] and (view is None or len(view) == BUFFER_BYTES)
 
 
 def test_a_notification_is_kept_for_its_receiver() -> None:
@@ -250,7 +250,7 @@ def test_a_window_out_of_its_time() -> None:
 def test_a_window_may_end_on_a_retired_connection() -> None:
     client = Client()
     window = client.inside = client.window()
-    client.session.retired = "it is old"
+    client.session.drain(Reason.REPLACED, "it is old")
     sink = client.simple("inside")
     client.feed(*SIMPLE)
     assert sink.result == [[]] and client.sent() == [m.Query("inside")]
@@ -367,9 +367,9 @@ def test_the_parts_of_a_unit_share_their_fate() -> None:
 
 
 def test_each_part_of_an_answer_goes_to_the_oldest_request() -> None:
-    client, rows, data = Client(), Taker(), Taker()
+    client, rows, data = Client(), Consumer(), Consumer()
     query = requests.query(Sink(), "select 1", (), (), 0, 0, 0.0)
-    query.taker = rows
+    query.consumer = rows
     client.session.submit(query)
     copied, gone = client.copy("copy", requests.COPY_OUT, data), client.query("select 2")
     gone.cancelled = True
@@ -409,7 +409,7 @@ def test_nonsense_ends_it(data: bytes, text: str) -> None:
 
 def test_nothing_leaves_while_somebody_holds_it_back() -> None:
     client = Client()
-    client.session.holds += 1
+    client.session.hold()
     client.simple("select")
     assert client.sent() == []
     client.session.release()

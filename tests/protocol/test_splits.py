@@ -44,7 +44,7 @@ def seen(client: Client, sent: list[bytes]) -> Any:
         session.tail,
         bytes(session.out),
     )
-    return answers, sent, rest, session.retired, type(session.failure), str(session.last_words)
+    return answers, sent, rest, session.reason_text, type(session.failure), str(session.last_words)
 
 
 EXPECTED = seen(*talk([]))

@@ -7,8 +7,8 @@ import gc
 import pytest
 
 from pg_wired.error import ConnectionClosed, Outcome, PgError, PgWireError, RequestTimeout, TransactionError, UsageError
-from pg_wired.protocol import endings, requests
 from pg_wired.protocol import messages as m
+from pg_wired.protocol import requests
 from pg_wired.protocol.transaction import BEGIN, GUARD, Transaction
 from pg_wired.protocol.types import TransactionStatus
 from rig.talk import describe, error
@@ -286,8 +286,8 @@ def test_its_deadline_holds_behind_each_part(answered: int) -> None:
     client.take()
     for part in [BEGUN, SET, GUARDED, QUERIED][:answered]:
         client.feed(*part)
-    assert endings.expire(client.session, 9.0) == 10.0 and not sink.is_answered
-    assert endings.expire(client.session, 10.0) == 0.0
+    assert client.session.expire(9.0) == 10.0 and not sink.is_answered
+    assert client.session.expire(10.0) == 0.0
     assert isinstance(sink.error, RequestTimeout) and sink.error.outcome is UNKNOWN
     assert str(sink.error) == "the request's deadline has passed"  # it is no other that its own parts wait for
     for part in [BEGUN, SET, GUARDED, QUERIED, COMMITTED][answered:]:

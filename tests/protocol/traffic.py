@@ -15,7 +15,7 @@ from typing import Any
 from pg_wired.error import PgWireError, ProtocolError
 from pg_wired.protocol import messages as m
 from pg_wired.protocol import requests, session
-from tests.protocol.conversation import Client, Sink, Taker
+from tests.protocol.conversation import Client, Consumer, Sink
 from tests.protocol.model import Server
 
 SQLS = ["select $", "select $, $", "select 1", "values $", "show $", "insert $", "fail", ""]
@@ -47,7 +47,7 @@ class Traffic:
         )
         self.client.session.notifications.capacity = 3
         self.server = Server()
-        self.takers: list[Taker] = []
+        self.takers: list[Consumer] = []
         self.asked: list[tuple[Sink, str, list[bytes | None]]] = []
         self.inbound = b""
         self.sent = hashlib.sha256()
@@ -139,7 +139,7 @@ class Traffic:
         self.asked.append((self.client.transaction(self.rng.choice(SETUPS), "select $", value), "select $", [value]))
 
     def copy(self) -> None:
-        self.takers.append(Taker())
+        self.takers.append(Consumer())
         self.client.copy(self.rng.choice(["copy out", "select 1", "fail"]), requests.COPY_OUT, self.takers[-1])
 
     def window(self) -> None:
@@ -212,13 +212,13 @@ class Traffic:
         queue = state.notifications
         return {
             "answers": [brief(sink.shown()) if sink.is_answered else "" for sink in self.client.sinks],
-            "takers": [brief((taker.headers, taker.parts)) for taker in self.takers],
+            "takers": [brief((consumer.headers, consumer.parts)) for consumer in self.takers],
             "refused": self.refused,
             "sent": self.sent.hexdigest(),
             "ran": hashlib.sha256(repr(self.server.executed).encode()).hexdigest(),
             "cache": sorted(map(repr, state.statements.keys.values())),
             "state": repr(
-                (state.state, state.tail, state.transaction_status, state.retired, state.failure, state.holds)
+                (state.state, state.tail, state.transaction_status, state.reason, state.failure, state.holds)
             ),
             "notifications": [queue.received, queue.dropped, len(queue)],
         }

@@ -6,7 +6,7 @@ It decides by what the cache knows of the statement, and whether that can be rel
 from __future__ import annotations
 
 from . import frontend, requests, statements
-from .types import State
+from .table import State
 
 EXECUTE_SYNC = frontend.EXECUTE + frontend.SYNC
 DESCRIBE_EXECUTE_SYNC = frontend.DESCRIBE_EXECUTE + frontend.SYNC

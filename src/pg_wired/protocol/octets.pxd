@@ -4,34 +4,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.string cimport memchr, memcmp, memcpy
 
 cdef enum:
-    NOTICE = 1
-    NOTIFICATION = 2
-    PARAMETER = 3
-    NEXT = 4
-    DESCRIBE_PARAMETERS = 5
-    DESCRIBE_FIELDS = 6
-    NO_FIELDS = 7
-    ROW = 8
-    TAG = 9
-    EMPTY = 10
-    SUSPENDED = 11
-    COPY_IN = 12
-    COPY_OUT = 13
-    SKIP = 14
-    FAIL = 15
-    READY = 16
-    LAST_WORDS = 17
-    COPY_HEADER = 18
-    DATA = 19
-    STAY = 253
-    STEP = 254
-    END = 255
-    IDLE = 0
-    BIND = 4
-    PARSE = 1
-    QUERY = 7
-    EXECUTE = 5
-    SYNC = 10
     SHORT_LIMIT = 30000
     LONG_LIMIT = 1073741822
     HIGH_WATER = 1048576

@@ -10,7 +10,6 @@ from sys import byteorder
 from typing import Any
 
 from . import types
-from .types import Action, Next, State
 
 
 def get_u16(p: bytearray | bytes, i: int) -> int:
@@ -101,36 +100,6 @@ def new_record(cls: type[Any], first: object, second: object, third: object) -> 
     """A NamedTuple of three fields, without the call of Python's that its constructor is."""
     return tuple.__new__(cls, (first, second, third))
 
-
-# The numbers of THE TABLE that the session compares with; as an `enum` in the header they are constants in C.
-NOTICE = Action.NOTICE
-NOTIFICATION = Action.NOTIFICATION
-PARAMETER = Action.PARAMETER
-NEXT = Action.NEXT
-DESCRIBE_PARAMETERS = Action.DESCRIBE_PARAMETERS
-DESCRIBE_FIELDS = Action.DESCRIBE_FIELDS
-NO_FIELDS = Action.NO_FIELDS
-ROW = Action.ROW
-TAG = Action.TAG
-EMPTY = Action.EMPTY
-SUSPENDED = Action.SUSPENDED
-COPY_IN = Action.COPY_IN
-COPY_OUT = Action.COPY_OUT
-SKIP = Action.SKIP
-FAIL = Action.FAIL
-READY = Action.READY
-LAST_WORDS = Action.LAST_WORDS
-COPY_HEADER = Action.COPY_HEADER
-DATA = Action.DATA
-STAY = Next.STAY
-STEP = Next.STEP
-END = Next.END
-IDLE = State.IDLE
-BIND = State.BIND
-PARSE = State.PARSE
-QUERY = State.QUERY
-EXECUTE = State.EXECUTE
-SYNC = State.SYNC
 
 # Limits and marks that the compiled modules compare with.
 SHORT_LIMIT = types.SHORT_LIMIT

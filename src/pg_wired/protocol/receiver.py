@@ -48,6 +48,10 @@ class Receiver:
             self.received(len(part))
             view = view[len(part) :]
 
+    def append(self, data: bytes) -> None:
+        """Append encoded bytes to `out`."""
+        self.out += data
+
     def sent(self, n: int) -> None:
         """The socket has taken the first `n` bytes of `out`."""
         self.handed += n

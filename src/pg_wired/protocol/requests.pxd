@@ -1,5 +1,5 @@
 cimport cython
-from . cimport backend, frontend, octets, rows, statements
+from . cimport backend, frontend, octets, rows, statements, table
 
 cdef class Request:
     cdef public object sink
@@ -11,17 +11,17 @@ cdef class Request:
     cdef public bytes param_formats
     cdef public bytes result_formats
     cdef public bint is_unnamed
-    cdef public object taker
+    cdef public object consumer
     cdef public list parts
     cdef public object unit
     cdef public bint is_window
     cdef public bint is_item
     cdef public bint may_stay_open
-    cdef public bint holds
+    cdef public bint releases_hold
     cdef public bint may_move
     cdef public long long number
     cdef public bint is_skipped
-    cdef public long long begin
+    cdef public long long start
     cdef public statements.Statement statement
     cdef public bint parses
     cdef public bytes script

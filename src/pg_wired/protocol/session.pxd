@@ -1,50 +1,55 @@
 cimport cython
-from . cimport extended_query, notification_queue, octets, requests, statements
+from . cimport extended_query, frontend, notification_queue, octets, requests, table
 from .receiver cimport Receiver
+from .statements cimport StatementCache
 
 cdef class Session(Receiver):
-    cdef public dict parameters
-    cdef public dict first_parameters
-    cdef public statements.StatementCache statements
-    cdef public Py_ssize_t max_in_flight
-    cdef public long long encoded
-    cdef public long long numbers
-    cdef public int holds
-    cdef public object pending
-    cdef public object inflight
-    cdef public requests.Request nobody
-    cdef public requests.Request head
-    cdef public object window
-    cdef public long long groups
-    cdef public bint is_in_group
-    cdef public list group
-    cdef public bint is_skipping
-    cdef public object foreign
-    cdef public requests.Request rollback
-    cdef public bytes actions
-    cdef public bytes next_states
-    cdef public int state
-    cdef public int status
-    cdef public notification_queue.NotificationQueue notifications
-    cdef public object on_notice
-    cdef public object keeper
-    cdef public bint must_write
-    cdef public long long slow
-    cdef public object last_words
-    cdef public str retired
-    cdef public bint is_terminated
-    cdef public bint is_ours
+    cdef readonly dict parameters
+    cdef readonly dict first_parameters
+    cdef readonly StatementCache statements
+    cdef readonly Py_ssize_t max_in_flight
+    cdef readonly long long encoded
+    cdef readonly long long numbers
+    cdef readonly int holds
+    cdef readonly object pending
+    cdef readonly object inflight
+    cdef readonly requests.Request no_request
+    cdef readonly requests.Request head
+    cdef readonly object window
+    cdef readonly long long groups
+    cdef readonly bint is_in_group
+    cdef readonly list group
+    cdef readonly bint is_skipping
+    cdef readonly object foreign
+    cdef readonly requests.Request rollback
+    cdef readonly bytes actions
+    cdef readonly bytes next_states
+    cdef readonly int state
+    cdef readonly int status
+    cdef readonly notification_queue.NotificationQueue notifications
+    cdef readonly object notice_handler
+    cdef readonly object supervisor
+    cdef readonly bint must_write
+    cdef readonly long long slow
+    cdef readonly object last_words
+    cdef readonly object reason
+    cdef readonly str reason_text
+    cdef readonly bint is_terminated
+    cdef readonly bint is_closed_by_client
 
     cpdef submit(self, requests.Request request)
     cpdef submit_inside(self, object window, requests.Request request)
     cdef bint has_room(self) except -1
     @cython.locals(request=requests.Request, queue=object, window=object)
     cpdef pump(self)
-    @cython.locals(n=Py_ssize_t, part=requests.Request, begin="long long")
+    @cython.locals(n=Py_ssize_t, part=requests.Request, start="long long")
     cpdef encode(self, requests.Request request)
     @cython.locals(before=Py_ssize_t)
     cpdef sent(self, Py_ssize_t n)
     cpdef append(self, bytes data)
+    @cython.locals(n=Py_ssize_t)
+    cpdef send_copy_data(self, object data)
+    @cython.locals(error=object, waiting=list)
     cpdef lost(self, object cause)
     @cython.locals(error=object, was_idle=bint)
     cpdef received(self, Py_ssize_t n)
@@ -59,3 +64,9 @@ cdef class Session(Receiver):
     cdef advance(self, int target)
     @cython.locals(request=requests.Request)
     cdef ready(self, int status)
+    @cython.locals(group=list, is_idle=bint, each=requests.Request)
+    cdef _settle(self, requests.Request request, int status)
+    cpdef requests.Request sole(self)
+
+@cython.locals(best=Py_ssize_t, least="long long", load="long long", i=Py_ssize_t, session=Session)
+cpdef Py_ssize_t choose(list sessions) except -1

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..error import Outcome, PgError, PgWireError, TransactionError
-from . import endings, requests
+from . import outcomes, requests, table
 
 if TYPE_CHECKING:
     from .session import Session
@@ -50,7 +50,7 @@ class Transaction:
     def settle(self, session: Session, part: requests.Request, group: list[requests.Request]) -> None:
         """All parts are answered with the last one."""
         if part is self.query:
-            self._is_open = session.status != endings.IDLE
+            self._is_open = session.status != table.STATUS_IDLE
         if part is not self.commit:
             return
         error = self._error()
@@ -58,7 +58,7 @@ class Transaction:
             error is not None
             and self._is_rolled_back()
             and self._was_stale(session)
-            and endings.send_again(session, self.query, self.whole)
+            and session.send_again(self.query, self.whole)
         ):
             self.compose()
             return
@@ -73,7 +73,7 @@ class Transaction:
     def _was_stale(self, session: Session) -> bool:
         """Whether it failed first for a statement, the guard or the query, that the server did not know as we do."""
         failed = next((part for part in self.whole.parts or () if part.error is not None), self.commit)
-        return endings.drop_stale(session, failed)
+        return outcomes.drop_stale(session.statements, failed)
 
     def _is_rolled_back(self) -> bool:
         """Whether nothing of it remains. A COMMIT that the setup said itself cannot be taken back."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.window import Window
+from pg_wired.protocol.requests import Window
 from rig.talk import describe
 from tests.protocol.conversation import PREPARED, READY, Client, Sink, first, result
 
@@ -87,3 +87,13 @@ def test_an_open_window_keeps_others_out() -> None:
     assert client.sent() == [] and not outside.is_answered
     client.session.leave(window)
     assert client.sent() == [m.Query("outside")]
+
+
+def test_a_window_knows_who_is_inside() -> None:
+    opened = Client().window()
+    settings = {"TimeZone": "UTC"}
+    opened.entered("a task", settings)
+    settings["TimeZone"] = "CET"
+    assert (opened.owner, opened.parameters) == ("a task", {"TimeZone": "UTC"})
+    opened.owner_left()
+    assert opened.owner is None

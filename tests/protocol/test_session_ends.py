@@ -1,4 +1,4 @@
-"""How a session ends: retired or lost, with the server's last words or without; and what a keeper takes over."""
+"""How a session ends: retired or lost, with the server's last words or without; and what a supervisor takes over."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import pytest
 
 from pg_wired.error import ConnectionClosed, IoError, Outcome, PgError, ProtocolError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol import requests, termination
+from pg_wired.protocol import requests
+from pg_wired.protocol.session import Reason
 from rig.talk import error
-from tests.protocol.conversation import READY, Client, first, outcomes, result
+from tests.protocol.conversation import READY, Client, first, known, later, outcomes, pg_error, result
 
 SIMPLE = [*result(), READY]
 
@@ -16,7 +17,7 @@ SIMPLE = [*result(), READY]
 def test_retired_what_is_encoded_is_still_answered_and_then_it_says_goodbye() -> None:
     client = Client(max_in_flight=1)
     sinks = [client.simple("a"), client.simple("b")]
-    termination.retire(client.session, "it is old")
+    client.session.retire(Reason.REPLACED, "it is old")
     assert outcomes(*sinks) == [None, Outcome.NOT_SENT]
     client.session.finish()
     assert client.sent() == [m.Query("a")]
@@ -34,7 +35,7 @@ def test_retired_what_is_encoded_is_still_answered_and_then_it_says_goodbye() ->
 def test_closed_in_order_what_waits_is_answered_too() -> None:
     client = Client(max_in_flight=1)
     sinks = [client.simple("a"), client.simple("b")]
-    client.session.retired = "closed by its owner"
+    client.session.drain(Reason.CLOSED)
     client.feed(*SIMPLE)
     assert client.sent() == [m.Query("a"), m.Query("b")]
     client.feed(*SIMPLE)
@@ -106,7 +107,7 @@ def test_a_window_behind_the_last_words() -> None:
     assert caught.value.outcome is Outcome.NOT_SENT
     client.session.leave(window)
     client.session.finish()
-    client.session.is_ours = True
+    client.session.closed_by_client()
     client.session.lost(None)
     assert str(client.session.failure) == "the server closed the connection: too idle"
     assert client.tags() == ""
@@ -122,10 +123,10 @@ def test_the_last_words_are_the_cause() -> None:
     assert isinstance(sink.error.__cause__, PgError)
 
 
-# ---- a keeper
+# ---- a supervisor
 
 
-class Keeper:
+class Supervisor:
     """Takes over what it is offered, if it wants to."""
 
     def __init__(self, wants: bool = True) -> None:
@@ -143,58 +144,58 @@ class Keeper:
         return self.wants
 
 
-def kept(client: Client, wants: bool = True) -> Keeper:
-    keeper = Keeper(wants)
-    client.session.keeper = keeper
-    return keeper
+def kept(client: Client, wants: bool = True) -> Supervisor:
+    supervisor = Supervisor(wants)
+    client.session.supervise(supervisor)
+    return supervisor
 
 
 def may_move(client: Client) -> None:
     for request in client.session.waiting():
-        request.may_move = True
+        request.allow_move()
 
 
 @pytest.mark.parametrize("sent", [0, 1, 2, 3])
-def test_what_never_left_is_for_the_keeper(sent: int) -> None:
+def test_what_never_left_is_for_the_supervisor(sent: int) -> None:
     client = Client(max_in_flight=3)
-    keeper = kept(client)
+    supervisor = kept(client)
     client.sinks[:] = [client.query(f"select {n}") for n in range(5)]
     may_move(client)
     if sent:
-        client.session.handed = client.session.inflight[sent - 1].begin + 1
+        client.session.handed = client.session.inflight[sent - 1].start + 1
     client.session.lost(None)
     assert outcomes(*client.sinks[:sent]) == [Outcome.UNKNOWN] * sent
-    assert [request.sink for request in keeper.moved] == client.sinks[sent:]
+    assert [request.sink for request in supervisor.moved] == client.sinks[sent:]
     other = Client()
-    for request in keeper.moved:
+    for request in supervisor.moved:
         assert not request.may_move
         other.session.submit(request)
-    for _ in keeper.moved:
+    for _ in supervisor.moved:
         other.feed(*first((b"1",)))
     assert [list(sink.result) for sink in client.sinks[sent:]] == [[(b"1",)]] * (5 - sent)
 
 
 def test_what_it_does_not_want_fails() -> None:
     client = Client()
-    keeper = kept(client, wants=False)
+    supervisor = kept(client, wants=False)
     sink, still = client.query("select 1"), client.query("select 2")
     client.session.waiting()[0].may_move = True
     client.session.lost(None)
-    assert outcomes(sink, still) == [Outcome.NOT_SENT] * 2 and not keeper.moved
+    assert outcomes(sink, still) == [Outcome.NOT_SENT] * 2 and not supervisor.moved
 
 
 def test_what_nobody_waits_for_does_not_move() -> None:
     client = Client()
-    keeper = kept(client)
+    supervisor = kept(client)
     client.query("select 1").cancelled = True
     may_move(client)
     client.session.lost(None)
-    assert not keeper.moved and keeper.ends == 1
+    assert not supervisor.moved and supervisor.ends == 1
 
 
 def test_a_unit_moves_as_a_whole() -> None:
     client = Client()
-    keeper = kept(client)
+    supervisor = kept(client)
     client.query("select 1")
     client.session.statements.close("an old one")  # a Close goes along with what is encoded next
     sinks = [client.sinks[0], client.transaction("set local a = 1", "select 2")]
@@ -204,7 +205,7 @@ def test_a_unit_moves_as_a_whole() -> None:
     plain = [part.script for part in unit.whole.parts]
     client.session.handed = 1
     client.session.lost(None)
-    assert outcomes(*sinks) == [Outcome.UNKNOWN, None] and keeper.moved == [unit.whole]
+    assert outcomes(*sinks) == [Outcome.UNKNOWN, None] and supervisor.moved == [unit.whole]
     other = Client()
     other.session.submit(unit.whole)
     assert other.tags() == "QQPDBEPDBESQ"
@@ -213,15 +214,15 @@ def test_a_unit_moves_as_a_whole() -> None:
 
 def test_a_retired_session_hands_on_what_waits() -> None:
     client = Client(max_in_flight=1)
-    keeper = kept(client)
+    supervisor = kept(client)
     sinks = [client.query("select 1"), client.query("select 2")]
     may_move(client)
-    termination.retire(client.session, "for a test")
-    assert [request.sink for request in keeper.moved] == sinks[1:] and keeper.ends == 1
+    client.session.retire(Reason.REPLACED, "for a test")
+    assert [request.sink for request in supervisor.moved] == sinks[1:] and supervisor.ends == 1
     client.feed(*first((b"1",)))
     assert list(sinks[0].result) == [(b"1",)]
     client.session.lost(None)
-    assert keeper.ends == 2
+    assert supervisor.ends == 2
 
 
 def test_lost_with_a_window_open() -> None:
@@ -232,3 +233,85 @@ def test_lost_with_a_window_open() -> None:
     client.session.lost(None)
     assert not window.inside
     assert outcomes(first, second) == [Outcome.UNKNOWN, Outcome.NOT_SENT]
+
+
+# ---- a server that refuses to write
+
+
+@pytest.mark.parametrize(
+    ("must_write", "code", "reported", "retires"),
+    [
+        (True, "25006", [], True),
+        (True, "25006", ["on"], True),
+        (True, "25006", ["off"], False),  # somebody has asked for a transaction that is read-only
+        (True, "25001", [], False),
+        (False, "25006", [], False),
+    ],
+)
+def test_a_server_that_refuses_to_write_is_the_wrong_one(
+    must_write: bool, code: str, reported: list[str], retires: bool
+) -> None:
+    client = Client(max_in_flight=1)
+    if must_write:
+        client.session.require_writes()
+    client.session.parameters.update(in_hot_standby="off")
+    sinks = [client.simple("insert"), client.simple("insert")]
+    reports = [m.ParameterStatus("default_transaction_read_only", value) for value in reported]
+    client.feed(error(code), *reports, READY)
+    assert pg_error(sinks[0]).code == code and pg_error(sinks[0]).outcome is Outcome.REJECTED
+    assert (client.session.reason is not None) is retires
+    assert getattr(sinks[1].error, "outcome", None) is (Outcome.NOT_SENT if retires else None)
+
+
+# ---- a request that its caller has given up
+
+
+def test_nothing_leaves_until_a_disowned_request_and_its_cancelling_have_ended() -> None:
+    client = Client()
+    client.simple("a")
+    client.take()
+    client.disown()
+    assert client.sole is None
+    behind = client.simple("b")
+    assert client.sent() == []
+    client.feed(error("57014"), READY)
+    assert client.sent() == []
+    client.session.release()
+    assert client.sent() == [m.Query("b")]
+    client.feed(*SIMPLE)
+    assert behind.result == [[]] and client.session.holds == 0
+
+
+def test_a_disowned_request_that_is_answered_all_the_same() -> None:
+    client = Client()
+    known(client, "select 1")
+    client.query("select 1")
+    client.disown()
+    client.session.release()  # the cancel connection has ended first
+    behind = client.query("select 1")
+    assert client.tags() == "BES"
+    client.feed(*later((b"1",)))
+    assert client.tags() == "BES"
+    client.feed(*later((b"2",)))
+    assert behind.result == [(b"2",)]
+
+
+# ---- a transaction that was left open on a shared connection
+
+
+def test_a_transaction_that_is_left_open_is_rolled_back() -> None:
+    client = Client()
+    sink = client.simple("begin")
+    client.take()
+    client.feed(m.CommandComplete("BEGIN"), m.ReadyForQuery("T"))
+    assert client.sent() == [m.Query("ROLLBACK")] and not sink.is_answered
+    client.feed(m.CommandComplete("ROLLBACK"), READY)
+    assert outcomes(sink) == [Outcome.REJECTED] and client.session.holds == 0
+
+
+def test_a_transaction_that_survives_its_rollback_ends_the_connection() -> None:
+    client = Client()
+    client.simple("begin")
+    client.feed(m.CommandComplete("BEGIN"), m.ReadyForQuery("T"))
+    client.feed(m.CommandComplete("ROLLBACK"), m.ReadyForQuery("T"))
+    assert isinstance(client.session.failure, ProtocolError)

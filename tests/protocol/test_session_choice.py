@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired.protocol import requests, routing
-from pg_wired.protocol.session import Session
-from pg_wired.protocol.window import Window
+from pg_wired.protocol import requests
+from pg_wired.protocol.requests import Window
+from pg_wired.protocol.session import REQUEST_WEIGHT_SHIFT, Session, choose
 from tests.protocol.conversation import Sink
 
 
@@ -25,37 +25,37 @@ def sessions(*loads: int) -> list[Session]:
     ("loads", "index"), [((0,), 0), ((5,), 0), ((0, 0), 0), ((1, 0), 1), ((3, 2, 2), 1), ((4, 9, 5), 0), ((9, 5, 4), 2)]
 )
 def test_the_one_with_the_least_to_do(loads: tuple[int, ...], index: int) -> None:
-    assert routing.choose(sessions(*loads)) == index
+    assert choose(sessions(*loads)) == index
 
 
 def test_encoded_bytes_weigh_as_requests_do() -> None:
     two = sessions(0, 3)
-    two[0].append(bytes(4 << routing.SHIFT))
-    assert routing.choose(two) == 1
-    del two[0].out[: 2 << routing.SHIFT]
-    assert routing.choose(two) == 0
+    two[0].append(bytes(4 << REQUEST_WEIGHT_SHIFT))
+    assert choose(two) == 1
+    del two[0].out[: 2 << REQUEST_WEIGHT_SHIFT]
+    assert choose(two) == 0
 
 
 def hold(session: Session) -> None:
-    session.holds += 1
+    session.hold()
 
 
 def open_window(session: Session) -> None:
-    session.window = Window(Sink(), "a window", 0.0, False)
+    session.submit(Window(Sink(), "a window", 0.0, False))
 
 
 def be_slow(session: Session) -> None:
-    session.slow = session.head.number
+    session.mark_slow()
 
 
-@pytest.mark.parametrize("hold_up", [hold, open_window, be_slow])
-def test_who_is_held_up_comes_last(hold_up: object) -> None:
+@pytest.mark.parametrize(("hold_up", "loads"), [(hold, (1, 3)), (open_window, (0, 0)), (be_slow, (1, 3))])
+def test_a_session_that_is_held_up_is_chosen_last(hold_up: object, loads: tuple[int, int]) -> None:
     assert callable(hold_up)
-    two = sessions(1, 3)
+    two = sessions(*loads)
     hold_up(two[0])
-    assert routing.choose(two) == 1
+    assert choose(two) == 1
     hold_up(two[1])
-    assert routing.choose(two) == 0  # all are so
+    assert choose(two) == 0  # all are so
 
 
 def test_a_session_that_never_had_a_request_is_not_slow() -> None:

@@ -10,14 +10,15 @@ import pytest
 from pg_wired.error import ConnectionClosed, Outcome, PgError, ProtocolError, UsageError
 from pg_wired.protocol import messages as m
 from pg_wired.protocol import requests
-from pg_wired.protocol.answers import MAX_NOTES, MAX_PARAMETERS, check_parameters
+from pg_wired.protocol.requests import MAX_NOTES
+from pg_wired.protocol.session import MAX_SETTINGS
 from rig.talk import describe, error
 from tests.protocol.conversation import (
     PREPARED,
     READY,
     Client,
+    Consumer,
     Sink,
-    Taker,
     first,
     known,
     pg_error,
@@ -141,12 +142,12 @@ def test_a_setting_is_known_before_its_request_is_answered() -> None:
 
 def test_too_many_parameters() -> None:
     client = Client()
-    client.feed(*[m.ParameterStatus(f"p{n}", "") for n in range(MAX_PARAMETERS)])
+    client.feed(*[m.ParameterStatus(f"p{n}", "") for n in range(MAX_SETTINGS)])
     client.feed(m.ParameterStatus("p0", "changed"))
     assert client.session.failure is None and client.session.parameters["p0"] == "changed"
     client.feed(m.ParameterStatus("one more", ""))
     assert isinstance(client.session.failure, ProtocolError)
-    assert len(client.session.parameters) == MAX_PARAMETERS
+    assert len(client.session.parameters) == MAX_SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -182,23 +183,23 @@ def test_inside_a_window_with_state_settings_may_change_until_it_is_left() -> No
     client.window(has_state=True)
     client.feed(m.ParameterStatus("client_encoding", "LATIN1"))
     client.feed(m.ParameterStatus("in_hot_standby", "on"))  # was not reported before
-    assert client.session.retired == ""
-    check_parameters(client.session)
-    assert "client_encoding was left at 'LATIN1'" in client.session.retired
+    assert client.session.reason is None
+    client.session.check_settings()
+    assert "client_encoding was left at 'LATIN1'" in client.session.reason_text
 
 
 def test_settings_that_were_put_back() -> None:
     client = Client(parameters={"client_encoding": "UTF8"})
     client.window(has_state=True)
     client.feed(m.ParameterStatus("client_encoding", "LATIN1"), m.ParameterStatus("client_encoding", "UTF8"))
-    check_parameters(client.session)
-    assert client.session.retired == ""
+    client.session.check_settings()
+    assert client.session.reason is None
 
 
 def test_notices_are_passed_on() -> None:
     client = Client()
     notices: list[PgError] = []
-    client.session.on_notice = notices.append
+    client.session.handle_notices(notices.append)
     client.feed(m.NoticeResponse((("C", "01000"),)), m.NoticeResponse((("C", "57P01"),)))
     assert [notice.code for notice in notices] == ["01000", "57P01"]
 
@@ -264,7 +265,7 @@ SLIPS: dict[str, tuple[Callable[[Client], Sink], list[m.BackendMessage], list[m.
     # In the extended protocol the Sync that was sent behind Execute has been taken for a part of the COPY.
     "extended": (lambda client: client.query("copy"), [*PREPARED, m.BindComplete()], [m.Sync()]),
     "portal": (lambda client: client.encoded(m.Execute("p", 5), m.Sync()), [], [m.Sync()]),
-    "asked for the other way": (lambda client: client.copy("copy", requests.COPY_OUT, Taker()), [], []),
+    "asked for the other way": (lambda client: client.copy("copy", requests.COPY_OUT, Consumer()), [], []),
 }
 
 
@@ -335,33 +336,33 @@ def test_a_copy_that_was_asked_for() -> None:
         (requests.COPY_IN, m.CopyInResponse(1, ())),
         (requests.COPY_OUT, m.CopyOutResponse(0, (0,))),
     ):
-        client, taker = Client(), Taker()
-        client.copy("copy", states, taker)
+        client, consumer = Client(), Consumer()
+        client.copy("copy", states, consumer)
         client.take()
         client.feed(answer)
-        assert taker.headers == [answer] and client.sent() == []
+        assert consumer.headers == [answer] and client.sent() == []
 
 
 @pytest.mark.parametrize("behind", [0, 2])
 def test_a_copy_in_that_nobody_waits_for_any_more_is_given_up(behind: int) -> None:
-    client, taker = Client(), Taker()
+    client, consumer = Client(), Consumer()
     client.inside = client.window()
-    client.copy("copy", requests.COPY_IN, taker).cancelled = True
+    client.copy("copy", requests.COPY_IN, consumer).cancelled = True
     syncs = [client.sync() for _ in range(behind)]
     client.take()
     client.feed(m.CopyInResponse(0, ()))
     fail, *rest = client.sent()  # the Syncs behind it, the server has taken for a part of the COPY
-    assert isinstance(fail, m.CopyFail) and rest == [m.Sync()] * behind and taker.headers == []
+    assert isinstance(fail, m.CopyFail) and rest == [m.Sync()] * behind and consumer.headers == []
     client.feed(error("57014"), READY, *[READY] * behind)
     assert all(sink.result is not None for sink in syncs)
 
 
 def test_a_copy_out_that_nobody_waits_for_any_more_comes_and_goes() -> None:
-    client, taker = Client(), Taker()
-    client.copy("copy", requests.COPY_OUT, taker).cancelled = True
+    client, consumer = Client(), Consumer()
+    client.copy("copy", requests.COPY_OUT, consumer).cancelled = True
     client.take()
     client.feed(m.CopyOutResponse(0, ()), m.CopyData(b"x"), m.CopyDone(), m.CommandComplete("COPY 1"), READY)
-    assert (taker.headers, taker.parts, client.sent()) == ([], [], []) and client.session.failure is None
+    assert (consumer.headers, consumer.parts, client.sent()) == ([], [], []) and client.session.failure is None
 
 
 def test_copy_out_that_fails_halfway() -> None:

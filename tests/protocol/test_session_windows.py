@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from pg_wired.error import ConnectionClosed, Outcome, PgError, PipelineAborted, RequestTimeout, UsageError
-from pg_wired.protocol import endings, requests
 from pg_wired.protocol import messages as m
+from pg_wired.protocol import requests
 from pg_wired.protocol.octets import HIGH_WATER
+from pg_wired.protocol.requests import Window
+from pg_wired.protocol.session import Reason
 from pg_wired.protocol.types import TransactionStatus
-from pg_wired.protocol.window import Window
 from rig.talk import describe, error
-from tests.protocol.conversation import PREPARED, READY, STALE, Client, Sink, first, known, pg_error, result
+from tests.protocol.conversation import PREPARED, READY, STALE, Client, Sink, first, known, outcomes, pg_error, result
 
 OPEN = m.ReadyForQuery("T")
 
@@ -97,7 +98,7 @@ def test_one_that_gave_up_is_passed_over(is_cancelled: bool) -> None:
         assert isinstance(gone.sink, Sink)
         gone.sink.cancelled = True
     assert client.sent() == [m.Query("slow")]
-    assert endings.expire(client.session, 5.0) == 0.0
+    assert client.session.expire(5.0) == 0.0
     assert client.sent() == [m.Query("behind")]
     if not is_cancelled:
         assert isinstance(gone.sink, Sink) and isinstance(gone.sink.error, RequestTimeout)
@@ -109,7 +110,7 @@ def test_one_that_gave_up_is_passed_over(is_cancelled: bool) -> None:
 def test_once_open_its_deadline_is_over() -> None:
     client = Client()
     opened = window(client, deadline=5.0)
-    assert endings.expire(client.session, 6.0) == 0.0
+    assert client.session.expire(6.0) == 0.0
     assert is_open(opened) and client.session.window is opened
 
 
@@ -204,7 +205,7 @@ def test_lost_while_it_is_open() -> None:
 def test_the_end_of_the_session_waits_for_it() -> None:
     client = Client()
     opened = window(client)
-    client.session.retired = "it was closed"
+    client.session.drain(Reason.CLOSED)
     client.session.finish()
     mine = inside(client, opened, "mine")
     assert client.sent() == [m.Query("mine")]
@@ -303,3 +304,18 @@ def test_outside_of_one_it_is_repeated_before_what_waits_inside() -> None:
     assert client.tags() == "CPDBES"
     client.feed(m.CloseComplete(), *PREPARED, m.BindComplete(), *done())
     assert stale.result.command_tag == "DONE" and client.sent() == [m.Query("behind")]
+
+
+def test_what_the_owner_of_a_window_leaves_behind_fails_and_its_answers_are_discarded() -> None:
+    client = Client(max_in_flight=2)
+    opened = window(client)
+    sinks = [inside(client, opened, name) for name in ("encoded", "also encoded", "not encoded")]
+    client.take()
+    client.session.abandon_inside(opened, "stream()")
+    assert [str(sink.error) for sink in sinks] == [
+        *["stream() has ended before the answer came"] * 2,
+        "stream() has ended before the request was sent",
+    ]
+    assert outcomes(*sinks) == [Outcome.UNKNOWN, Outcome.UNKNOWN, Outcome.NOT_SENT]
+    client.feed(*done(), *done())
+    assert client.session.failure is None and client.session.waiting() == []

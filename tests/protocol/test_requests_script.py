@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from pg_wired.error import ConfigError, Outcome
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.script import script
-from pg_wired.protocol.types import ANSWERS, LONG_LIMIT, State
+from pg_wired.protocol.requests import script_of
+from pg_wired.protocol.table import ANSWERS, State
+from pg_wired.protocol.types import LONG_LIMIT
 from rig import strategies
 
 P, B, D, F, E, S = State.PARSE, State.BIND, State.PARAMETERS, State.FIELDS, State.EXECUTE, State.SYNC
@@ -29,7 +30,7 @@ SYNC = m.encode(m.Sync())
     ids=lambda value: "".join(type(message).__name__[0] for message in value),
 )
 def test_one_request(messages: list[m.FrontendMessage], states: list[int]) -> None:
-    assert list(script(m.encode(*messages))) == states
+    assert list(script_of(m.encode(*messages))) == states
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_one_request(messages: list[m.FrontendMessage], states: list[int]) -> No
 )
 def test_what_is_not_one_request_is_refused(data: bytes, error: str) -> None:
     with pytest.raises(ConfigError, match=error) as caught:
-        script(data)
+        script_of(data)
     assert caught.value.outcome is Outcome.NOT_SENT
 
 
@@ -79,19 +80,19 @@ def test_any_messages(messages: list[m.FrontendMessage]) -> None:
     is_one = words == ["Query"] or ("Query" not in words and words.count("Sync") == 1 and words[-1] == "Sync")
     if not is_one or not legal.issuperset(words):
         with pytest.raises(ConfigError):
-            script(m.encode(*messages))
+            script_of(m.encode(*messages))
         return
     states: list[int] = []
     for message in messages:
         letter = chr(message.tag or 0)
         states += ANSWERS[letter + message.kind if isinstance(message, m.Describe) else letter]
-    assert list(script(m.encode(*messages))) == states
+    assert list(script_of(m.encode(*messages))) == states
 
 
 @given(data=st.binary(max_size=40), front=st.sampled_from([b"", SYNC, m.encode(m.Bind())]))
 def test_any_bytes_are_one_request_or_refused(data: bytes, front: bytes) -> None:
     try:
-        states = script(front + data)
+        states = script_of(front + data)
     except ConfigError:
         return
     assert states[-1] == S
