@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pg_wired
-from pg_wired.protocol import session
+from pg_wired.session import session
 
 from .scenarios import SCENARIOS
 from .work import OUTPUT, ROOT

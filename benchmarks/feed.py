@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pg_wired.protocol import messages, requests
+from pg_wired.protocol import messages
 from pg_wired.protocol.records import FieldDescription
-from pg_wired.protocol.session import Session
+from pg_wired.session.request import query_request
+from pg_wired.session.session import Session
+
+if TYPE_CHECKING:
+    from pg_wired.session.request import Sink
 
 SQL = "SELECT value FROM points WHERE id = $1"
 INT4, INT8, TEXT, TIMESTAMPTZ = 23, 20, 25, 1184  # pg_type.dat
@@ -20,7 +24,7 @@ END = messages.encode(messages.CommandComplete("SELECT 1"), messages.ReadyForQue
 ANSWER = BOUND + messages.encode(VALUE) + END  # to one point select
 
 
-def prepared(sink: requests.Sink, in_flight: int, *types: int) -> Session:
+def prepared(sink: Sink, in_flight: int, *types: int) -> Session:
     """A session that takes so many requests at once, with SQL in its cache and columns of these types in its answer."""
     session = Session({}, 256, in_flight)
     ask(session, [sink])
@@ -30,9 +34,9 @@ def prepared(sink: requests.Sink, in_flight: int, *types: int) -> Session:
     return session
 
 
-def ask(session: Session, sinks: Sequence[requests.Sink], params: tuple[Any, ...] = (b"7",)) -> None:
+def ask(session: Session, sinks: Sequence[Sink], params: tuple[Any, ...] = (b"7",)) -> None:
     """Make and encode a query for each."""
-    query, submit = requests.query, session.submit
+    query, submit = query_request, session.submit
     for sink in sinks:
         submit(query(sink, SQL, params, (), 0, 0, 0.0))
 

@@ -14,7 +14,7 @@ import time
 
 from pg_wired import Rows
 from pg_wired.protocol import messages
-from pg_wired.protocol.session import Session
+from pg_wired.session.session import Session
 
 from .feed import ANSWER, BOUND, END, ROW, SIZES, TEXT, VALUE, ask, prepared, sent
 from .work import Metrics

@@ -20,7 +20,7 @@ from .results import Results, Row, peer, ratio
 
 def machine(server: str, settings: str) -> dict[str, str]:
     """What the numbers depend on."""
-    session = importlib.util.find_spec("pg_wired.protocol.session")
+    session = importlib.util.find_spec("pg_wired.session.session")
     build = "compiled" if session and str(session.origin).endswith(".so") else "INTERPRETED"
     peers = [f"{name} {version(name)}" for name in ("asyncpg", "psycopg", "psqlpy", "uvloop")]
     return {

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import TypeAlias, cast
 
 from pg_wired import Rows
-from pg_wired.protocol import copy_binary, messages, requests
-from pg_wired.protocol.statements import Statement, StatementCache
+from pg_wired.protocol import copy_binary, messages
 from pg_wired.protocol.types import Row
+from pg_wired.session.request import ALL_TEXT, COPY_OUT, copy_request
+from pg_wired.session.statements import Statement, StatementCache
 
 from .feed import ANSWER, BOUND, END, ROW, SIZES, SQL, TEXT, ask, prepared, sent
 
@@ -105,7 +106,7 @@ def cache_hit() -> Work:
         for _ in range(REQUESTS // STATEMENTS):
             for sql, statement in zip(sqls, known, strict=True):
                 found = cache.find(sql, ())
-                found.shape(requests.ALL_TEXT, requests.ALL_TEXT, 1)
+                found.shape(ALL_TEXT, ALL_TEXT, 1)
                 assert found is statement
 
     return work
@@ -113,14 +114,14 @@ def cache_hit() -> Work:
 
 def _known(cache: StatementCache, sql: str) -> Statement:
     statement = cache.find(sql, ())
-    statement.shape(requests.ALL_TEXT, requests.ALL_TEXT, 1)
+    statement.shape(ALL_TEXT, ALL_TEXT, 1)
     return statement
 
 
 def copy_frame() -> Work:
     """Frame rows in the binary format of COPY, take them in a CopyData each, and decode them again."""
     session, consumer, sink = prepared(Sink(), 1), Consumer(), Sink()
-    session.submit(requests.copy(sink, "COPY", consumer, requests.COPY_OUT, 0.0))
+    session.submit(copy_request(sink, "COPY", consumer, COPY_OUT, 0.0))
     sent(session)
 
     def work() -> None:

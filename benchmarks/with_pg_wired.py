@@ -9,7 +9,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import islice
 from typing import Any
 
-from pg_wired import AsyncConn, AsyncPool, ConnConfig, FormatCode, Notification, Rows, connection
+from pg_wired import AsyncConn, AsyncPool, ConnConfig, FormatCode, Notification, Rows
+from pg_wired.connect import wire_conn
 
 from .work import CHANNEL, COPIED, DEPTH, SCAN, SELECT, SETUP, TEXT, Connect, Fetch, Move, Query, Receive, Task
 
@@ -93,7 +94,7 @@ async def ask() -> AsyncIterator[Query]:
 @asynccontextmanager
 async def connects() -> AsyncIterator[Connect]:
     """As a pool does it: one connector, which keeps the salted password."""
-    connector = connection.connector(ConnConfig.parse(""))
+    connector = wire_conn.connector(ConnConfig.parse(""))
 
     async def connect() -> None:
         await AsyncConn(await connector.connect()).close()

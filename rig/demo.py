@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from pg_wired import AsyncConn, PgError, PgWireError, Rows
-from pg_wired.protocol import session
+from pg_wired.session import session
 from rig.postgres import FOR_DEMO, LaunchError, find
 
 QUERIES = 20_000

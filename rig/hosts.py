@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-from pg_wired import (
-    Outcome,
-    WireConn,
-)
+from pg_wired import Outcome, WireConn
 from pg_wired.protocol import messages as m
 from rig.checks import outcome_of
 from rig.fake_pg import PARAMETERS, FakePG, Peer, Script, error

@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import trustme
 
-from pg_wired.protocol.receiver import Receiver
-from pg_wired.transport import Transport
+from pg_wired.loop.transport import Transport
+from pg_wired.protocol.buffers import Receiver
 
 from .checks import until
 

@@ -6,21 +6,9 @@ from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
-from pg_wired.protocol import declare
-from pg_wired.protocol.layout import (
-    Array,
-    Bytes,
-    Char,
-    Int,
-    Layout,
-    Record,
-    Secret,
-    String,
-    Terminated,
-    Value,
-    Varies,
-)
+from pg_wired.protocol import schema
 from pg_wired.protocol.messages import BackendMessage, FrontendMessage, Message
+from pg_wired.protocol.schema import Array, Bytes, Char, Int, Layout, Record, Secret, String, Terminated, Value, Varies
 
 M = TypeVar("M", bound=Message)
 
@@ -34,7 +22,7 @@ TEXTS = st.binary(max_size=MOST_BYTES).map(lambda data: data.replace(b"\0", b"")
 
 def message(cls: type[M]) -> st.SearchStrategy[M]:
     """Messages of one class that can be encoded."""
-    return st.builds(cls, *[_values(layout) for _, layout in declare.fields_of(cls)])
+    return st.builds(cls, *[_values(layout) for _, layout in schema.fields_of(cls)])
 
 
 def backend_messages() -> st.SearchStrategy[BackendMessage]:

@@ -1,4 +1,4 @@
-"""Each module of protocol/ is covered, every branch of it, by its own tests alone: `python -m tests.check_coverage`.
+"""Check that the tests of each module of protocol/ and session/ cover every branch of it: `-m tests.check_coverage`.
 
 The tests of NAME.py are test_NAME.py and the files test_NAME_*.py that do not belong to a longer NAME.
 
@@ -18,8 +18,9 @@ import hypothesis
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ROOT / "src" / "pg_wired" / "protocol"
-TESTS = ROOT / "tests" / "protocol"
+SOURCES = [ROOT / "src/pg_wired" / package for package in ("protocol", "session")]
+MODULES = {path.stem: path for folder in SOURCES for path in folder.glob("*.py") if path.stem != "__init__"}
+TESTS = ROOT / "tests/protocol"
 # Two run at the same time: a test file is mostly one process thinking.
 OPTIONS = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 AT_ONCE = os.cpu_count() or 1
@@ -27,18 +28,18 @@ AT_ONCE = os.cpu_count() or 1
 
 def tests_of(name: str) -> list[str]:
     """The test files of a module."""
-    longer = [path.stem for path in SOURCES.glob(f"{name}_*.py")]
+    longer = [other for other in MODULES if other.startswith(f"{name}_")]
     files = [*TESTS.glob(f"test_{name}.py"), *TESTS.glob(f"test_{name}_*.py")]
     return sorted(str(path) for path in files if not path.stem.startswith(tuple(f"test_{each}" for each in longer)))
 
 
 def check(name: str) -> str:
-    """What is wrong with the coverage of protocol/`name`.py; empty where nothing is."""
+    """What is wrong with the coverage of the module `name`; empty where nothing is."""
     tests = tests_of(name)
     if not tests:
-        return f"protocol/{name}.py has no tests/protocol/test_{name}.py\n"
+        return f"{MODULES[name]} has no tests/protocol/test_{name}.py\n"
     sys.path.insert(0, str(ROOT / "src"))
-    measured = coverage.Coverage(data_file=None, branch=True, include=[str(SOURCES / f"{name}.py")], config_file=False)
+    measured = coverage.Coverage(data_file=None, branch=True, include=[str(MODULES[name])], config_file=False)
     said = io.StringIO()
     measured.start()
     sys.stdout = said
@@ -73,7 +74,7 @@ def main(names: list[str]) -> int:
     """0 where nothing is missing. Prints all that is."""
     hypothesis.settings.register_profile("coverage", deadline=None, database=None, max_examples=20)
     hypothesis.settings.load_profile("coverage")
-    waiting = names or sorted(path.stem for path in SOURCES.glob("*.py") if path.stem != "__init__")
+    waiting = names or sorted(MODULES)
     failed = 0
     running: list[tuple[int, int]] = []
     while waiting or running:
@@ -83,7 +84,11 @@ def main(names: list[str]) -> int:
         with os.fdopen(reader, "rb") as complaint:
             print(complaint.read().decode(), end="", flush=True)
         failed += os.waitpid(pid, 0)[1] != 0
-    print("each file of protocol/ is covered by its own tests" if not failed else f"{failed} files are not covered")
+    print(
+        "each module of protocol/ and session/ is covered by its own tests"
+        if not failed
+        else f"{failed} files are not covered"
+    )
     return failed
 
 

@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Say which build runs, against which server; fail at once if it is not the build that was asked for."""
-    spec = importlib.util.find_spec("pg_wired.protocol.session")
+    spec = importlib.util.find_spec("pg_wired.session.session")
     build = "compiled" if spec and str(spec.origin).endswith(".so") else "interpreted"
     expected = os.environ.get("PG_WIRED_EXPECT")
     if expected and (spec is None or build != expected):

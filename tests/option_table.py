@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from pg_wired.options import PROTOCOLS, TABLE, UNSUPPORTED, VARIABLES
+from pg_wired.config.options import PROTOCOLS, TABLE, UNSUPPORTED, VARIABLES
 
 PAGE = Path(__file__).parents[1] / "docs/connecting.md"
 MARKS = "<!-- options: begin -->\n", "<!-- options: end -->\n"

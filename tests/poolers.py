@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from pg_wired import AsyncConn, Rows
-from pg_wired.queries import Queries
+from pg_wired.client.queries import Queries
 from rig.pgbouncer import PgBouncer, PoolMode, binary, missing
 from rig.postgres import Postgres, Setting
 

@@ -8,16 +8,7 @@ from typing import Any
 
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    ConfigError,
-    FieldDescription,
-    FormatCode,
-    Outcome,
-    PgError,
-    Rows,
-    TransactionStatus,
-)
+from pg_wired import AsyncConn, ConfigError, FieldDescription, FormatCode, Outcome, PgError, Rows, TransactionStatus
 from rig.checks import answers, ends_clean
 from rig.postgres import Server
 

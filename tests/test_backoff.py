@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pg_wired.backoff import BASE, CAP, SETTLED, Backoff
+from pg_wired.pool.backoff import BASE, CAP, SETTLED, Backoff
 
 
 def test_the_first_attempt_is_at_once() -> None:

@@ -18,7 +18,7 @@ from benchmarks.plan import Sample, Scale, plan
 from benchmarks.plan import growth as points
 from benchmarks.results import Results, Taken
 from benchmarks.work import ROOT
-from pg_wired.protocol import session
+from pg_wired.session import session
 
 TINY = Scale(
     rounds=1, growth=1, seconds=0.01, rows=1000, notifications=100, connects=1, imports=1, repeats=1

@@ -27,13 +27,13 @@ def test_there_are_headers() -> None:
 @pytest.mark.parametrize("header", HEADERS, ids=str)
 def test_all_modules_with_headers_are_of_one_build(header: Path) -> None:
     spec = importlib.util.find_spec(".".join(header.with_suffix("").parts))
-    session = importlib.util.find_spec("pg_wired.protocol.session")
+    session = importlib.util.find_spec("pg_wired.session.session")
     assert spec and spec.origin and session and session.origin
     assert spec.origin.endswith(".so") == session.origin.endswith(".so"), spec.origin
 
 
 def test_the_wrong_build_is_refused_at_once() -> None:
-    session = importlib.util.find_spec("pg_wired.protocol.session")
+    session = importlib.util.find_spec("pg_wired.session.session")
     assert session and session.origin
     wrong = "interpreted" if session.origin.endswith(".so") else "compiled"
     run = subprocess.run(

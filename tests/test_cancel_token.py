@@ -22,10 +22,10 @@ from pg_wired import (
     PgError,
     RequestTimeout,
     UsageError,
-    cancel,
 )
-from pg_wired.cancel import AT_ONCE
-from pg_wired.connection import connector
+from pg_wired.connect import cancel
+from pg_wired.connect.cancel import AT_ONCE
+from pg_wired.connect.wire_conn import connector
 from pg_wired.protocol import messages as m
 from rig.checks import LATE, SOON, answers, ends_clean, outcome_of, until, until_sql
 from rig.fake_pg import FakePG, Peer, until_terminate

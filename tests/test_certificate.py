@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pg_wired.certificate import MISSING, end_point
+from pg_wired.auth.channel_binding import MISSING, end_point
 from rig.certificates import SIGNATURES, self_signed
 
 HASHES = {

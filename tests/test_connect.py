@@ -11,16 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    AuthenticationError,
-    ConfigError,
-    IoError,
-    Outcome,
-    PgError,
-    PgWireError,
-    WireConn,
-)
+from pg_wired import AsyncConn, AuthenticationError, ConfigError, IoError, Outcome, PgError, PgWireError, WireConn
 from pg_wired.protocol import messages as m
 from rig.checks import SOON, answers, cancelled_at_every_await, ends_clean
 from rig.fake_pg import FakePG, Peer

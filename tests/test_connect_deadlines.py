@@ -9,14 +9,7 @@ from typing import Any
 
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    AsyncPool,
-    ConfigError,
-    Outcome,
-    RequestTimeout,
-    WireConn,
-)
+from pg_wired import AsyncConn, AsyncPool, ConfigError, Outcome, RequestTimeout, WireConn
 from rig.checks import LATE, Cancelled, ends_clean, open_sockets, outcome_of, until
 from rig.hosts import Hosts, hanging_up, server, silent, whatever_comes
 

@@ -11,15 +11,8 @@ from typing import Any
 
 import pytest
 
-from pg_wired import (
-    AuthenticationError,
-    ConnConfig,
-    ConnectionClosed,
-    IoError,
-    PgError,
-    WireConn,
-)
-from pg_wired.connection import connector
+from pg_wired import AuthenticationError, ConnConfig, ConnectionClosed, IoError, PgError, WireConn
+from pg_wired.connect.wire_conn import connector
 from pg_wired.protocol import messages as m
 from rig.checks import ends_clean, outcome_of
 from rig.fake_pg import PARAMETERS, Peer, Script, error

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import pq
 
-from pg_wired import hosts, options
-from pg_wired.conninfo import ConnConfig
-from pg_wired.error import ConfigError, Outcome
-from pg_wired.hosts import HostConfig
-from pg_wired.tls import TlsConfig, TlsMode
+from pg_wired.config import hosts, options
+from pg_wired.config.config import ConnConfig
+from pg_wired.config.hosts import HostConfig
+from pg_wired.config.tls import TlsConfig, TlsMode
+from pg_wired.errors import ConfigError, Outcome
 
 # Of all that is not None; the user's name and the hosts are the machine's.
 DEFAULTS: dict[str, Any] = {

@@ -17,10 +17,12 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from psycopg import OperationalError, pq
 
-from pg_wired import connection_string, options, policy
-from pg_wired.conninfo import ConnConfig
-from pg_wired.error import ConfigError
-from pg_wired.tls import TlsMode
+from pg_wired.auth import policy
+from pg_wired.config import options
+from pg_wired.config.config import ConnConfig
+from pg_wired.config.dsn import parse_string
+from pg_wired.config.tls import TlsMode
+from pg_wired.errors import ConfigError
 from rig.postgres import free_port
 
 LIBPQ_NAMES = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
@@ -49,7 +51,7 @@ def libpq_string(dsn: str) -> dict[str, bytes] | None:
 
 def our_string(dsn: str) -> dict[str, str] | ConfigError:
     try:
-        said = connection_string.parse_string(dsn)
+        said = parse_string(dsn)
         for name in said:
             if name not in {*options.TABLE, *options.ALIASES, *options.UNSUPPORTED}:
                 ConnConfig.parse(dsn, environ={})

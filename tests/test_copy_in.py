@@ -10,13 +10,8 @@ from typing import Any
 
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    ConfigError,
-    PgError,
-    UsageError,
-)
-from pg_wired.copy import FRAME
+from pg_wired import AsyncConn, ConfigError, PgError, UsageError
+from pg_wired.client.copy_in import FRAME
 from pg_wired.protocol import messages as m
 from rig.checks import answers, ends_clean, outcome_of, repeatable
 from rig.fake_pg import FakePG, Peer, error

@@ -10,15 +10,8 @@ from typing import Any
 
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    ConnectionClosed,
-    Outcome,
-    PgError,
-    PgWireError,
-    RequestTimeout,
-)
-from pg_wired.copy import FRAME, HIGH_WATER
+from pg_wired import AsyncConn, ConnectionClosed, Outcome, PgError, PgWireError, RequestTimeout
+from pg_wired.client.copy_in import FRAME, HIGH_WATER
 from pg_wired.protocol import messages as m
 from rig.checks import LATE, SOON, Cancelled, answers, ends_clean, outcome_of, until, until_sql
 from rig.fake_pg import FakePG, Peer, error

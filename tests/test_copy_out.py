@@ -8,15 +8,7 @@ from typing import Any
 
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    ConfigError,
-    ConnectionClosed,
-    Outcome,
-    PgError,
-    ProtocolError,
-    UsageError,
-)
+from pg_wired import AsyncConn, ConfigError, ConnectionClosed, Outcome, PgError, ProtocolError, UsageError
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.copy_binary import HEADER, TRAILER
 from rig.checks import answers, ends_clean, outcome_of

@@ -12,12 +12,7 @@ from typing import Any
 
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    Outcome,
-    RequestTimeout,
-    UsageError,
-)
+from pg_wired import AsyncConn, Outcome, RequestTimeout, UsageError
 from pg_wired.protocol import messages as m
 from rig.checks import LATE, SOON, Cancelled, answers, ends_clean, outcome_of
 from rig.fake_pg import FakePG, Peer

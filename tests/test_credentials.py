@@ -8,15 +8,9 @@ import itertools
 
 import pytest
 
-from pg_wired import (
-    AuthenticationError,
-    ConfigError,
-    ConnConfig,
-    RequestTimeout,
-    WireConn,
-)
-from pg_wired.connection import connector
-from pg_wired.connector import Connector
+from pg_wired import AuthenticationError, ConfigError, ConnConfig, RequestTimeout, WireConn
+from pg_wired.connect.connector import Connector
+from pg_wired.connect.wire_conn import connector
 from pg_wired.protocol import messages as m
 from rig.checks import SOON, ends_clean
 from rig.fake_pg import PARAMETERS, Peer
@@ -80,7 +74,7 @@ async def test_a_callable_that_fails() -> None:
 
 @ends_clean()
 async def test_a_reconnect_costs_no_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pg_wired import scram
+    from pg_wired.auth import scram
 
     hashed = []
 

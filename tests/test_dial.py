@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import pytest
 
 from pg_wired import AuthenticationError, ConnConfig, IoError, Outcome
-from pg_wired.dial import Address, Route, addresses, reach
+from pg_wired.connect.dial import Address, Route, addresses, reach
 from rig.checks import ends_clean
 from rig.postgres import free_port
 

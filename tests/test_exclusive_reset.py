@@ -9,15 +9,7 @@ from typing import Any
 
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    AsyncPool,
-    ConnectionClosed,
-    Notification,
-    Outcome,
-    PgError,
-    TransactionStatus,
-)
+from pg_wired import AsyncConn, AsyncPool, ConnectionClosed, Notification, Outcome, PgError, TransactionStatus
 from pg_wired.protocol import messages as m
 from rig.checks import answers, cache_in_step, ends_clean, outcome_of
 from rig.fake_pg import FakePG, Peer

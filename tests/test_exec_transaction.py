@@ -8,17 +8,9 @@ from typing import Any
 
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    ConnectionClosed,
-    Outcome,
-    PgError,
-    Rows,
-    TransactionError,
-    UsageError,
-)
+from pg_wired import AsyncConn, ConnectionClosed, Outcome, PgError, Rows, TransactionError, UsageError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.transaction import GUARD
+from pg_wired.session.transaction import GUARD
 from rig.checks import answers, cache_in_step, ends_clean, outcome_of, repeatable
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Postgres

@@ -21,9 +21,9 @@ NAMES = """
     TransactionStatus UsageError WireConn
 """
 # What is loaded with its first use: by a connect, the first statement, an error that is shown, a verb.
-LATER = {"connection", "conninfo", "connector", "error_position", "exclusive", "async_pool", "tls"}
-LATER |= {"protocol.messages", "protocol.script", "protocol.startup", "protocol.columnar", "protocol.records"}
-LATER |= {"protocol.trace"}
+LATER = {"connect.wire_conn", "config.config", "connect.connector", "client.exclusive"}
+LATER |= {"pool.async_pool", "config.tls", "protocol.messages", "auth.handshake", "protocol.columns"}
+LATER |= {"protocol.records", "protocol.trace"}
 ROOTS = {
     pg_wired.IoError: OSError,
     pg_wired.RequestTimeout: TimeoutError,

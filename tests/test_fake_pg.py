@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import generators, pq
 
-from pg_wired.error import ProtocolError
+from pg_wired.errors import ProtocolError
 from pg_wired.protocol import messages as m
 from rig.fake_pg import KEY, PID, FakePG, Peer, error
 from rig.scram_server import ScramServer

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from pg_wired import AsyncConn, AsyncPool, IoError, Outcome, PoolExhausted, RequestTimeout
-from pg_wired.watch import GRACE
+from pg_wired.client.watchdog import GRACE
 from rig.checks import LATE, SOON, answers, ends_clean, outcome_of, until
 from rig.postgres import Postgres
 
@@ -72,7 +72,7 @@ async def test_a_stopped_backend_of_a_borrower(launched: Postgres) -> None:
 @ends_clean(60)
 async def test_a_stopped_backend_that_nobody_asks(launched: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     """The probe finds it, and the pool goes on with another one."""
-    monkeypatch.setattr("pg_wired.probe.PATIENCE", SHORT)
+    monkeypatch.setattr("pg_wired.pool.probe.PATIENCE", SHORT)
     async with await AsyncPool.connect(launched.dsn, size=1, probe_interval=0.1) as pool:
         with stopped(pid := pool.get().backend_pid):
             await until(lambda: pool.alive_count == 1 and pool.get().backend_pid != pid, "another connection")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired import ConnConfig, hosts
+from pg_wired import ConnConfig
+from pg_wired.config import hosts
 
 
 @pytest.mark.parametrize(

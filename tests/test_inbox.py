@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pg_wired.error import ConnectionClosed, IoError, PgError, PgWireError, ProtocolError
-from pg_wired.inbox import BUFFER_SIZE, Inbox
+from pg_wired.connect.message_queue import BUFFER_SIZE, Inbox
+from pg_wired.errors import ConnectionClosed, IoError, PgWireError, ProtocolError
 from pg_wired.protocol import messages as m
+from pg_wired.protocol.server_error import PgError
 from rig.strategies import backend_messages
 from rig.talk import error
 

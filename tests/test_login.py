@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pg_wired.conninfo import ConnConfig
-from pg_wired.error import AuthenticationError, Outcome, PgError
+from pg_wired.auth.handshake import AskPassword, DeriveKey, Reply, Startup, handshake
+from pg_wired.auth.saslprep import saslprep
+from pg_wired.auth.scram import salted_password
+from pg_wired.config.config import ConnConfig
+from pg_wired.errors import AuthenticationError, Outcome
 from pg_wired.protocol import messages
-from pg_wired.protocol.startup import AskPassword, DeriveKey, Reply, Startup, handshake
-from pg_wired.saslprep import saslprep
-from pg_wired.scram import salted_password
+from pg_wired.protocol.server_error import PgError
 from rig.postgres import Postgres
 
 HBA = """

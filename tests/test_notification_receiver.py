@@ -8,16 +8,8 @@ from typing import Any
 
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    ConfigError,
-    ConnectionClosed,
-    Notification,
-    NotificationGap,
-    PgError,
-    UsageError,
-)
-from pg_wired.notifications import NotificationReceiver
+from pg_wired import AsyncConn, ConfigError, ConnectionClosed, Notification, NotificationGap, PgError, UsageError
+from pg_wired.client.notifications import NotificationReceiver
 from pg_wired.protocol import messages as m
 from rig.checks import SOON, ends_clean, outcome_of, repeatable, until
 from rig.fake_pg import FakePG, Peer

@@ -9,13 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    ConfigError,
-    Notification,
-    PgError,
-)
-from pg_wired.notifications import NotificationReceiver
+from pg_wired import AsyncConn, ConfigError, Notification, PgError
+from pg_wired.client.notifications import NotificationReceiver
 from pg_wired.protocol import messages as m
 from rig.checks import SOON, answers, ends_clean, outcome_of, repeatable, until
 from rig.fake_pg import FakePG, Peer

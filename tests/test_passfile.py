@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from psycopg import pq
 
-from pg_wired import hosts
-from pg_wired.conninfo import ConnConfig
-from pg_wired.passfile import find_password, read_lines
+from pg_wired.config import hosts
+from pg_wired.config.config import ConnConfig
+from pg_wired.config.passfile import find_password, read_lines
 
 # libpq's directory for sockets: psycopg's is compiled for this one.
 DEFAULT_DIRECTORY = "/var/run/postgresql"

@@ -25,7 +25,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pg_wired import AsyncConn, Outcome, PgError, Rows, UsageError, WireConn
-from pg_wired.pipeline import PipelineItem
+from pg_wired.client.pipeline import PipelineItem
 from pg_wired.protocol import messages as m
 from rig.checks import answers, ends_clean, outcome_of
 from rig.postgres import Server

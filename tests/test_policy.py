@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pg_wired.conninfo import ConnConfig
-from pg_wired.error import AuthenticationError
-from pg_wired.policy import METHODS, Policy
+from pg_wired.auth.policy import METHODS, Policy
+from pg_wired.config.config import ConnConfig
+from pg_wired.errors import AuthenticationError
 from pg_wired.protocol import messages as m
 from tests.protocol.login import OK, READY, Login, decode, play_scram, policy, scram_server
 

@@ -19,7 +19,7 @@ from pg_wired import (
     Rows,
 )
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.transaction import BEGIN
+from pg_wired.session.transaction import BEGIN
 from rig.checks import LATE, ends_clean, outcome_of, until
 from rig.fake_pg import FakePG, Peer, error
 from rig.lively_pg import LivelyPG

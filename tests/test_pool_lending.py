@@ -8,13 +8,7 @@ from typing import Any
 
 import pytest
 
-from pg_wired import (
-    AsyncPool,
-    ConfigError,
-    Outcome,
-    PoolExhausted,
-    RequestTimeout,
-)
+from pg_wired import AsyncPool, ConfigError, Outcome, PoolExhausted, RequestTimeout
 from rig.checks import Cancelled, ends_clean, outcome_of, until
 from rig.lively_pg import LivelyPG
 from rig.postgres import Server

@@ -233,7 +233,7 @@ async def test_a_pooler_that_swallows_listen(monkeypatch: pytest.MonkeyPatch) ->
             await peer.send(m.CommandComplete(query.query.split()[0]), m.ReadyForQuery("I"))
         peer.close()
 
-    monkeypatch.setattr("pg_wired.listener.PROBE", 0.1)
+    monkeypatch.setattr("pg_wired.pool.listener.PROBE", 0.1)
     async with FakePG(script) as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
         with pytest.raises(UsageError, match="transaction mode") as caught:
             async with pool.listener(["jobs"]):

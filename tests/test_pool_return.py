@@ -8,13 +8,7 @@ from typing import Any
 
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    AsyncPool,
-    ConnectionClosed,
-    PgError,
-    UsageError,
-)
+from pg_wired import AsyncConn, AsyncPool, ConnectionClosed, PgError, UsageError
 from rig.checks import SOON, ends_clean, outcome_of, until, until_sql
 from rig.lively_pg import LivelyPG
 from rig.postgres import Server
@@ -104,7 +98,7 @@ async def test_a_reset_that_fails_costs_the_connection(postgres: Server) -> None
 
 @ends_clean()
 async def test_a_reset_that_hangs_costs_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pg_wired.turn.GRACE", 0.05)
+    monkeypatch.setattr("pg_wired.client.lease.GRACE", 0.05)
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, max_exclusive=1) as pool:
         async with pool.exclusive() as mine:
             await mine.simple_query("set a = 1")

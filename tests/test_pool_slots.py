@@ -8,15 +8,7 @@ from typing import Any
 
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    AsyncPool,
-    ConfigError,
-    Outcome,
-    PgError,
-    RequestTimeout,
-    TransactionError,
-)
+from pg_wired import AsyncConn, AsyncPool, ConfigError, Outcome, PgError, RequestTimeout, TransactionError
 from rig.checks import SOON, ends_clean, outcome_of, until
 from rig.lively_pg import LivelyPG
 from rig.postgres import Server
@@ -175,8 +167,8 @@ async def test_a_successor_is_there_before_a_lane_ends() -> None:
 @ends_clean()
 async def test_an_old_lane_gives_all_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long they take: the time that a farewell may take begins behind them."""
-    monkeypatch.setattr("pg_wired.opener.FAREWELL", 0.01)
-    monkeypatch.setattr("pg_wired.opener.LOOK", 0.01)
+    monkeypatch.setattr("pg_wired.pool.connections.FAREWELL", 0.01)
+    monkeypatch.setattr("pg_wired.pool.connections.LOOK", 0.01)
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, max_lifetime=0.05) as pool:
         fake.mute.add(1)
         replies = [pool.exec_query("select 1") for _ in range(3)]
@@ -238,7 +230,7 @@ async def test_the_log(caplog: pytest.LogCaptureFixture) -> None:
 
 @ends_clean()
 async def test_a_silent_server_is_found_while_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pg_wired.probe.PATIENCE", 0.1)
+    monkeypatch.setattr("pg_wired.pool.probe.PATIENCE", 0.1)
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2, probe_interval=0.05) as pool:
         async with pool.exclusive():
             pass
@@ -266,7 +258,7 @@ async def test_resize(postgres: Server) -> None:
 
 @ends_clean()
 async def test_a_task_that_cancels_everything_does_not_end_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pg_wired.lanes.PAUSE", 0.01)
+    monkeypatch.setattr("pg_wired.pool.shared.PAUSE", 0.01)
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
         fake.refuses = True
         fake.kill(1)

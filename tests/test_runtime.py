@@ -29,7 +29,7 @@ PRELUDE = """
 import asyncio, gc, os, sys, threading, time
 from pg_wired import *
 # The first connect loads them: without bytecode that may take longer than debug mode lets a callback take.
-import pg_wired.connector, pg_wired.protocol.startup, pg_wired.saslprep, pg_wired.scram
+import pg_wired.connect.connector, pg_wired.auth.handshake, pg_wired.auth.saslprep, pg_wired.auth.scram
 from pg_wired.protocol import messages as m
 if sys.argv[2] == "uvloop":
     import uvloop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired.saslprep import saslprep
+from pg_wired.auth.saslprep import saslprep
 
 SPACES = "\u00a0\u1680\u2000\u200b\u202f\u205f\u3000"
 

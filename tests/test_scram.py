@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pg_wired.credentials import SaltedPasswords
-from pg_wired.error import AuthenticationError, Outcome
-from pg_wired.scram import (
+from pg_wired.auth.scram import (
     NOT_OFFERED,
     UNBOUND,
     Answer,
@@ -22,6 +20,8 @@ from pg_wired.scram import (
     client_first,
     salted_password,
 )
+from pg_wired.connect.credentials import SaltedPasswords
+from pg_wired.errors import AuthenticationError, Outcome
 from rig.scram_server import ProofError, ScramServer
 
 NONCE = "rOprNGfwEbeRWgbNEkqO"

@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from pg_wired import AsyncConn, ConnConfig, PgError, PgWireError, TlsConfig, WireConn
-from pg_wired.connection import connector
+from pg_wired.connect.wire_conn import connector
 from pg_wired.protocol import messages as m
 from rig import certificates
 from rig.certificates import NAME

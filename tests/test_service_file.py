@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from psycopg import pq
 
-from pg_wired import options, service_file
-from pg_wired.conninfo import ConnConfig
-from pg_wired.error import ConfigError
+from pg_wired.config import options, service_file
+from pg_wired.config.config import ConnConfig
+from pg_wired.errors import ConfigError
 
 FILE = """
 # ours

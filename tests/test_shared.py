@@ -15,7 +15,7 @@ import pytest
 from pg_wired import AsyncConn, FieldDescription, Outcome, PgError, RequestTimeout, Rows
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.octets import HIGH_WATER
-from pg_wired.protocol.session import BUFFER_BYTES
+from pg_wired.session.session import BUFFER_BYTES
 from rig.checks import LATE, answers, ends_clean, outcome_of, repeatable
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server

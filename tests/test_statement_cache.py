@@ -9,7 +9,7 @@ import pytest
 
 from pg_wired import AsyncConn, PgError, WireConn
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.statements import MAX_CACHED_SQL, statement_name
+from pg_wired.session.statements import MAX_CACHED_SQL, statement_name
 from rig.checks import answers, cache_in_step, ends_clean, outcome_of, prepared
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server

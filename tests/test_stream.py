@@ -12,16 +12,9 @@ from typing import Any
 
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    ConfigError,
-    ConnectionClosed,
-    FormatCode,
-    Outcome,
-    PgError,
-)
+from pg_wired import AsyncConn, ConfigError, ConnectionClosed, FormatCode, Outcome, PgError
+from pg_wired.client.row_stream import BYTE_BUFFER
 from pg_wired.protocol import messages as m
-from pg_wired.row_stream import BYTE_BUFFER
 from rig.checks import answers, ends_clean, repeatable, until
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server

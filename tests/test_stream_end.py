@@ -10,12 +10,7 @@ from typing import Any
 
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    Outcome,
-    RequestTimeout,
-    UsageError,
-)
+from pg_wired import AsyncConn, Outcome, RequestTimeout, UsageError
 from pg_wired.protocol import messages as m
 from rig.checks import LATE, Cancelled, answers, ends_clean, outcome_of, repeatable
 from rig.fake_pg import FakePG, Peer, error

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired import (
-    IoError,
-    Outcome,
-    PgError,
-    PgWireError,
-    WireConn,
-)
+from pg_wired import IoError, Outcome, PgError, PgWireError, WireConn
 from pg_wired.protocol import messages as m
 from rig.checks import ends_clean, outcome_of
 from rig.fake_pg import Peer, error

@@ -279,7 +279,7 @@ async def test_versions(server: Postgres, kit: Kit, servers: str, given: dict[st
 
 @ends_clean()
 async def test_the_context_is_made_once_for_all_connections(server: Postgres, kit: Kit, tmp_path: Path) -> None:
-    from pg_wired.connection import connector
+    from pg_wired.connect.wire_conn import connector
 
     server.reload(certificates.issued(kit.ours, NAME).files())
     path = tmp_path / "root.crt"

@@ -15,9 +15,9 @@ import pytest
 import trustme
 
 from pg_wired import ConfigError, ConnConfig, IoError, Outcome, TlsConfig
-from pg_wired.encrypt import Security
-from pg_wired.terms import Terms
-from pg_wired.tls_context import make_context
+from pg_wired.connect.security import Terms
+from pg_wired.connect.tls_context import make_context
+from pg_wired.connect.tls_handshake import Security
 from rig import certificates
 
 

@@ -28,7 +28,7 @@ from pg_wired import (
     TlsMode,
     WireConn,
 )
-from pg_wired.encrypt import Security, encrypted
+from pg_wired.connect.tls_handshake import Security, encrypted
 from pg_wired.protocol import messages as m
 from rig import certificates
 from rig.certificates import NAME

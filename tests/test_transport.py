@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 import trustme
 
-from pg_wired.transport import SLICE, TURN
+from pg_wired.loop.transport import SLICE, TURN
 from rig.checks import ends_clean, repeatable, until
 from rig.pair import KINDS, Kept, Pair, connected
 

@@ -7,16 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pg_wired import (
-    AsyncConn,
-    ConnectionClosed,
-    Outcome,
-    PgError,
-    TransactionStatus,
-    UsageError,
-    WireConn,
-)
-from pg_wired.connection import HIGH_WATER
+from pg_wired import AsyncConn, ConnectionClosed, Outcome, PgError, TransactionStatus, UsageError, WireConn
+from pg_wired.connect.wire_conn import HIGH_WATER
 from pg_wired.protocol import messages as m
 from rig.checks import ends_clean, outcome_of, until
 from rig.postgres import Server

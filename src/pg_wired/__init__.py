@@ -3,14 +3,13 @@
 import importlib
 import typing
 
-from .async_conn import AsyncConn
-from .error import (
+from .client.async_conn import AsyncConn
+from .errors import (
     AuthenticationError,
     ConfigError,
     ConnectionClosed,
     IoError,
     Outcome,
-    PgError,
     PgWireError,
     PipelineAborted,
     PoolExhausted,
@@ -20,33 +19,23 @@ from .error import (
     UsageError,
 )
 from .protocol.rows import Rows
-from .protocol.types import (
-    FormatCode,
-    Oid,
-    ResponseCollector,
-    TransactionStatus,
-)
+from .protocol.server_error import PgError
+from .protocol.types import FormatCode, Oid, ResponseCollector, TransactionStatus
 
 if typing.TYPE_CHECKING:
-    from .async_pool import AsyncPool
-    from .cancel import CancelToken
-    from .connection import WireConn
-    from .conninfo import ConnConfig
-    from .exclusive import ExclusiveConn
-    from .listener import PoolListener
-    from .notifications import NotificationReceiver
-    from .pipeline import PgPipeline
-    from .pool_stats import PoolStats
-    from .protocol.columnar import Column
-    from .protocol.records import (
-        FieldDescription,
-        ListenerGap,
-        Notification,
-        NotificationGap,
-        StatementDescription,
-    )
-    from .row_stream import RowStream
-    from .tls import TlsConfig, TlsMode
+    from .client.exclusive import ExclusiveConn
+    from .client.notifications import NotificationReceiver
+    from .client.pipeline import PgPipeline
+    from .client.row_stream import RowStream
+    from .config.config import ConnConfig
+    from .config.tls import TlsConfig, TlsMode
+    from .connect.cancel import CancelToken
+    from .connect.wire_conn import WireConn
+    from .pool.async_pool import AsyncPool
+    from .pool.listener import PoolListener
+    from .pool.pool_stats import PoolStats
+    from .protocol.columns import Column
+    from .protocol.records import FieldDescription, ListenerGap, Notification, NotificationGap, StatementDescription
 
 __version__ = "0.1.0"
 
@@ -54,24 +43,24 @@ PipelineResponse = Rows
 
 # What not everybody wants is loaded with its first use.
 _LATER = {
-    "AsyncPool": "async_pool",
-    "CancelToken": "cancel",
-    "Column": "protocol.columnar",
-    "ConnConfig": "conninfo",
-    "ExclusiveConn": "exclusive",
+    "AsyncPool": "pool.async_pool",
+    "CancelToken": "connect.cancel",
+    "Column": "protocol.columns",
+    "ConnConfig": "config.config",
+    "ExclusiveConn": "client.exclusive",
     "FieldDescription": "protocol.records",
     "ListenerGap": "protocol.records",
     "Notification": "protocol.records",
     "NotificationGap": "protocol.records",
-    "NotificationReceiver": "notifications",
-    "PgPipeline": "pipeline",
-    "PoolListener": "listener",
-    "PoolStats": "pool_stats",
-    "RowStream": "row_stream",
+    "NotificationReceiver": "client.notifications",
+    "PgPipeline": "client.pipeline",
+    "PoolListener": "pool.listener",
+    "PoolStats": "pool.pool_stats",
+    "RowStream": "client.row_stream",
     "StatementDescription": "protocol.records",
-    "TlsConfig": "tls",
-    "TlsMode": "tls",
-    "WireConn": "connection",
+    "TlsConfig": "config.tls",
+    "TlsMode": "config.tls",
+    "WireConn": "connect.wire_conn",
 }
 
 

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pg_wired.error import Outcome, PgError
+from pg_wired.errors import Outcome
 from pg_wired.protocol import messages as m
-from pg_wired.protocol import requests, transaction
-from pg_wired.protocol.requests import Window
 from pg_wired.protocol.rows import Rows
-from pg_wired.protocol.session import Session
+from pg_wired.protocol.server_error import PgError
 from pg_wired.protocol.types import Row, Value
+from pg_wired.session import transaction
+from pg_wired.session.request import (
+    Request,
+    Window,
+    copy_request,
+    describe_request,
+    encoded_request,
+    query_request,
+    simple_query_request,
+    sync_request,
+)
+from pg_wired.session.session import Session
 from rig.talk import describe
+
+if TYPE_CHECKING:
+    from pg_wired.session.request import Sink as RequestSink
 
 READY = m.ReadyForQuery("I")
 PREPARED = [m.ParseComplete(), m.ParameterDescription(()), m.NoData()]
@@ -99,7 +112,7 @@ class Client:
         self.sinks: list[Sink] = []
         self.inside: Window | None = None  # where what it submits goes
 
-    def _submit(self, request: requests.Request) -> Sink:
+    def _submit(self, request: Request) -> Sink:
         sink: Any = request.sink
         if self.inside is not None:
             self.session.submit_inside(self.inside, request)
@@ -117,31 +130,31 @@ class Client:
         result_formats: int | Sequence[int] = 0,
         deadline: float = 0.0,
     ) -> Sink:
-        return self._submit(requests.query(Sink(), sql, params, oids, param_formats, result_formats, deadline))
+        return self._submit(query_request(Sink(), sql, params, oids, param_formats, result_formats, deadline))
 
     def simple(self, sql: str, deadline: float = 0.0) -> Sink:
-        return self._submit(requests.simple_query(Sink(), sql, deadline))
+        return self._submit(simple_query_request(Sink(), sql, deadline))
 
     def describe(self, sql: str, oids: Sequence[int] = ()) -> Sink:
-        return self._submit(requests.describe(Sink(), sql, oids, 0.0))
+        return self._submit(describe_request(Sink(), sql, oids, 0.0))
 
     def encoded(self, *items: m.FrontendMessage, drain: bool = False) -> Sink:
-        return self._submit(requests.encoded(Sink(), m.encode(*items), drain, 0.0))
+        return self._submit(encoded_request(Sink(), m.encode(*items), drain, 0.0))
 
     def copy(self, sql: str, states: bytes, consumer: Consumer) -> Sink:
-        return self._submit(requests.copy(Sink(), sql, consumer, states, 0.0))
+        return self._submit(copy_request(Sink(), sql, consumer, states, 0.0))
 
     def item(self, sql: str, *params: Value) -> Sink:
         """A query as an item of a sync group, which `sync` ends."""
-        request = requests.query(Sink(), sql, params, (), 0, 0, 0.0)
+        request = query_request(Sink(), sql, params, (), 0, 0, 0.0)
         request.become_item()
         return self._submit(request)
 
     def sync(self) -> Sink:
-        return self._submit(requests.sync(Sink()))
+        return self._submit(sync_request(Sink()))
 
     def transaction(self, setup: str, sql: str, *params: Value) -> Sink:
-        query = requests.query(Sink(), sql, params, (), 0, 0, 0.0)
+        query = query_request(Sink(), sql, params, (), 0, 0, 0.0)
         return self._submit(transaction.Transaction(setup, query).whole)
 
     def window(self, name: str = "a window", *, has_state: bool = False, deadline: float = 0.0) -> Window:
@@ -154,7 +167,7 @@ class Client:
         return self.session.expire(now)
 
     @property
-    def sole(self) -> requests.Sink | None:
+    def sole(self) -> RequestSink | None:
         request = self.session.sole()
         return request.sink if request is not None else None
 

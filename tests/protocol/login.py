@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from pg_wired.error import Outcome, PgWireError
-from pg_wired.policy import Policy
+from pg_wired.auth.handshake import AskPassword, DeriveKey, Reply, Startup, Step, handshake
+from pg_wired.auth.policy import Policy
+from pg_wired.auth.scram import salted_password
+from pg_wired.errors import Outcome, PgWireError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.startup import AskPassword, DeriveKey, Reply, Startup, Step, handshake
-from pg_wired.scram import salted_password
 from rig.scram_server import ScramServer
 
 PASSWORD = "correct horse"

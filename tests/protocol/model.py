@@ -11,8 +11,8 @@ from collections import Counter
 from typing import NamedTuple
 
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.transaction import GUARD
 from pg_wired.protocol.types import Row
+from pg_wired.session.transaction import GUARD
 from rig.talk import describe, error
 from tests.protocol.conversation import split
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pg_wired.error import ProtocolError
+from pg_wired.errors import ProtocolError
 from pg_wired.protocol import backend, messages, octets
 from pg_wired.protocol.types import Row
 

@@ -8,7 +8,7 @@ import pytest
 
 from pg_wired.protocol import messages as m
 from pg_wired.protocol import octets
-from pg_wired.protocol.session import BUFFER_BYTES
+from pg_wired.session.session import BUFFER_BYTES
 from tests.protocol.conversation import READY, Client, first, result
 
 SIMPLE = [*result(), READY]

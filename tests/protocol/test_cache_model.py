@@ -13,8 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pg_wired.error import Outcome, PgError
-from pg_wired.protocol.statements import statement_name
+from pg_wired.errors import Outcome
+from pg_wired.protocol.server_error import PgError
+from pg_wired.session.statements import statement_name
 from tests.protocol.conversation import Client, Sink
 from tests.protocol.model import Prepared, Server
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pg_wired.error import ConfigError, Outcome, ProtocolError
+from pg_wired.errors import ConfigError, Outcome, ProtocolError
 from pg_wired.protocol import copy_binary
 from pg_wired.protocol.copy_binary import HEADER, MAX_COLUMNS, SIGNATURE, TRAILER, RowDecoder
 from pg_wired.protocol.types import Row

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pg_wired.error import Outcome, RequestTimeout
+from pg_wired.errors import Outcome, RequestTimeout
 from pg_wired.protocol import messages as m
-from pg_wired.protocol import requests
-from pg_wired.protocol.requests import Window
+from pg_wired.session.request import Window, simple_query_request, sync_request
 from rig.talk import error
 from tests.protocol.conversation import READY, Client, Sink, known, outcomes, result
 
@@ -62,7 +61,7 @@ def test_what_is_encoded_will_be_sent_whatever_its_deadline() -> None:
 def test_a_unit_is_one_request_to_those_behind_it_and_a_sync_is_none() -> None:
     client = Client(max_in_flight=6)
     client.transaction("set local a = 1", "select 2")
-    client.session.submit(requests.sync(None))
+    client.session.submit(sync_request(None))
     gone, waits = client.transaction("set local a = 1", "select 2"), client.transaction("", "select 2")
     gone.cancelled = True
     late = client.simple("select 3", deadline=1.0)
@@ -77,7 +76,7 @@ def test_a_deadline_beside_a_window_says_whose_it_is() -> None:
     client.session.submit(window)
     outside, first, second = client.simple("outside", deadline=5.0), Sink(), Sink()
     for sink in (first, second):
-        client.session.submit_inside(window, requests.simple_query(sink, "inside", 5.0))
+        client.session.submit_inside(window, simple_query_request(sink, "inside", 5.0))
     assert client.expire(6.0) == 0.0
     ends = [str(sink.error).removeprefix("the request's deadline has passed") for sink in (outside, first, second)]
     assert ends == [": exclusive() has the connection", "", ", behind 1 unanswered request"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired.error import ProtocolError
+from pg_wired.errors import ProtocolError
 from pg_wired.protocol import messages as m
 from rig.talk import describe
 from tests.protocol.conversation import PREPARED, READY, Client, described, first, later, result

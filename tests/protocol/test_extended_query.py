@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired.protocol import extended_query, requests
 from pg_wired.protocol.records import FieldDescription
-from pg_wired.protocol.requests import Request
-from pg_wired.protocol.statements import Statement, StatementCache
-from pg_wired.protocol.table import State
+from pg_wired.session import extended_query
+from pg_wired.session.request import Request
+from pg_wired.session.statements import Statement, StatementCache
+from pg_wired.session.table import State
 from tests.protocol.conversation import split
 
 FIELD = FieldDescription("a", 0, 0, 25, -1, -1, 0)
@@ -16,7 +16,7 @@ FIELD = FieldDescription("a", 0, 0, 25, -1, -1, 0)
 
 def asked(sql: str, *, is_item: bool = False, is_unnamed: bool = False, is_repaired: bool = False) -> Request:
     """A request that nobody waits for."""
-    request = requests.Request(None, sql, 0.0)
+    request = Request(None, sql, 0.0)
     request.number, request.is_item, request.is_unnamed, request.is_repaired = 7, is_item, is_unnamed, is_repaired
     return request
 

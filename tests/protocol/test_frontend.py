@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pg_wired.error import ConfigError, Outcome
+from pg_wired.errors import ConfigError, Outcome
 from pg_wired.protocol import frontend, messages
 from pg_wired.protocol.types import LONG_LIMIT, FormatCode
 

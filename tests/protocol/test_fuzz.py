@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pg_wired.error import PgError, PgWireError, ProtocolError
+from pg_wired.errors import PgWireError, ProtocolError
 from pg_wired.protocol import messages as m
+from pg_wired.protocol.server_error import PgError
 from rig import strategies
 from tests.protocol.conversation import Client, Sink
 from tests.protocol.model import Server

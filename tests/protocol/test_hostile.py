@@ -9,11 +9,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from pg_wired.error import ConnectionClosed, Outcome, PgError, ProtocolError
+from pg_wired.errors import ConnectionClosed, Outcome, ProtocolError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.session import MAX_SETTINGS
-from pg_wired.protocol.table import State, names_of
+from pg_wired.protocol.server_error import PgError
 from pg_wired.protocol.types import LONG_LIMIT, SHORT_LIMIT
+from pg_wired.session.session import MAX_SETTINGS
+from pg_wired.session.table import State, names_of
 from rig.talk import describe, error
 from tests.protocol.conversation import PREPARED, READY, Client, later, pg_error, result
 from tests.protocol.test_table import ROADS

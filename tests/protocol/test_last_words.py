@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired.error import ConnectionClosed, Outcome, PgError
+from pg_wired.errors import ConnectionClosed, Outcome
 from pg_wired.protocol import messages as m
+from pg_wired.protocol.server_error import PgError
 from rig.talk import error
 from tests.protocol.conversation import (
     READY,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pg_wired.error import ProtocolError
+from pg_wired.errors import ProtocolError
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.records import FieldDescription
 from pg_wired.protocol.types import LONG_LIMIT

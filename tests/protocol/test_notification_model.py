@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pg_wired.error import ProtocolError
+from pg_wired.errors import ProtocolError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.notification_queue import Drop, NotificationQueue
 from pg_wired.protocol.records import Notification
+from pg_wired.session.notification_queue import Drop, NotificationQueue
 from rig.strategies import message
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pg_wired.error import ProtocolError
+from pg_wired.errors import ProtocolError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.notification_queue import Drop, NotificationQueue
 from pg_wired.protocol.records import ListenerGap, Notification, NotificationGap
+from pg_wired.session.notification_queue import Drop, NotificationQueue
 from tests.protocol.conversation import Sink
 
 

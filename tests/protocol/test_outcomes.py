@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired.error import (
-    Outcome,
-    PipelineAborted,
-    ProtocolError,
-    TransactionError,
-    UsageError,
-)
+from pg_wired.errors import Outcome, PipelineAborted, ProtocolError, TransactionError, UsageError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.requests import COMMITTING_TAGS
+from pg_wired.session.request import COMMITTING_TAGS
 from rig.talk import describe, error
 from tests.protocol.conversation import (
     PREPARED,

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from pg_wired.error import ConnectionClosed, Outcome, PgError, ProtocolError, TransactionError
+from pg_wired.errors import ConnectionClosed, Outcome, ProtocolError, TransactionError
 from pg_wired.protocol import messages as m
+from pg_wired.protocol.server_error import PgError
 from pg_wired.protocol.types import TransactionStatus
 from rig.talk import describe, error
 from tests.protocol.conversation import READY, Client, Sink, first, known, later, result

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired.error import ConnectionClosed, Outcome, PgError, ProtocolError, UsageError
+from pg_wired.errors import ConnectionClosed, Outcome, ProtocolError, UsageError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol import octets, requests
-from pg_wired.protocol.session import BUFFER_BYTES, Reason
+from pg_wired.protocol import octets
+from pg_wired.protocol.server_error import PgError
 from pg_wired.protocol.types import TransactionStatus
+from pg_wired.session.request import COPY_OUT, described_item, query_request, simple_query_request
+from pg_wired.session.session import BUFFER_BYTES, Reason
 from rig.talk import describe, error
 from tests.protocol.conversation import (
     PREPARED,
@@ -318,7 +320,7 @@ def test_no_close_stands_inside_a_group() -> None:
 def test_names_are_closed_before_the_first_item_of_any_kind() -> None:
     client = Client()
     client.session.statements.close("pgw_gone")
-    request = requests.described_item(Sink(), "select 1", ())
+    request = described_item(Sink(), "select 1", ())
     request.is_item = True
     client.session.submit(request)
     client.sync()
@@ -368,10 +370,10 @@ def test_the_parts_of_a_unit_share_their_fate() -> None:
 
 def test_each_part_of_an_answer_goes_to_the_oldest_request() -> None:
     client, rows, data = Client(), Consumer(), Consumer()
-    query = requests.query(Sink(), "select 1", (), (), 0, 0, 0.0)
+    query = query_request(Sink(), "select 1", (), (), 0, 0, 0.0)
     query.consumer = rows
     client.session.submit(query)
-    copied, gone = client.copy("copy", requests.COPY_OUT, data), client.query("select 2")
+    copied, gone = client.copy("copy", COPY_OUT, data), client.query("select 2")
     gone.cancelled = True
     client.feed(*first((b"1",)))
     client.feed(m.CopyOutResponse(0, (0,)), m.CopyData(b"x"), m.CopyDone(), m.CommandComplete("COPY 1"), READY)
@@ -433,7 +435,7 @@ def test_a_tag_is_noted_once() -> None:
     client = Client()
     opened = client.window()
     for _ in range(2):
-        client.session.submit_inside(opened, requests.simple_query(Sink(), "select", 0.0))
+        client.session.submit_inside(opened, simple_query_request(Sink(), "select", 0.0))
         client.take()
         client.feed(describe("a", ()), m.DataRow((b"1",)), m.CommandComplete("SELECT 1"), READY)
     assert opened.tags == {"SELECT"}

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from pg_wired.error import ConnectionClosed, Outcome, PgError, ProtocolError, UsageError
+from pg_wired.errors import ConnectionClosed, Outcome, ProtocolError, UsageError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol import requests
-from pg_wired.protocol.requests import MAX_NOTES
-from pg_wired.protocol.session import MAX_SETTINGS
+from pg_wired.protocol.server_error import PgError
+from pg_wired.session.request import COPY_IN, COPY_OUT, MAX_NOTES
+from pg_wired.session.session import MAX_SETTINGS
 from rig.talk import describe, error
 from tests.protocol.conversation import (
     PREPARED,
@@ -265,7 +265,7 @@ SLIPS: dict[str, tuple[Callable[[Client], Sink], list[m.BackendMessage], list[m.
     # In the extended protocol the Sync that was sent behind Execute has been taken for a part of the COPY.
     "extended": (lambda client: client.query("copy"), [*PREPARED, m.BindComplete()], [m.Sync()]),
     "portal": (lambda client: client.encoded(m.Execute("p", 5), m.Sync()), [], [m.Sync()]),
-    "asked for the other way": (lambda client: client.copy("copy", requests.COPY_OUT, Consumer()), [], []),
+    "asked for the other way": (lambda client: client.copy("copy", COPY_OUT, Consumer()), [], []),
 }
 
 
@@ -333,8 +333,8 @@ def test_copy_out_is_thrown_away(is_simple: bool, data: list[bytes]) -> None:
 
 def test_a_copy_that_was_asked_for() -> None:
     for states, answer in (
-        (requests.COPY_IN, m.CopyInResponse(1, ())),
-        (requests.COPY_OUT, m.CopyOutResponse(0, (0,))),
+        (COPY_IN, m.CopyInResponse(1, ())),
+        (COPY_OUT, m.CopyOutResponse(0, (0,))),
     ):
         client, consumer = Client(), Consumer()
         client.copy("copy", states, consumer)
@@ -347,7 +347,7 @@ def test_a_copy_that_was_asked_for() -> None:
 def test_a_copy_in_that_nobody_waits_for_any_more_is_given_up(behind: int) -> None:
     client, consumer = Client(), Consumer()
     client.inside = client.window()
-    client.copy("copy", requests.COPY_IN, consumer).cancelled = True
+    client.copy("copy", COPY_IN, consumer).cancelled = True
     syncs = [client.sync() for _ in range(behind)]
     client.take()
     client.feed(m.CopyInResponse(0, ()))
@@ -359,7 +359,7 @@ def test_a_copy_in_that_nobody_waits_for_any_more_is_given_up(behind: int) -> No
 
 def test_a_copy_out_that_nobody_waits_for_any_more_comes_and_goes() -> None:
     client, consumer = Client(), Consumer()
-    client.copy("copy", requests.COPY_OUT, consumer).cancelled = True
+    client.copy("copy", COPY_OUT, consumer).cancelled = True
     client.take()
     client.feed(m.CopyOutResponse(0, ()), m.CopyData(b"x"), m.CopyDone(), m.CommandComplete("COPY 1"), READY)
     assert (consumer.headers, consumer.parts, client.sent()) == ([], [], []) and client.session.failure is None

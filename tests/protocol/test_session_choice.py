@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired.protocol import requests
-from pg_wired.protocol.requests import Window
-from pg_wired.protocol.session import REQUEST_WEIGHT_SHIFT, Session, choose
+from pg_wired.session.request import Window, query_request
+from pg_wired.session.session import REQUEST_WEIGHT_SHIFT, Session, choose
 from tests.protocol.conversation import Sink
 
 
@@ -16,7 +15,7 @@ def sessions(*loads: int) -> list[Session]:
     for load in loads:
         session = Session({}, 16, 3)
         for _ in range(load):
-            session.submit(requests.query(Sink(), "select 1", (), (), 0, 0, 0.0))
+            session.submit(query_request(Sink(), "select 1", (), (), 0, 0, 0.0))
         made.append(session)
     return made
 

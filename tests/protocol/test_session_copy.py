@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired.error import ConnectionClosed, PgError, UsageError
+from pg_wired.errors import ConnectionClosed, UsageError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.notification_queue import NotificationQueue
-from pg_wired.protocol.requests import COPY_IN
-from pg_wired.protocol.session import Reason
+from pg_wired.protocol.server_error import PgError
+from pg_wired.session.notification_queue import NotificationQueue
+from pg_wired.session.request import COPY_IN
+from pg_wired.session.session import Reason
 from rig.talk import error
 from tests.protocol.conversation import READY, Client, Consumer, Sink, pg_error, result
 

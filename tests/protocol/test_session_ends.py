@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired.error import ConnectionClosed, IoError, Outcome, PgError, ProtocolError
+from pg_wired.errors import ConnectionClosed, IoError, Outcome, ProtocolError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol import requests
-from pg_wired.protocol.session import Reason
+from pg_wired.protocol.server_error import PgError
+from pg_wired.session.request import Request
+from pg_wired.session.session import Reason
 from rig.talk import error
 from tests.protocol.conversation import READY, Client, first, known, later, outcomes, pg_error, result
 
@@ -132,12 +133,12 @@ class Supervisor:
     def __init__(self, wants: bool = True) -> None:
         self.wants = wants
         self.ends = 0
-        self.moved: list[requests.Request] = []
+        self.moved: list[Request] = []
 
     def ended(self) -> None:
         self.ends += 1
 
-    def unsent(self, request: requests.Request) -> bool:
+    def unsent(self, request: Request) -> bool:
         assert self.ends  # it knows already
         if self.wants:
             self.moved.append(request)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired.error import ConnectionClosed, Outcome, PgError, PipelineAborted, RequestTimeout, UsageError
+from pg_wired.errors import ConnectionClosed, Outcome, PipelineAborted, RequestTimeout, UsageError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol import requests
 from pg_wired.protocol.octets import HIGH_WATER
-from pg_wired.protocol.requests import Window
-from pg_wired.protocol.session import Reason
+from pg_wired.protocol.server_error import PgError
 from pg_wired.protocol.types import TransactionStatus
+from pg_wired.session.request import Window, query_request, simple_query_request, sync_request
+from pg_wired.session.session import Reason
 from rig.talk import describe, error
 from tests.protocol.conversation import PREPARED, READY, STALE, Client, Sink, first, known, outcomes, pg_error, result
 
@@ -32,14 +32,14 @@ def is_open(opened: Window) -> bool:
 
 def inside(client: Client, opened: Window, sql: str) -> Sink:
     sink = Sink()
-    client.session.submit_inside(opened, requests.simple_query(sink, sql, 0.0))
+    client.session.submit_inside(opened, simple_query_request(sink, sql, 0.0))
     return sink
 
 
 def item(client: Client, opened: Window, sql: str) -> Sink:
     """A query that is not the last of its group."""
     sink = Sink()
-    request = requests.query(sink, sql, (), (), 0, 0, 0.0)
+    request = query_request(sink, sql, (), (), 0, 0, 0.0)
     request.is_item = True
     client.session.submit_inside(opened, request)
     return sink
@@ -47,7 +47,7 @@ def item(client: Client, opened: Window, sql: str) -> Sink:
 
 def sync(client: Client, opened: Window) -> Sink:
     sink = Sink()
-    client.session.submit_inside(opened, requests.sync(sink))
+    client.session.submit_inside(opened, sync_request(sink))
     return sink
 
 
@@ -235,7 +235,7 @@ def test_items_wait_for_their_sync_and_are_not_counted() -> None:
 def test_a_sync_that_nobody_waits_for_still_parts_two_groups() -> None:
     client = Client()
     opened = window(client)
-    client.session.submit_inside(opened, requests.simple_query(None, "x" * HIGH_WATER, 0.0))
+    client.session.submit_inside(opened, simple_query_request(None, "x" * HIGH_WATER, 0.0))
     before, cut, dropped, behind = (
         item(client, opened, "before"),
         sync(client, opened),
@@ -285,7 +285,7 @@ def test_a_stale_statement_in_a_transaction_is_dropped_too() -> None:
     opened = window(client)
     inside(client, opened, "begin")
     stale = Sink()
-    client.session.submit_inside(opened, requests.query(stale, "query", (), (), 0, 0, 0.0))
+    client.session.submit_inside(opened, query_request(stale, "query", (), (), 0, 0, 0.0))
     client.take()
     client.feed(*done("BEGIN", OPEN), STALE, m.ReadyForQuery("E"))
     assert isinstance(stale.error, PgError) and client.sent() == []
@@ -297,7 +297,7 @@ def test_outside_of_one_it_is_repeated_before_what_waits_inside() -> None:
     known(client, "query")
     opened = window(client)
     stale = Sink()
-    client.session.submit_inside(opened, requests.query(stale, "query", (), (), 0, 0, 0.0))
+    client.session.submit_inside(opened, query_request(stale, "query", (), (), 0, 0, 0.0))
     inside(client, opened, "behind")
     client.take()
     client.feed(STALE, READY)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pg_wired.error import ConnectionClosed, Outcome, PgWireError
+from pg_wired.errors import ConnectionClosed, Outcome, PgWireError
 from pg_wired.protocol import messages as m
 from tests.protocol.conversation import Client
 from tests.protocol.reference import STAGES, open_client

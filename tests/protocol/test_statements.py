@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pg_wired.protocol import frontend
 from pg_wired.protocol.records import FieldDescription
-from pg_wired.protocol.statements import MAX_CACHED_SQL, Statement, StatementCache, formatted, statement_name
+from pg_wired.session.statements import MAX_CACHED_SQL, Statement, StatementCache, formatted, statement_name
 
 A, B = FieldDescription("a", 0, 0, 23, 4, -1, 0), FieldDescription("b", 0, 0, 25, -1, -1, 0)
 TEXT, BINARY = frontend.ALL_TEXT, frontend.formats(1, "x")

@@ -8,16 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pg_wired.error import ProtocolError
+from pg_wired.errors import ProtocolError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol import table
-from pg_wired.protocol.requests import COPY_IN
-from pg_wired.protocol.requests import COPY_OUT as COPY_OUT_STATES
-from pg_wired.protocol.table import ACTIONS, ANSWERS, ASYNCHRONOUS, NEXT_STATES, TABLE, Action, Next, State, names_of
-from pg_wired.protocol.types import (
-    SHORT_LIMIT,
-    TransactionStatus,
-)
+from pg_wired.protocol.types import SHORT_LIMIT, TransactionStatus
+from pg_wired.session import table
+from pg_wired.session.request import COPY_IN
+from pg_wired.session.request import COPY_OUT as COPY_OUT_STATES
+from pg_wired.session.table import ACTIONS, ANSWERS, ASYNCHRONOUS, NEXT_STATES, TABLE, Action, Next, State, names_of
 from rig.talk import describe, error
 from tests.protocol.conversation import READY, Client, Consumer
 
@@ -203,7 +200,7 @@ def test_every_frontend_message_of_a_request_has_its_answers() -> None:
     assert [letter for letter, states in ANSWERS.items() if states[-1:] == (State.SYNC,)] == ["S", "Q"]
 
 
-PXD = Path(__file__).parents[2] / "src/pg_wired/protocol/table.pxd"
+PXD = Path(__file__).parents[2] / "src/pg_wired/session/table.pxd"
 
 
 def test_the_header_has_the_same_numbers() -> None:

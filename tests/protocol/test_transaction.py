@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired.error import ConnectionClosed, Outcome, PgError, PgWireError, TransactionError, UsageError
+from pg_wired.errors import ConnectionClosed, Outcome, PgWireError, TransactionError, UsageError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.transaction import BEGIN, GUARD
+from pg_wired.protocol.server_error import PgError
+from pg_wired.session.transaction import BEGIN, GUARD
 from rig.talk import describe, error
 from tests.protocol.conversation import PREPARED, READY, STALE, Client, first, known, later, pg_error, result
 

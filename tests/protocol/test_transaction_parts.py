@@ -6,11 +6,12 @@ import gc
 
 import pytest
 
-from pg_wired.error import ConnectionClosed, Outcome, PgError, PgWireError, RequestTimeout, TransactionError, UsageError
+from pg_wired.errors import ConnectionClosed, Outcome, PgWireError, RequestTimeout, TransactionError, UsageError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol import requests
-from pg_wired.protocol.transaction import BEGIN, GUARD, Transaction
+from pg_wired.protocol.server_error import PgError
 from pg_wired.protocol.types import TransactionStatus
+from pg_wired.session.request import query_request
+from pg_wired.session.transaction import BEGIN, GUARD, Transaction
 from rig.talk import describe, error
 from tests.protocol.conversation import PREPARED, READY, STALE, Client, Sink, first, known, later, pg_error, result
 
@@ -21,7 +22,7 @@ Answer = list[m.BackendMessage]
 
 def transact(client: Client, setup: str = "setup", sql: str = "query", *params: bytes, deadline: float = 0.0) -> Sink:
     sink = Sink()
-    whole = Transaction(setup, requests.query(sink, sql, params, (), 0, 0, deadline)).whole
+    whole = Transaction(setup, query_request(sink, sql, params, (), 0, 0, deadline)).whole
     client.session.submit(whole)
     client.sinks.append(sink)
     return sink

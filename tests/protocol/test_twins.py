@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pg_wired.protocol import session
+from pg_wired.session import session
 from tests.protocol import traffic
 
 ROOT = Path(__file__).parents[2]

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from pg_wired.error import PgWireError, ProtocolError
+from pg_wired.errors import PgWireError, ProtocolError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol import requests, session
+from pg_wired.session import session
+from pg_wired.session.request import COPY_OUT
 from tests.protocol.conversation import Client, Consumer, Sink
 from tests.protocol.model import Server
 
@@ -140,7 +141,7 @@ class Traffic:
 
     def copy(self) -> None:
         self.takers.append(Consumer())
-        self.client.copy(self.rng.choice(["copy out", "select 1", "fail"]), requests.COPY_OUT, self.takers[-1])
+        self.client.copy(self.rng.choice(["copy out", "select 1", "fail"]), COPY_OUT, self.takers[-1])
 
     def window(self) -> None:
         """Open one, enter it, or leave it, as things stand."""

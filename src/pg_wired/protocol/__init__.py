@@ -1,1 +1,1 @@
-"""Bytes in, events out, bytes out: the protocol without any I/O, clock, logging or randomness."""
+"""Messages and their bytes. It knows no requests and no sockets."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..error import ProtocolError
+from ..errors import ProtocolError
 from . import octets
 from .types import Row
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..error import ConfigError, ProtocolError
+from ..errors import ConfigError, ProtocolError
 from . import octets
 from .types import Row
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from ..error import ConfigError
+from ..errors import ConfigError
 from . import octets
 from .types import LONG_LIMIT, FormatCode, Oid, Value
 

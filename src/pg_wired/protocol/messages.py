@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from ..error import ProtocolError
-from . import declare
-from .declare import Message as Message
-from .layout import Array, Bytes, Char, Int, Record, Secret, String, Terminated, Value, Varies
+from ..errors import ProtocolError
+from . import schema
 from .records import FieldDescription
+from .schema import Array, Bytes, Char, Int, Record, Secret, String, Terminated, Value, Varies
+from .schema import Message as Message
 from .types import LONG_LIMIT
 
 INT16 = Int(2)
@@ -312,7 +312,7 @@ def encode(*messages: Message) -> bytes:
     """
     out: list[bytes] = []
     for message in messages:
-        body = declare.write(message)
+        body = schema.write(message)
         length = 4 + sum(map(len, body))
         if length > LONG_LIMIT:
             raise ValueError(f"{type(message).__name__}: {length} bytes are more than a message may have, {LONG_LIMIT}")
@@ -328,7 +328,7 @@ def decode_backend(tag: int, body: bytes) -> BackendMessage:
         cls = _AUTHENTICATION.get(body[:4])
     if cls is None:
         raise ProtocolError(f"no server sends a message with the tag {tag:#04x} that begins with {body[:4]!r}")
-    return declare.read(cls, body)
+    return schema.read(cls, body)
 
 
 def decode_frontend(
@@ -340,9 +340,9 @@ def decode_frontend(
         cls = password_as
     if cls is None:
         raise ProtocolError(f"no client sends a message with the tag {tag:#04x}")
-    return declare.read(cls, body)
+    return schema.read(cls, body)
 
 
 def decode_startup(body: bytes) -> StartupRequest:
     """The first message of a connection, which has no tag: one of four classes. Raises as `decode_backend` does."""
-    return declare.read(_STARTUP.get(body[:4], StartupMessage), body)
+    return schema.read(_STARTUP.get(body[:4], StartupMessage), body)

@@ -1,5 +1,6 @@
 cimport cython
-from . cimport backend, octets
+from . cimport backend
+from . cimport octets
 
 cdef class RowBody:
     cdef public bytearray data

@@ -10,7 +10,7 @@ from . import backend, octets
 from .types import Row
 
 if TYPE_CHECKING:
-    from .columnar import Column
+    from .columns import Column
     from .records import FieldDescription
 
 # Rows made at a time while iterating: their memory is used again and again, and the call for each lot costs nothing.
@@ -90,7 +90,7 @@ class RowStore:
         Raises ValueError for a column over 2 GiB (its offsets have 32 bits: take a stream's batches), and for rows of
         different widths.
         """
-        from . import columnar, messages
+        from . import columns, messages
 
         if self._body is None:
             body = RowBody()
@@ -98,7 +98,7 @@ class RowStore:
             body.append(data, 0, len(data))
         else:
             body = self._body
-        return columnar.columns(body.data, body.count, self.fields)
+        return columns.columns(body.data, body.count, self.fields)
 
 
 class Rows(RowStore, Sequence[Row]):

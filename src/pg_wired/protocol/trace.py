@@ -14,8 +14,7 @@ from __future__ import annotations
 import struct
 from typing import Any, Literal
 
-from . import declare
-from .layout import Array, Bytes, Char, Int, Layout, Record, Secret, String, Value, Varies
+from . import schema
 from .messages import (
     AuthenticationSASL,
     ErrorResponse,
@@ -28,6 +27,7 @@ from .messages import (
     StartupRequest,
     encode,
 )
+from .schema import Array, Bytes, Char, Int, Layout, Record, Secret, String, Value, Varies
 
 # In regress mode the place in the server's source is hidden, and so are the lengths that depend on the server.
 _SOURCE_FIELDS = "FLR"
@@ -57,7 +57,7 @@ def _fields(message: Message, regress: bool) -> str:
     # The codes of the startup family are shown as the protocol versions they pose as; those of the others are not.
     code = struct.unpack(">HH", message.code) if isinstance(message, StartupRequest) and message.code else ()
     shown = [f" {part}" for part in code]
-    for name, layout in declare.fields_of(type(message)):
+    for name, layout in schema.fields_of(type(message)):
         shown.append(_show(layout, getattr(message, name), regress, hidden=False))
     return "".join(shown) + _ENDS.get(type(message), "")
 

@@ -1,0 +1,1 @@
+"""Many tasks on one connection: its requests and verbs."""

@@ -1,0 +1,27 @@
+from ..session.request cimport Request
+from .lease cimport Turn
+
+cdef class ItemReply:
+    cdef PgPipeline _pipeline
+    cdef long long _group
+    cdef object _reply
+    cdef object _result
+    cdef bint _has_result
+
+    cdef object _future(self)
+    cpdef bint done(self) except -1
+    cpdef set_result(self, object result)
+    cpdef set_exception(self, object exception)
+
+cdef class PgPipeline:
+    cdef object __weakref__
+    cdef object _wire
+    cdef Turn _turn
+    cdef object _acquire_timeout
+    cdef readonly object loop
+    cdef object _last
+    cdef Py_ssize_t _queued
+    cdef readonly long long groups
+    cdef public bint has_told
+
+    cdef _queue(self, Request request)

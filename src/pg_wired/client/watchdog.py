@@ -1,0 +1,158 @@
+"""One timer a connection: deadlines, and the cancelling of a request that nobody waits for. It knows no sockets.
+
+A timer, a task or a callback for each request would cost a tenth of a pipelined request. So the watch looks on while
+something is unanswered: at the next deadline; every INTERVAL while several requests are, of which none can be
+cancelled; and not at all while one is, because that one request it gives a callback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ..errors import PgWireError
+from ..loop.transport import Transport
+from ..session.request import Request
+from ..session.session import Session
+
+if TYPE_CHECKING:
+    from ..session.request import Sink
+
+# Seconds. How late an abandoned request may be noticed; 50 looks a second cost nothing that can be measured.
+INTERVAL = 0.02
+# Seconds. What a request in a window may still take to end, once the server was asked to stop it.
+GRACE = 5.0
+# Seconds between CancelRequests for one query, at the most.
+LONGEST_PAUSE = 1.0
+_NEVER = float("inf")
+
+
+class Watch:
+    """Looks after one session's requests. `cancel` sends a CancelRequest and waits for its end; None without a key."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        session: Session,
+        cancel: Callable[[], Awaitable[None]] | None,
+        transport: Transport,
+    ) -> None:
+        self._loop = loop
+        self._session = session
+        self._cancel = cancel
+        self._transport = transport
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = _NEVER
+        self._hooked: Sink | None = None
+        self._seen = 0  # the number of the oldest request at an earlier look, and when that was
+        self._seen_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self.is_armed = False  # whether it looks within INTERVAL
+
+    def arm(self) -> None:
+        """Look before long: there is something unanswered."""
+        self._at(min(self._loop.time() + INTERVAL, self._deadline))
+
+    def arm_for(self, deadline: float) -> None:
+        """Look at `deadline`, too."""
+        if deadline < self._deadline:
+            self._deadline = deadline
+            self._at(min(self._loop.time() + INTERVAL, deadline))
+
+    def stop(self) -> None:
+        """The connection has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        self.is_armed = False
+
+    def closed(self, _: object) -> None:
+        """The connection has ended by itself. A deadline that was far away would keep all of it until then."""
+        self.stop()
+
+    async def ended(self) -> None:
+        """Stop, and wait for a cancel connection that is under way."""
+        self.stop()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def _at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self.is_armed = when <= self._loop.time() + INTERVAL
+        self._timer = self._loop.call_at(when, self._look) if when != _NEVER else None
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if self._deadline <= now:
+            self._transport.read_now()  # an answer that is there already beats its deadline
+            self._deadline = self._session.expire(now) or _NEVER
+            self._transport.flush()
+        looks_on = self._note_slow(now) or len(self._session.inflight) > 1
+        request = self._session.sole()
+        sole = request.sink if request is not None else None
+        if isinstance(sole, asyncio.Future) and not sole.done() and sole is not self._hooked:
+            self._hooked = sole
+            sole.add_done_callback(self._sole_done)
+        self.cancel_abandoned()
+        self._at(min(now + INTERVAL if looks_on else _NEVER, self._deadline))
+
+    def _note_slow(self, now: float) -> bool:
+        """Tell a pool, by a number, that the oldest request takes its time. Says whether that is still to be seen."""
+        session = self._session
+        oldest = session.head.number
+        if session.supervisor is None or not oldest:
+            return False
+        if oldest != self._seen:
+            self._seen, self._seen_at = oldest, now
+        elif now - self._seen_at > INTERVAL / 2:  # looks for deadlines come in between
+            session.mark_slow()
+        return session.slow != oldest
+
+    def _sole_done(self, _: object) -> None:
+        self._hooked = None
+        self.cancel_abandoned()
+
+    def cancel_abandoned(self) -> None:
+        """Have the server stop the only unanswered request, if nobody waits for it any more."""
+        sole = self._session.sole()
+        if sole is None or sole.sink is None or not sole.sink.done() or self._cancel is None or self._task is not None:
+            return
+        last = self._session.hold_for_cancel(sole)
+        if self._session.window is not None:
+            self._loop.call_later(GRACE, self._give_up, last)
+        self._task = self._loop.create_task(self._stop_server(last))
+
+    async def _stop_server(self, last: Request) -> None:
+        """Nothing is written until the cancel connection has ended: a late cancel would hit the next request.
+
+        One that came before the query had begun there was lost, so there may be others.
+        """
+        assert self._cancel is not None
+        pause = INTERVAL
+        try:
+            while last in self._session.inflight:
+                with suppress(PgWireError):  # the server's answer to the request is awaited all the same
+                    await self._cancel()
+                await self._answered(last, pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+        finally:
+            self._task = None
+            self._session.release()
+            self._transport.flush()
+
+    async def _answered(self, last: Request, pause: float) -> None:
+        """Until the request is answered, `pause` seconds at most; usually that is so at the first look."""
+        end = self._loop.time() + pause
+        step = 0.0
+        while last in self._session.inflight and self._loop.time() < end:
+            await asyncio.sleep(step)
+            step = 2 * step or 0.001
+
+    def _give_up(self, abandoned: Request) -> None:
+        """In a window others wait for its end: no longer than this."""
+        if abandoned in self._session.inflight:
+            self._transport.abort()

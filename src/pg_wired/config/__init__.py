@@ -1,0 +1,1 @@
+"""Connection strings, keyword arguments, files and environment variables, made into a ConnConfig. It dials nothing."""

@@ -1,0 +1,95 @@
+"""TLS as libpq's words have it. It opens no socket and reads no file."""
+
+from __future__ import annotations
+
+from enum import Enum
+from os import PathLike, fspath
+from typing import ClassVar, TypeAlias
+
+from ..errors import ConfigError
+from ..frozen import Frozen
+
+Text: TypeAlias = "str | bytes | PathLike[str] | None"
+
+
+class TlsMode(Enum):
+    """libpq's `sslmode`: whether TLS is tried, demanded, and what of the server's certificate is checked."""
+
+    DISABLE = "disable"
+    ALLOW = "allow"
+    PREFER = "prefer"
+    REQUIRE = "require"
+    VERIFY_CA = "verify-ca"
+    VERIFY_FULL = "verify-full"
+
+    @property
+    def is_demanded(self) -> bool:
+        """Whether nothing goes out in clear."""
+        return self in (TlsMode.REQUIRE, TlsMode.VERIFY_CA, TlsMode.VERIFY_FULL)
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the server must prove who it is."""
+        return self in (TlsMode.VERIFY_CA, TlsMode.VERIFY_FULL)
+
+
+class TlsConfig(Frozen):
+    """TLS in objects instead of `ssl...` options: what is given here is used in their place; `sslmode` still decides,
+    and is verify-full by default where there are `roots`, else require.
+
+    `roots`, `certificate`, `key` and `crl` are a path, or PEM text itself (str or bytes); `roots="system"` are the
+    operating system's, and need verify-full. Versions are "TLSv1.2" or "TLSv1.3". `server_hostname` is the name to ask
+    for and to verify in place of `host`. Unlike the options' files, what is named here must exist. Raises ConfigError.
+    """
+
+    hidden: ClassVar = frozenset({"certificate", "key", "key_password"})  # a certificate's PEM may have its key
+    roots: str | bytes | None
+    certificate: str | bytes | None
+    key: str | bytes | None
+    key_password: str | None
+    crl: str | bytes | None
+    minimum_version: str | None
+    maximum_version: str | None
+    direct: bool
+    server_hostname: str | None
+
+    def __init__(
+        self,
+        *,
+        roots: Text = None,
+        certificate: Text = None,
+        key: Text = None,
+        key_password: str | None = None,
+        crl: Text = None,
+        minimum_version: str | None = None,
+        maximum_version: str | None = None,
+        direct: bool = False,
+        server_hostname: str | None = None,
+    ) -> None:
+        if key is not None and certificate is None:
+            raise ConfigError("TlsConfig: a key needs its certificate: pass certificate=")
+        files = {"roots": roots, "certificate": certificate, "key": key, "crl": crl}
+        super().__init__(
+            **{name: _path_or_pem(name, value) for name, value in files.items()},
+            key_password=key_password,
+            minimum_version=minimum_version,
+            maximum_version=maximum_version,
+            direct=direct,
+            server_hostname=server_hostname,
+        )
+
+
+def is_pem(value: str | bytes) -> bool:
+    """Whether this is the text itself, and not the path of a file."""
+    return isinstance(value, bytes) or "-----BEGIN " in value
+
+
+def _path_or_pem(name: str, value: Text) -> str | bytes | None:
+    if isinstance(value, str | bytes) and not value:
+        raise ConfigError(f"TlsConfig: {name} is empty: pass a path or PEM text, or leave it out")
+    if value is None or isinstance(value, str | bytes):
+        return value
+    try:
+        return fspath(value)
+    except TypeError:
+        raise TypeError(f"TlsConfig: {name} is {type(value).__name__}: pass a path, or PEM as str or bytes") from None

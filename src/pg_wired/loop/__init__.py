@@ -1,0 +1,1 @@
+"""What touches the event loop: one non-blocking socket, its owner, deadlines. It knows no protocol."""

@@ -1,9 +1,0 @@
-from .protocol.notification_queue cimport NotificationQueue
-
-cdef class QueueReader:
-    cdef object __weakref__
-    cdef readonly NotificationQueue _queue
-
-cdef class NotificationReceiver(QueueReader):
-    cdef object _link
-    cdef object _session

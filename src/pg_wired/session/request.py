@@ -1,0 +1,414 @@
+"""One request, from the call until its ReadyForQuery: what is asked, and what has come. It sends nothing.
+
+A request's script lists the states that its answers lead through (`table.py`). A window is a request, too: when its
+turn comes, only the requests of its owner are sent.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import ConfigError, Outcome, PgWireError, PipelineAborted, ProtocolError, UsageError
+from ..protocol import backend, frontend, octets, rows
+from ..protocol.rows import Rows
+from ..protocol.server_error import PgError
+from ..protocol.types import LONG_LIMIT, Oid, Row, Value
+from . import statements, table
+from .table import ANSWERS, State
+
+if TYPE_CHECKING:
+    from ..protocol.records import FieldDescription
+
+ALL_TEXT = frontend.ALL_TEXT
+EMPTY: list[Row] = []  # shared, so nothing is ever put into it
+SYNC = frontend.SYNC
+SYNC_SCRIPT = bytes([State.SYNC])
+COPY_IN = bytes([State.COPY_IN_QUERY, State.SYNC])
+COPY_OUT = bytes([State.COPY_OUT_QUERY, State.SYNC])
+DESCRIPTION = bytes([State.PARSE, State.PARAMETERS, State.FIELDS, State.SYNC])
+SIMPLE = bytes([State.QUERY, State.SYNC])
+# Tags of commands that have committed, whatever follows in their group: PreventInTransactionBlock() makes a command
+# commit at once. CALL, DO and CONCURRENTLY commands do not show it (docs/queries.md).
+COMMITTING_TAGS = frozenset(["COMMIT", "PREPARE TRANSACTION", "VACUUM", "ALTER SYSTEM"]) | frozenset(
+    f"{verb} {kind}" for verb in ("CREATE", "DROP") for kind in ("DATABASE", "TABLESPACE")
+)
+# A server that gives up adds an error or two to the one it fails with. A flood of them is not kept.
+MAX_NOTES = 10
+_ONE_REQUEST = "pass one Query, or extended messages that end in their one Sync"
+
+
+if TYPE_CHECKING:  # a Protocol takes longer to make than the rest of this module to load
+
+    class Sink(Protocol):
+        """Where an answer goes: an asyncio future, or anything like it. It must not call back into the session."""
+
+        def done(self) -> bool: ...
+        def set_result(self, result: Any, /) -> None: ...
+        def set_exception(self, exception: Any, /) -> None: ...
+        def exception(self) -> Any: ...
+
+    class Consumer(Protocol):
+        """Takes the parts of an answer as they come: rows, or the data of a COPY. Like a sink, it only listens."""
+
+        def header(self, header: Any, /) -> None: ...
+        def take(self, part: Any, n: int, /) -> None: ...
+
+    class Unit(Protocol):
+        """Several groups sent as one. `query` is the part that the caller waits for, `whole` holds all parts."""
+
+        query: Request
+        whole: Request
+
+        def settle(self, session: Any, part: Request, group: list[Request]) -> None: ...
+        def compose(self) -> None: ...
+
+    class Supervisor(Protocol):
+        """Has several connections, and hears from each. It may call into other sessions, but not into this one."""
+
+        def ended(self) -> None:
+            """The connection takes no more requests. Called before any caller is told, and perhaps more than once."""
+
+        def unsent(self, request: Request, /) -> bool:
+            """Take over a request of which nothing was sent. Returns whether that is done."""
+
+
+class Request:
+    """A request of one sync group. `deadline` is in seconds on the loop's clock, 0 for none.
+
+    A request without a `sink` has no caller: its answer is thrown away.
+    """
+
+    def __init__(self, sink: Sink | None, sql: str, deadline: float) -> None:
+        self.sink = sink
+        self.sql = sql
+        self.deadline = deadline
+        # what is asked: `data`, or one query
+        self.data: bytes | None = None
+        self.params: tuple[bytes | None, ...] = ()
+        self.oids: tuple[Oid, ...] = ()
+        self.param_formats = ALL_TEXT
+        self.result_formats = ALL_TEXT
+        self.is_unnamed = False
+        self.consumer: Consumer | None = None
+        self.parts: list[Request] | None = None  # of a unit, which is encoded as a whole
+        self.unit: Unit | None = None
+        self.is_window = False
+        self.is_item = False  # one of several in a sync group: its Sync comes later
+        self.may_stay_open = False  # a transaction, after it
+        self.releases_hold = False  # nothing is encoded until it is answered
+        self.may_move = False  # to another connection, once, if this one ends before any of its bytes are sent
+        # how it was encoded
+        self.number = 0
+        self.is_skipped = False
+        self.start = octets.NEVER  # where its bytes start in all that the session has encoded
+        self.statement: statements.Statement | None = None
+        self.parses = False
+        self.script = b""
+        self.step = 0
+        # what has come
+        self.columns = octets.NO_ROWS
+        self.param_oids: tuple[Oid, ...] = ()
+        self.fields: tuple[FieldDescription, ...] = ()
+        self.made: list[Row] = EMPTY  # rows, where all of a result came in one piece; else they are in `body`
+        self.body: rows.RowBody | None = None
+        self.result: Rows | None = None
+        self.results: list[Rows] | None = None
+        self.tag = ""
+        self.error: PgError | None = None
+        self.refusal: UsageError | None = None
+        self.is_description = False
+        self.discards = False
+        self.is_bound = False
+        self.is_repaired = False
+        self.has_committed = False
+
+    def become_item(self) -> None:
+        """The request is one of several in a sync group: its Sync comes later."""
+        self.is_item = True
+
+    def deliver_to(self, consumer: Consumer) -> None:
+        """Give the parts of the answer to `consumer` as they come."""
+        self.consumer = consumer
+
+    def allow_move(self) -> None:
+        """Let the request move to another connection, once, if this one ends before any of its bytes are sent."""
+        self.may_move = True
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it is no part of a unit, and a caller waits for it."""
+        return self.unit is None and self.parts is None and self.sink is not None and not self.sink.done()
+
+    def take_rows(self, p: bytearray, i: int, end: int, is_query: bool) -> int:
+        """Take the run of DataRow at `i`; returns where it ends. Rows that no caller waits for are thrown away.
+
+        The rows of a statement that follows a COPY, or runs in its place (`is_query` is False), are not for a consumer.
+        """
+        self.look_for_reader()
+        at = backend.check(p, i, end, self.columns)
+        if at == i or self.discards:
+            return at
+        if self.consumer is not None:
+            if is_query:
+                self.body = rows.RowBody()
+                self.body.append(p, i, at)
+                self.consumer.take(self.body, at - i)
+                self.body = None
+        elif self.body is None and (self.made or (at < end and p[at] != 68)):
+            # The whole result is here: few rows, which are made at once.
+            if not self.made:
+                self.made = []
+            backend.make(p, i, at, end, self.made)
+        else:
+            if self.body is None:
+                self.body = rows.RowBody()
+            self.body.append(p, i, at)
+        return at
+
+    def take_data(self, p: bytearray, i: int, end: int) -> int:
+        """Take the run of CopyData at `i`, as one piece; returns where it ends."""
+        self.look_for_reader()
+        data = bytearray()
+        at = backend.data(p, i, end, data)
+        if self.consumer is not None and data and not self.discards:
+            self.consumer.take(bytes(data), len(data))
+        return at
+
+    def look_for_reader(self) -> None:
+        """After the first part of an answer: throw the rest away if no caller waits for it."""
+        if self.body is None and self.consumer is None and not self.made:
+            return
+        if self.sink is None or self.sink.done():
+            self.discards = True
+            self.made = EMPTY
+            self.body = None
+
+    def end_result(self, tag: str) -> None:
+        """One statement has ended: make its Rows, if there is a caller."""
+        if self.sink is not None:
+            self.result = Rows(self.fields, self.made, tag, self.body)
+            if self.results is not None:
+                self.results.append(self.result)
+        self.made = EMPTY
+        self.body = None
+        if self.script[0] == table.QUERY:
+            self.fields = ()
+            self.columns = octets.NO_ROWS
+
+    def answer(self) -> Any:
+        """What its caller gets when all went well."""
+        if self.results is not None:
+            return self.results
+        if self.is_description:
+            from ..protocol.records import StatementDescription
+
+            return StatementDescription(self.param_oids, self.fields)
+        return self.result if self.result is not None else Rows((), EMPTY, "")
+
+    def fail(self, error: PgWireError) -> None:
+        """Tell the caller, if it still waits."""
+        if self.sink is not None and not self.sink.done():
+            self.sink.set_exception(error)
+            if self.is_item and isinstance(error, (PipelineAborted, UsageError)):
+                self.sink.exception()  # mark it as retrieved: another item, or the end of the pipeline, says why
+
+    def again(self) -> None:
+        """Back to what it was before it was encoded, to be sent once more."""
+        self.is_repaired = True
+        self.parses = False
+        self.start = octets.NEVER
+        self.step = 0
+        self.columns = octets.NO_ROWS
+        self.error = None
+
+    def forget_encoding(self) -> None:
+        """Back to what it was before it was encoded; nothing of it has left."""
+        self.statement = None
+        self.parses = False
+        self.start = octets.NEVER
+        if self.data is None:
+            self.columns = octets.NO_ROWS
+            self.fields = ()
+
+    def outcome(self, handed: int) -> Outcome:
+        """What a failure means for it, when the socket has taken `handed` bytes of the session."""
+        if handed > self.start:
+            return Outcome.UNKNOWN
+        return Outcome.REJECTED if self.is_repaired else Outcome.NOT_SENT
+
+
+class Window(Request):
+    """A time in which only the requests of one owner are sent on a shared connection.
+
+    It waits in order among the requests. When its turn comes, its sink gets it, and only the requests in `inside` are
+    encoded. `sql` names it in errors. With `has_state`, its requests may leave a transaction open.
+    """
+
+    def __init__(self, sink: Sink, name: str, deadline: float, has_state: bool) -> None:
+        super().__init__(sink, name, deadline)
+        self.is_window = True
+        self.has_state = has_state
+        self.parameters: dict[str, str] = {}  # the server's settings when it was opened
+        self.owner: object = None  # the task inside
+        self.last_tag = ""  # of a result with rows: the same tag again shows nothing new
+        self.tags: set[str] = set()  # the command tags seen inside, without their numbers
+        self.inside: deque[Request] = deque()
+
+    def open(self) -> None:
+        """Its turn has come: tell the owner."""
+        if self.sink is not None:
+            self.sink.set_result(self)
+
+    def entered(self, owner: object, parameters: dict[str, str]) -> None:
+        """The task `owner` is inside; `parameters` are the server's settings now."""
+        self.owner = owner
+        self.parameters = dict(parameters)
+
+    def owner_left(self, owner: object = None) -> None:
+        """The task inside has left; `owner` is the task around it, where there is one."""
+        self.owner = owner
+
+    def saw(self, tag: str, is_without_rows: bool) -> None:
+        """Note what may have changed the session. SELECT INTO and CREATE TABLE AS have SELECT's tag, but no rows."""
+        if not is_without_rows:
+            self.last_tag = tag
+        kind = tag.rstrip("0123456789 ")
+        self.tags.add("SELECT INTO" if kind == "SELECT" and is_without_rows else kind)
+
+
+def add_note(first: PgError, further: PgError) -> None:
+    """Add a further error to the first one: a pooler has something to say after the server that it stands for."""
+    if len(getattr(first, "__notes__", ())) < MAX_NOTES:
+        first.add_note(f"then: {further}")
+
+
+# Each of these functions raises for what is wrong with its arguments, before anything is sent.
+
+
+def query_request(
+    sink: Sink,
+    sql: str,
+    params: Sequence[Value],
+    param_oids: Sequence[Oid],
+    param_formats: int | Sequence[int],
+    result_formats: int | Sequence[int],
+    deadline: float,
+) -> Request:
+    """One extended query; its answer is Rows."""
+    request = Request(sink, frontend.text(sql, "sql"), deadline)
+    request.params = frontend.values(params)
+    if param_oids:
+        request.oids = frontend.oids(param_oids)
+    if param_formats != 0:
+        request.param_formats = frontend.formats(param_formats, "param_formats")
+        frontend.check_count(request.param_formats, len(request.params), "param_formats")
+    if result_formats != 0:
+        request.result_formats = frontend.formats(result_formats, "result_formats")
+    return request
+
+
+def simple_query_request(sink: Sink | None, sql: str, deadline: float) -> Request:
+    """One simple Query; its answer is a list of Rows, one for each statement."""
+    request = Request(sink, frontend.text(sql, "sql"), deadline)
+    request.results = []
+    request.data = frontend.query(request.sql)
+    request.script = SIMPLE
+    return request
+
+
+def describe_request(sink: Sink, sql: str, param_oids: Sequence[Oid], deadline: float) -> Request:
+    """Parse and Describe of an unnamed statement; its answer is a StatementDescription."""
+    request = Request(sink, frontend.text(sql, "sql"), deadline)
+    from ..protocol import messages
+
+    request.is_description = True
+    request.data = messages.encode(
+        messages.Parse("", sql, frontend.oids(param_oids)), messages.Describe("S", ""), messages.Sync()
+    )
+    request.script = DESCRIPTION
+    return request
+
+
+def described_item(sink: Sink, sql: str, param_oids: Sequence[Oid]) -> Request:
+    """The same as an item of a sync group, without a Sync of its own."""
+    request = describe_request(sink, sql, param_oids, 0.0)
+    request.is_item = True
+    assert request.data is not None
+    request.data = request.data[: len(request.data) - len(SYNC)]
+    request.script = request.script[: len(request.script) - 1]
+    return request
+
+
+def encoded_request(
+    sink: Sink, data: bytes, drain: bool, deadline: float, fields: tuple[FieldDescription, ...] = ()
+) -> Request:
+    """A request that a layer above has encoded; of several results the last is the answer, as in libpq's PQexec.
+
+    `fields` are the columns where they are known from an earlier Describe.
+    """
+    request = Request(sink, "", deadline)
+    request.script = script_of(data)
+    request.data = data
+    request.discards = drain
+    request.fields = fields
+    if request.script != SIMPLE:  # which portal a Describe was for, only the layer above knows
+        request.columns = octets.ANY_COUNT
+    return request
+
+
+def sync_request(sink: Sink | None, deadline: float = 0.0) -> Request:
+    """A Sync, which ends the sync group before it; answered after all requests before it."""
+    request = Request(sink, "Sync", deadline)
+    request.data, request.script = SYNC, SYNC_SCRIPT
+    return request
+
+
+def failing_item() -> Request:
+    """An item that is sure to fail, so that its sync group is rolled back: Execute of a portal that does not exist."""
+    from ..protocol import messages
+
+    request = Request(None, "", 0.0)
+    request.data = messages.encode(messages.Execute("pg_wired: never synced"))
+    request.script = bytes([State.EXECUTE])
+    request.is_item = True
+    return request
+
+
+def copy_request(sink: Sink, sql: str, consumer: Consumer, states: bytes, deadline: float) -> Request:
+    """A COPY by a simple Query; `states` is COPY_IN or COPY_OUT, and `consumer` gets its header and data."""
+    request = simple_query_request(sink, sql, deadline)
+    request.script, request.consumer = states, consumer
+    return request
+
+
+def script_of(data: bytes) -> bytes:
+    """The states that the answers to already encoded messages lead through.
+
+    Raises ConfigError where `data` is not one whole, legal request.
+    """
+    from ..protocol import messages
+
+    states: list[int] = []
+    letters = ""
+    i = 0
+    while i < len(data):
+        n = octets.get_i32(data, i + 1) if len(data) - i >= 5 else 0
+        if n < 4 or n > LONG_LIMIT or i + 1 + n > len(data):
+            raise ConfigError(f"the message at byte {i} is cut off or has a wrong length: {_ONE_REQUEST}")
+        letter = chr(data[i])
+        body = data[i + 5 : i + 1 + n]
+        answer = letter + chr(body[0]) if letter == "D" and body else letter
+        if answer not in ANSWERS:
+            raise ConfigError(f"message {letter!r} at byte {i} cannot be part of a shared request: {_ONE_REQUEST}")
+        try:
+            messages.decode_frontend(data[i], body)
+        except ProtocolError as error:
+            raise ConfigError(f"the message at byte {i}: {error}") from error
+        states += ANSWERS[answer]
+        letters += letter
+        i += 1 + n
+    if letters != "Q" and ("Q" in letters or letters.count("S") != 1 or letters[len(letters) - 1] != "S"):
+        raise ConfigError(f"messages {letters!r} are not one request: {_ONE_REQUEST}")
+    return bytes(states)
