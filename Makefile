@@ -97,7 +97,7 @@ demo: .venv/server.group $(READY)
 test: .venv/test.group .venv/bench.group $(READY)
 	@[ $(BUILD) = compiled ] || echo "make: PG_WIRED_PURE=1, so nothing is compiled"
 	@PYTHONPATH="$(CURDIR)/src" PG_WIRED_EXPECT=interpreted .venv/bin/python $(pytest)
-	@[ "$(ARGS)" ] || PYTHONPATH="$(CURDIR)/src" .venv/bin/python -m tests.check_coverage
+	@[ "$(ARGS)" ] || PYTHONPATH="$(CURDIR)/src" .venv/bin/python -m tests.project.check_coverage
 	@$(MAKE) --no-print-directory smoke
 	@[ $(BUILD) != compiled ] || PG_WIRED_EXPECT=compiled PG_WIRED_OTHER_BUILD="$(CURDIR)/src" $(run) $(pytest) $(other)
 

@@ -48,9 +48,9 @@ async def select(client: Opened, tasks: int, seconds: float) -> Metrics:
     """Point selects; wall time and this process's CPU time per request."""
     async with client() as task:
         await ask(task, tasks, Clock(seconds * WARM_UP))
-        watch, clock = Stopwatch(), Clock(seconds)
+        watchdog, clock = Stopwatch(), Clock(seconds)
         await ask(task, tasks, clock)
-        return watch.each(clock.requests)
+        return watchdog.each(clock.requests)
 
 
 async def latency(client: Opened, tasks: int, seconds: float) -> Metrics:
@@ -67,26 +67,26 @@ async def query(client: Opened, sql: str, seconds: float) -> Metrics:
         count, end = -1, float("inf")
         while count < 1 or time.perf_counter() < end:
             if count == 0:
-                watch, end = Stopwatch(), time.perf_counter() + seconds
+                watchdog, end = Stopwatch(), time.perf_counter() + seconds
             for _row in await take(sql):
                 pass
             count += 1
-        return watch.each(count)
+        return watchdog.each(count)
 
 
 async def scan(client: Opened, rows: int) -> Metrics:
     """All rows of a table: wall time until each was touched, and of touching; CPU time until they are there; memory."""
     async with client() as fetch:
         before = _memory("VmRSS")
-        watch = Stopwatch()
+        watchdog = Stopwatch()
         result = await fetch()
-        _, cpu = watch.times()
-        busy = watch.busy()
+        _, cpu = watchdog.times()
+        busy = watchdog.busy()
         held = _memory("VmRSS") - before
-        there, _ = watch.times()
+        there, _ = watchdog.times()
         for _id, _amount, _name, _moment in result:
             pass
-        wall, _ = watch.times()
+        wall, _ = watchdog.times()
         assert len(result) == rows, len(result)
     each = {"touch_s": wall - there, "cpu_row_ns": cpu / rows * 1e9, "held_bytes": held * 1e6 / rows, "busy": busy}
     return {"wall_s": wall, "cpu_s": cpu, "peak_mb": _memory("VmHWM"), "held_mb": held} | each
@@ -95,10 +95,10 @@ async def scan(client: Opened, rows: int) -> Metrics:
 async def move(client: Opened, rows: int) -> Metrics:
     """All rows of a table, one way or the other."""
     async with client() as moved:
-        watch = Stopwatch()
+        watchdog = Stopwatch()
         count = await moved()
-        wall, cpu = watch.times()
-        busy = watch.busy()
+        wall, cpu = watchdog.times()
+        busy = watchdog.busy()
         assert count == rows, count
     return {"wall_s": wall, "cpu_s": cpu, "peak_mb": _memory("VmHWM"), "busy": busy}
 
@@ -107,10 +107,10 @@ async def connects(client: Opened, count: int) -> Metrics:
     """Log in and close, one after the other. The first is not measured: imports and caches are its own."""
     async with client() as connect:
         await connect()
-        watch = Stopwatch()
+        watchdog = Stopwatch()
         for _ in range(count):
             await connect()
-        each = watch.each(count)
+        each = watchdog.each(count)
     return {"wall_ms": each["wall_us"] / 1000, "cpu_ms": each["cpu_us"] / 1000, "busy": each["busy"]}
 
 
@@ -119,9 +119,9 @@ async def notifications(client: Opened, count: int) -> Metrics:
     send = f"SELECT count(pg_notify('{CHANNEL}', i::text)) FROM generate_series(1, {count}) AS i"
     async with client() as receive:
         subprocess.run(["psql", "-Xqc", send], stdout=subprocess.DEVNULL, check=True)
-        watch = Stopwatch()
+        watchdog = Stopwatch()
         await receive(count)
-        return watch.each(count)
+        return watchdog.each(count)
 
 
 def _memory(field: str) -> float:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import trustme
 
 from pg_wired.loop.transport import Transport
-from pg_wired.protocol.buffers import Receiver
+from pg_wired.protocol.buffers import Buffers
 
 from .checks import until
 
@@ -23,7 +23,7 @@ VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3
 KINDS = ["plain", *VERSIONS]
 
 
-class Kept(Receiver):
+class Kept(Buffers):
     """Keeps everything, through a buffer of a certain size."""
 
     def __init__(self, size: int = 65536) -> None:

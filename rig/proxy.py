@@ -76,7 +76,7 @@ class Proxy:
         self.up = Direction()
         self.down = Direction()
         self.accepted = 0
-        self._links: dict[asyncio.Task[None], tuple[socket.socket, ...]] = {}
+        self._cores: dict[asyncio.Task[None], tuple[socket.socket, ...]] = {}
         self._listener = socket.create_server(("127.0.0.1", 0))
 
     @property
@@ -90,13 +90,13 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        return len(self._links)
+        return len(self._cores)
 
     def cut(self, end: End = "fin") -> None:
         """End every connection, at both sides."""
-        for link, sockets in self._links.items():
+        for core, sockets in self._cores.items():
             _close(sockets, end)
-            link.cancel()
+            core.cancel()
 
     def hold(self) -> None:
         """Nothing goes through any more; no connection ends."""
@@ -116,7 +116,7 @@ class Proxy:
     async def __aexit__(self, *exc: object) -> None:
         self._accepting.cancel()
         self.cut("rst")
-        await asyncio.gather(self._accepting, *self._links, return_exceptions=True)
+        await asyncio.gather(self._accepting, *self._cores, return_exceptions=True)
         self._listener.close()
 
     async def _accept(self) -> None:
@@ -128,9 +128,9 @@ class Proxy:
             for sock in (client, server):
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            link = asyncio.create_task(self._serve(client, server))
-            self._links[link] = (client, server)
-            link.add_done_callback(self._links.pop)
+            core = asyncio.create_task(self._serve(client, server))
+            self._cores[core] = (client, server)
+            core.add_done_callback(self._cores.pop)
 
     async def _serve(self, client: socket.socket, server: socket.socket) -> None:
         end: End = "rst"  # for the client, where there is no server

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.records import FieldDescription
 from pg_wired.protocol.trace import trace_line
-from pg_wired.protocol.types import LONG_LIMIT, Row
+from pg_wired.protocol.types import LONG_LIMIT_BYTES, Row
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Talk:
         if len(self.unread) < head:
             return None
         length = int.from_bytes(self.unread[head - 4 : head], "big")
-        assert 4 <= length <= LONG_LIMIT, f"the client sent a length of {length}: {bytes(self.unread[:64])!r}"
+        assert 4 <= length <= LONG_LIMIT_BYTES, f"the client sent a length of {length}: {bytes(self.unread[:64])!r}"
         end = head - 4 + length
         if len(self.unread) < end:
             return None

@@ -14,7 +14,7 @@ GATE = "pg_advisory_xact_lock_shared(1)"
 ABORTED = ("PipelineAborted", Outcome.REJECTED)
 
 
-def told(end: Any) -> Any:
+def settings(end: Any) -> Any:
     """A command tag; or the SQLSTATE, else the class, of an error, with what it says of the effect."""
     if isinstance(end, Rows):
         return end.command_tag
@@ -24,7 +24,7 @@ def told(end: Any) -> Any:
 
 async def ends(*replies: Awaitable[Any]) -> list[Any]:
     """How each of them ended, awaited in order."""
-    return [told(await outcome_of(reply)) for reply in replies]
+    return [settings(await outcome_of(reply)) for reply in replies]
 
 
 async def column(conn: AsyncConn, sql: str) -> list[int]:

@@ -6,17 +6,17 @@ import pytest
 
 from pg_wired.errors import ConnectionClosed, IoError, PgWireError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.buffers import Receiver
+from pg_wired.protocol.buffers import Buffers
 
 
 def test_it_begins_empty() -> None:
-    receiver = Receiver(10)
+    receiver = Buffers(10)
     assert (len(receiver.buffer), receiver.tail, bytes(receiver.out), receiver.handed) == (10, 0, b"", 0)
     assert receiver.failure is None and not receiver.is_complete
 
 
 def test_what_the_socket_has_taken_is_gone_and_counted() -> None:
-    receiver = Receiver(10)
+    receiver = Buffers(10)
     receiver.out += b"12345"
     receiver.sent(2)
     assert (bytes(receiver.out), receiver.handed) == (b"345", 2)
@@ -26,14 +26,14 @@ def test_what_the_socket_has_taken_is_gone_and_counted() -> None:
 
 
 def test_by_itself_it_throws_away_what_comes() -> None:
-    receiver = Receiver(10)
+    receiver = Buffers(10)
     for n in (1, 10, 3):
         receiver.received(n)
     assert (len(receiver.buffer), receiver.tail) == (10, 0)
 
 
 def test_bytes_that_somebody_else_has_received() -> None:
-    class Kept(Receiver):
+    class Kept(Buffers):
         def __init__(self) -> None:
             super().__init__(10)
             self.parts: list[bytes] = []
@@ -50,7 +50,7 @@ def test_bytes_that_somebody_else_has_received() -> None:
 
 @pytest.mark.parametrize("is_looked_at", [False, True])
 def test_the_buffer_grows_with_a_message_and_shrinks_back(is_looked_at: bool) -> None:
-    receiver = Receiver(10)
+    receiver = Buffers(10)
     message = m.encode(m.DataRow((b"0123456789abcdef",)))
     view = None
     while receiver.tail < len(message):
@@ -78,7 +78,7 @@ def test_the_buffer_grows_with_a_message_and_shrinks_back(is_looked_at: bool) ->
     ],
 )
 def test_how_it_ends(cause: BaseException | None, expected: type[PgWireError], says: str) -> None:
-    receiver = Receiver(10)
+    receiver = Buffers(10)
     receiver.lost(cause)
     failure = receiver.failure
     assert type(failure) is expected and str(failure) == says and failure.__cause__ is cause
@@ -87,7 +87,7 @@ def test_how_it_ends(cause: BaseException | None, expected: type[PgWireError], s
 
 
 def test_appended_bytes_are_sent_in_order() -> None:
-    receiver = Receiver(64)
+    receiver = Buffers(64)
     receiver.append(b"one")
     receiver.append(b"two")
     assert receiver.out == b"onetwo"

@@ -73,7 +73,7 @@ def test_rows_of_different_widths_have_no_columns() -> None:
 
 
 def test_a_column_too_large_for_its_offsets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrow, "MAX_BODY", 9)
+    monkeypatch.setattr(arrow, "MAX_BODY_BYTES", 9)
     assert columns([(b"x" * 9,)])
     with pytest.raises(ValueError, match="a column has 10 bytes"):
         columns([(b"x" * 9,), (b"y",)])

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from pg_wired.errors import ConfigError, Outcome
 from pg_wired.protocol import frontend, messages
-from pg_wired.protocol.types import LONG_LIMIT, FormatCode
+from pg_wired.protocol.types import LONG_LIMIT_BYTES, FormatCode
 
 VALUES = st.none() | st.binary(max_size=20)
 CODES = st.lists(st.sampled_from([0, 1]), max_size=4)
 # 65,535 of these are just too many bytes for a message; as references to one object they cost nothing.
-HUGE = bytes(LONG_LIMIT // 65_535)
+HUGE = bytes(LONG_LIMIT_BYTES // 65_535)
 
 
 @given(params=st.lists(VALUES).map(tuple), param=CODES, result=CODES, name=st.sampled_from(["", "pgw_1", "ü"]))
@@ -176,7 +176,7 @@ def test_text_that_cannot_be_sent(sql: str, error: str) -> None:
 
 def test_text_longer_than_a_message() -> None:
     with pytest.raises(ConfigError, match=r"^sql has 1073741822 bytes: a message may have at most"):
-        frontend.text("x" * LONG_LIMIT, "sql")
+        frontend.text("x" * LONG_LIMIT_BYTES, "sql")
 
 
 @pytest.mark.parametrize("sql", ["", "select 1", "select 'ü'"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pg_wired.errors import ProtocolError
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.records import FieldDescription
-from pg_wired.protocol.types import LONG_LIMIT
+from pg_wired.protocol.types import LONG_LIMIT_BYTES
 from rig import strategies
 
 BACKEND_CLASSES = strategies.classes(m.BackendMessage)
@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_refused(message: m.Message, error: str) -> None:
 
 def test_a_message_longer_than_the_server_takes_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^CopyData: 1073741823 bytes are more than a message may have, 1073741822"):
-        m.encode(m.CopyData(bytes(LONG_LIMIT - 3)))
+        m.encode(m.CopyData(bytes(LONG_LIMIT_BYTES - 3)))
     with pytest.raises(ValueError, match=r"^Bind: 1073741844 bytes are more"):
         m.encode(m.Bind(params=(bytes(2**29),) * 2))
 

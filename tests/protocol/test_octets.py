@@ -29,7 +29,7 @@ def test_the_header_has_the_same_numbers() -> None:
 
 
 def test_limits_and_marks() -> None:
-    assert (octets.SHORT_LIMIT, octets.LONG_LIMIT) == (types.SHORT_LIMIT, types.LONG_LIMIT)
+    assert (octets.SHORT_LIMIT_BYTES, octets.LONG_LIMIT_BYTES) == (types.SHORT_LIMIT_BYTES, types.LONG_LIMIT_BYTES)
     assert octets.NO_ROWS < octets.ANY_COUNT < 0
     assert octets.NEVER > 2**60
 

@@ -10,7 +10,7 @@ import pytest
 
 from pg_wired.protocol import messages
 from pg_wired.protocol.records import FieldDescription
-from pg_wired.protocol.rows import BATCH, RowBody, Rows
+from pg_wired.protocol.rows import BATCH_ROWS, RowBody, Rows
 from pg_wired.protocol.types import Row
 
 FIELD = FieldDescription("a", 0, 0, 25, -1, -1, 0)
@@ -40,7 +40,7 @@ def test_a_sequence(rows: Rows) -> None:
         rows["0"]  # type: ignore[call-overload]
 
 
-@pytest.mark.parametrize("n", [0, 1, BATCH - 1, BATCH, BATCH + 1, 5 * BATCH])
+@pytest.mark.parametrize("n", [0, 1, BATCH_ROWS - 1, BATCH_ROWS, BATCH_ROWS + 1, 5 * BATCH_ROWS])
 def test_a_body_is_what_the_rows_would_have_been(n: int) -> None:
     made: list[Row] = [(b"%d" % i, None, b"") for i in range(n)]
     rows = as_it_came(made)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pg_wired.protocol.records import FieldDescription
 from pg_wired.protocol.types import (
-    LONG_LIMIT,
+    LONG_LIMIT_BYTES,
     LONG_MESSAGES,
-    SHORT_LIMIT,
+    SHORT_LIMIT_BYTES,
     FormatCode,
     ResponseCollector,
     TransactionStatus,
@@ -16,8 +16,8 @@ from pg_wired.protocol.types import (
 def test_which_messages_may_be_long() -> None:
     libpq = set("TDdVENA")  # VALID_LONG_MESSAGE_TYPE
     assert set(LONG_MESSAGES) == libpq - {"V"} | {"t"}
-    assert (SHORT_LIMIT, LONG_LIMIT) == (30_000, 2**30 - 2)
-    assert SHORT_LIMIT < 4 + 2 + 4 * 65_535  # a ParameterDescription may be longer
+    assert (SHORT_LIMIT_BYTES, LONG_LIMIT_BYTES) == (30_000, 2**30 - 2)
+    assert SHORT_LIMIT_BYTES < 4 + 2 + 4 * 65_535  # a ParameterDescription may be longer
 
 
 def test_plain_types() -> None:

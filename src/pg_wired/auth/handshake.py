@@ -32,9 +32,9 @@ from .policy import refusal
 # PostgreSQL's libpq/pqcomm.h; the length word itself is not counted.
 MAX_STARTUP_PACKET_LENGTH = 10_000
 # Ours: PostgreSQL 18 reports 15 settings at startup, and poolers add a few.
-MAX_ENTRIES = 1000
+MAX_STARTUP_ENTRIES = 1000
 # Protocol chapter, BackendKeyData: always 4 in protocol 3.0; from 3.2 on the message's own 4 to 256.
-KEY_SIZE = 4
+KEY_BYTES = 4
 # PostgreSQL's default since 10 (scram_iterations), and RFC 7677's least.
 USUAL_ITERATIONS = 4096
 
@@ -67,7 +67,7 @@ class DeriveKey(Frozen):
     iterations: int
 
 
-class Startup(Frozen):
+class HandshakeResult(Frozen):
     """What a session begins with. `pid` and `secret_key` are None where the server cannot cancel."""
 
     hidden: ClassVar = frozenset({"secret_key"})
@@ -96,7 +96,7 @@ Reply: TypeAlias = messages.BackendMessage | bytes | str | None
 T = TypeVar("T")
 
 
-def handshake(parameters: Mapping[str, str], policy: Policy, *, nonce: str) -> Generator[Step, Reply, Startup]:
+def handshake(parameters: Mapping[str, str], policy: Policy, *, nonce: str) -> Generator[Step, Reply, HandshakeResult]:
     """Log in: `parameters` are StartupMessage's, `nonce` is `scram.client_first`'s. See the contract above.
 
     Raises ConfigError before the first byte, or for a password that cannot be sent; PgError where the server says no,
@@ -210,7 +210,7 @@ def _password(mechanism: str) -> Generator[Step, Reply, str]:
     return text
 
 
-def _until_ready(login: Login, version: tuple[int, int]) -> Generator[Step, Reply, Startup]:
+def _until_ready(login: Login, version: tuple[int, int]) -> Generator[Step, Reply, HandshakeResult]:
     """Take what comes between AuthenticationOk and the first ReadyForQuery."""
     parameters: dict[str, str] = {}
     notices: list[messages.NoticeResponse] = []
@@ -222,18 +222,18 @@ def _until_ready(login: Login, version: tuple[int, int]) -> Generator[Step, Repl
             case messages.NoticeResponse() as notice:
                 notices.append(notice)
             case messages.BackendKeyData() as key_data:
-                if key is not None or (version == (3, 0) and len(key_data.secret_key) != KEY_SIZE):
-                    raise _broken(f"BackendKeyData came twice, or with a key that is not {KEY_SIZE} bytes long")
+                if key is not None or (version == (3, 0) and len(key_data.secret_key) != KEY_BYTES):
+                    raise _broken(f"BackendKeyData came twice, or with a key that is not {KEY_BYTES} bytes long")
                 key = key_data
             case reply:
                 status = _expect(reply, messages.ReadyForQuery).status
                 break
-        if max(len(parameters), len(notices)) > MAX_ENTRIES:
-            raise _broken(f"the server sent more than {MAX_ENTRIES} settings or notices")
+        if max(len(parameters), len(notices)) > MAX_STARTUP_ENTRIES:
+            raise _broken(f"the server sent more than {MAX_STARTUP_ENTRIES} settings or notices")
     if status != "I":
         raise _broken(f"the first ReadyForQuery has the status {status}")
     pid, secret_key = (key.pid, key.secret_key) if key else (None, None)
-    return Startup(
+    return HandshakeResult(
         parameters=parameters,
         pid=pid,
         secret_key=secret_key,

@@ -20,8 +20,8 @@ from ..protocol.server_error import PgError
 from ..protocol.types import TransactionStatus
 from ..session.notification_queue import Drop
 from ..session.session import Reason
-from .core import Link
-from .lease import Patience, Turn
+from .core import Core
+from .lease import AcquireTimeout, Lease
 from .queries import Queries
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .notifications import NotificationReceiver
 
 # PostgreSQL cuts longer names off (NAMEDATALEN - 1), and would then notify another channel than the one asked for.
-MAX_NAME = 63
+MAX_NAME_BYTES = 63
 
 
 def quote_channel(name: str) -> str:
@@ -40,8 +40,8 @@ def quote_channel(name: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"channel is {type(name).__name__}: pass a str")
     n = len(name.encode("utf-8", "surrogatepass"))
-    if not n or "\0" in name or n > MAX_NAME or any("\ud800" <= char <= "\udfff" for char in name):
-        raise ConfigError(f"channel {name!r} is empty, has a NUL, more than {MAX_NAME} bytes or is no UTF-8")
+    if not n or "\0" in name or n > MAX_NAME_BYTES or any("\ud800" <= char <= "\udfff" for char in name):
+        raise ConfigError(f"channel {name!r} is empty, has a NUL, more than {MAX_NAME_BYTES} bytes or is no UTF-8")
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -58,13 +58,13 @@ class AsyncConn(Queries):
 
         if not isinstance(wire, WireConn):
             raise TypeError(f"AsyncConn takes over a WireConn, not {type(wire).__name__}: await AsyncConn.connect(dsn)")
-        link = Link(wire, wire.config.statement_cache_size)
-        super().__init__(link, lambda name, has_state: Turn(link, name, has_state))
-        self._link = link
+        core = Core(wire, wire.config.statement_cache_size)
+        super().__init__(core, lambda name, has_state: Lease(core, name, has_state))
+        self._core = core
         self._wire = wire
-        self._session = link.session
-        self._transport = link.transport
-        self.channels = link.channels
+        self._session = core.session
+        self._transport = core.transport
+        self.channels = core.channels
         self._is_state_mutated = False
 
     @classmethod
@@ -74,14 +74,14 @@ class AsyncConn(Queries):
 
         return cls(await WireConn.connect(dsn, timeout=timeout, **options))
 
-    def exclusive(self, *, acquire_timeout: Patience = ...) -> ExclusiveConn:
+    def exclusive(self, *, acquire_timeout: AcquireTimeout = ...) -> ExclusiveConn:
         """The connection for you alone: `async with conn.exclusive() as mine`, for transactions and session state.
 
         Others wait outside, in order. Raises RequestTimeout if the turn does not come within `acquire_timeout` seconds.
         """
         from .exclusive import ExclusiveConn
 
-        return ExclusiveConn(Turn(self._link, "exclusive()", has_state=True), acquire_timeout)
+        return ExclusiveConn(Lease(self._core, "exclusive()", has_state=True), acquire_timeout)
 
     # ---- notifications and notices
 
@@ -111,11 +111,11 @@ class AsyncConn(Queries):
             raise UsageError("the notification receiver is taken already: a connection has one")
         from .notifications import NotificationReceiver
 
-        return NotificationReceiver(self._link, capacity, drop)
+        return NotificationReceiver(self._core, capacity, drop)
 
     def set_notice_handler(self, handler: Callable[[PgError], object] | None) -> None:
         """Call `handler` with each NoticeResponse, soon after it came; its exceptions go to the loop's handler."""
-        loop = self._link.loop
+        loop = self._core.loop
 
         def deliver(notice: PgError) -> None:
             if handler is not None:
@@ -145,11 +145,11 @@ class AsyncConn(Queries):
     @property
     def is_broken(self) -> bool:
         """Whether a pool must not use it any more: it has ended, was retired, or somebody marked it."""
-        return self._link.is_broken or not self.is_alive
+        return self._core.is_broken or not self.is_alive
 
     def mark_broken(self) -> None:
         """Say that the connection must not be used again."""
-        self._link.mark_broken()
+        self._core.mark_broken()
 
     @property
     def is_state_mutated(self) -> bool:
@@ -240,7 +240,7 @@ class AsyncConn(Queries):
         try:
             async with asyncio.timeout(limit):
                 await asyncio.shield(transport.closed)
-                await self._link.watch.ended()
+                await self._core.watchdog.ended()
         except TimeoutError:
             unanswered = len(session.waiting())
             if unanswered:
@@ -253,7 +253,7 @@ class AsyncConn(Queries):
         if not self._transport.is_closed:
             self._transport.owner.check_thread()
         self._session.closed_by_client()
-        self._link.abort()
+        self._core.abort()
 
     async def __aenter__(self) -> AsyncConn:
         return self
@@ -261,7 +261,7 @@ class AsyncConn(Queries):
     async def __aexit__(self, kind: object, *exc: object) -> None:
         """An exception of the block waits for no answers, and is not replaced: what is unanswered then is ended."""
         if kind is not None and (self._session.waiting() or self._session.window is not None):
-            await self._link.part()
+            await self._core.part()
         await self.close()
 
     def __del__(self, _warn: Any = warnings.warn) -> None:

@@ -12,28 +12,28 @@ from ..protocol import copy_binary, messages
 from ..protocol.types import Row
 from ..session.request import COPY_IN, COPY_OUT, copy_request
 from ..session.session import Session
-from .lease import Patience, Turn
+from .lease import AcquireTimeout, Lease
 from .row_stream import Inflow
-from .watchdog import GRACE
+from .watchdog import CANCEL_GRACE_SECONDS
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Source: TypeAlias = Buffer | BinaryIO | Iterable[Buffer] | AsyncIterable[Buffer]
 T = TypeVar("T")
 
 # Bytes of a CopyData: small buffers are gathered to so many, larger ones cut. More gains nothing.
-FRAME = 256 * 1024
+COPY_FRAME_BYTES = 256 * 1024
 # Encoded bytes that wait for the socket before the source has to.
-HIGH_WATER = 1024 * 1024
+HIGH_WATER_BYTES = 1024 * 1024
 # Seconds. A server that reads answers CopyFail at once; one that runs a trigger has to be cancelled.
-PATIENCE = 0.05
+COPY_FAIL_SECONDS = 0.05
 
 
 class CopyIn:
     """One COPY ... FROM STDIN."""
 
-    def __init__(self, turn: Turn) -> None:
-        self._turn = turn
-        self._inflow = Inflow(turn, 1)
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._inflow = Inflow(lease, 1)
 
     def header(self, header: messages.CopyInResponse) -> None:
         self._inflow.header_arrived()
@@ -41,14 +41,14 @@ class CopyIn:
     def take(self, part: object, n: int) -> None:
         """Nothing comes but the end."""
 
-    async def run(self, sql: str, source: Source, deadline: float, acquire_timeout: Patience) -> int:
+    async def run(self, sql: str, source: Source, deadline: float, acquire_timeout: AcquireTimeout) -> int:
         """The whole of it; returns the row count."""
         reply = self._inflow.reply
         request = copy_request(cast(Any, reply), sql, self, COPY_IN, deadline)
         chunks = _chunks(source)
-        await self._turn.enter(acquire_timeout, deadline)
+        await self._lease.enter(acquire_timeout, deadline)
         try:
-            self._turn.submit(request)
+            self._lease.submit(request)
             while not self._inflow.has_header and not reply.done():
                 await self._inflow.wait()
             if not reply.done():
@@ -59,7 +59,7 @@ class CopyIn:
             self._fail("the client has given up")
             raise
         finally:
-            await self._turn.leave_behind(reply)
+            await self._lease.leave_behind(reply)
             await chunks.aclose()
         if not self._inflow.has_header:
             raise UsageError("not a COPY ... FROM STDIN: it ran, and took no data", Outcome.UNKNOWN)
@@ -68,7 +68,7 @@ class CopyIn:
 
     async def _send_while_asked(self, chunks: AsyncIterator[Buffer]) -> None:
         """Until all is sent, or the server or the deadline has ended it: then the source is not waited for."""
-        loop, reply, patience = self._turn.loop, self._inflow.reply, asyncio.timeout(None)
+        loop, reply, patience = self._lease.loop, self._inflow.reply, asyncio.timeout(None)
 
         def give_up(_: object) -> None:
             with suppress(RuntimeError):  # all is sent already
@@ -90,32 +90,32 @@ class CopyIn:
         """All of the source, then CopyDone. Nothing more once the server has failed."""
         frame = bytearray()
         async for chunk in chunks:
-            if not frame and len(chunk) == FRAME:
+            if not frame and len(chunk) == COPY_FRAME_BYTES:
                 await self._write(chunk)
             else:
                 frame += chunk
-            while len(frame) >= FRAME:
-                await self._write(frame[:FRAME])
-                del frame[:FRAME]
+            while len(frame) >= COPY_FRAME_BYTES:
+                await self._write(frame[:COPY_FRAME_BYTES])
+                del frame[:COPY_FRAME_BYTES]
             if self._inflow.reply.done():
                 return
         if frame:
             await self._write(frame)
         if self._session.is_copying_in:
             self._session.send_copy_done()
-            self._turn.link.transport.flush()
+            self._lease.core.transport.flush()
 
     @property
     def _session(self) -> Session:
-        return self._turn.link.session
+        return self._lease.core.session
 
     async def _write(self, data: Buffer) -> None:
-        session, transport = self._session, self._turn.link.transport
+        session, transport = self._session, self._lease.core.transport
         if not session.is_copying_in:
             return
         session.send_copy_data(data)
         transport.flush()
-        if len(session.out) > HIGH_WATER:
+        if len(session.out) > HIGH_WATER_BYTES:
             await transport.drain()
         else:
             await asyncio.sleep(0)  # let the answers be read
@@ -124,16 +124,16 @@ class CopyIn:
         """CopyFail, if that is still to be said."""
         if self._session.is_copying_in:
             self._session.send_copy_fail(reason)
-            self._turn.link.transport.flush()
+            self._lease.core.transport.flush()
 
     async def _settled(self) -> None:
         """Wait for the server's answer to CopyFail, which says nothing new; if it is busy elsewhere, it has to stop."""
         reply = self._inflow.reply
-        await asyncio.wait([reply], timeout=PATIENCE)
+        await asyncio.wait([reply], timeout=COPY_FAIL_SECONDS)
         if not reply.done():
             with suppress(PgWireError):
-                await self._turn.link.cancel_running()
-            await asyncio.wait([reply], timeout=GRACE)
+                await self._lease.core.cancel_running()
+            await asyncio.wait([reply], timeout=CANCEL_GRACE_SECONDS)
 
 
 def _pieces(chunk: Buffer) -> Iterator[Buffer]:
@@ -141,8 +141,8 @@ def _pieces(chunk: Buffer) -> Iterator[Buffer]:
     if not isinstance(chunk, (bytes, bytearray, memoryview)):
         raise TypeError(f"the source of a COPY gave {type(chunk).__name__}: it has to give bytes")
     with memoryview(chunk).cast("B") as view:  # which the source may use again once it is asked for more
-        for i in range(0, len(view), FRAME):
-            with view[i : i + FRAME] as piece:
+        for i in range(0, len(view), COPY_FRAME_BYTES):
+            with view[i : i + COPY_FRAME_BYTES] as piece:
                 yield piece
 
 
@@ -161,7 +161,7 @@ async def _chunks(source: Source) -> AsyncGenerator[Buffer, None]:
             if hasattr(iterator, "aclose"):
                 await iterator.aclose()
     elif hasattr(source, "read"):
-        while chunk := source.read(FRAME):
+        while chunk := source.read(COPY_FRAME_BYTES):
             for piece in _pieces(chunk):
                 yield piece
     elif isinstance(source, Iterable) and not isinstance(source, str):
@@ -177,7 +177,7 @@ def binary_rows(rows: Iterable[Sequence[bytes | None]]) -> Iterator[bytes]:
     out = bytearray(copy_binary.HEADER)
     for row in rows:
         copy_binary.append_row(out, row)
-        if len(out) >= FRAME:
+        if len(out) >= COPY_FRAME_BYTES:
             yield bytes(out)
             out.clear()
     yield bytes(out) + copy_binary.TRAILER
@@ -192,9 +192,9 @@ class CopyOut(Generic[T]):
     # Buffers kept before the server has to wait; one is what a read brought, 256 KiB at most.
     LIMIT = 8
 
-    def __init__(self, turn: Turn, sql: str, deadline: float, acquire_timeout: Patience) -> None:
-        self._inflow = Inflow(turn, self.LIMIT)
-        self._turn = turn
+    def __init__(self, lease: Lease, sql: str, deadline: float, acquire_timeout: AcquireTimeout) -> None:
+        self._inflow = Inflow(lease, self.LIMIT)
+        self._lease = lease
         self._acquire_timeout = acquire_timeout
         self._request = copy_request(cast(Any, self._inflow.reply), sql, self, COPY_OUT, deadline)
         self._is_entered = False
@@ -212,10 +212,10 @@ class CopyOut(Generic[T]):
         if self._is_entered:
             raise UsageError("a COPY runs once: call copy_out() again")
         self._is_entered = True
-        await self._turn.enter(self._acquire_timeout, self._request.deadline)
+        await self._lease.enter(self._acquire_timeout, self._request.deadline)
         reply = self._inflow.reply
         try:
-            self._turn.submit(self._request)
+            self._lease.submit(self._request)
             while not self._inflow.has_header and not reply.done():
                 await self._inflow.wait()
             if not self._inflow.has_header:
@@ -232,7 +232,7 @@ class CopyOut(Generic[T]):
     async def aclose(self) -> None:
         """Have the server stop, if it has not, and give the connection back."""
         self._inflow.stop()
-        await self._turn.leave_behind(self._inflow.reply)
+        await self._lease.leave_behind(self._inflow.reply)
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self if self._is_entered else LooseReader(self)
@@ -241,7 +241,7 @@ class CopyOut(Generic[T]):
         while True:
             for part in self._rest:
                 return part
-            self._turn.check_open()
+            self._lease.check_open()
             data = await self._inflow.next()
             if data is None:
                 self._ended()
@@ -264,7 +264,7 @@ class CopyOut(Generic[T]):
 
     def abandon(self) -> None:
         """Whoever read it has dropped it."""
-        self._turn.abandon(self.aclose())
+        self._lease.abandon(self.aclose())
 
     def _parts(self, data: bytes) -> Iterable[T]:
         return cast(Iterable[T], (data,))
@@ -304,8 +304,8 @@ class LooseReader(Generic[T]):
 class CopyOutRows(CopyOut[Row]):
     """The same for the binary format, row by row."""
 
-    def __init__(self, turn: Turn, sql: str, deadline: float, acquire_timeout: Patience) -> None:
-        super().__init__(turn, sql, deadline, acquire_timeout)
+    def __init__(self, lease: Lease, sql: str, deadline: float, acquire_timeout: AcquireTimeout) -> None:
+        super().__init__(lease, sql, deadline, acquire_timeout)
         self._decoder = copy_binary.RowDecoder()
 
     def _parts(self, data: bytes) -> Iterable[Row]:

@@ -1,15 +1,15 @@
 cimport cython
 from ..loop.clock cimport Clock
 from ..loop.transport cimport Transport
-from .watchdog cimport Watch
+from .watchdog cimport Watchdog
 from ..session.session cimport Session
 from ..session.request cimport Request
 
-cdef class Link(Clock):
+cdef class Core(Clock):
     cdef readonly object wire
     cdef readonly Session session
     cdef readonly Transport transport
-    cdef readonly Watch watch
+    cdef readonly Watchdog watchdog
     cdef bint _gathers
     cdef readonly set channels
     cdef readonly double born
@@ -22,5 +22,5 @@ cdef class Link(Clock):
     cpdef submit_inside(self, object window, Request request)
     @cython.locals(session=Session, n=Py_ssize_t)
     cdef _look_for_abandoned(self)
-    @cython.locals(watch=Watch, at_once=bint)
+    @cython.locals(watchdog=Watchdog, at_once=bint)
     cdef _send(self, Request request)

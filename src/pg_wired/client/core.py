@@ -12,19 +12,19 @@ from ..loop.clock import Clock
 from ..session.request import Request, Window
 from ..session.session import Reason, Session
 from ..session.transaction import PARTS
-from .watchdog import INTERVAL, Watch
+from .watchdog import WATCH_INTERVAL_SECONDS, Watchdog
 
 if TYPE_CHECKING:
     from ..connect.wire_conn import WireConn
 
 # Bytes of a pipeline behind which it is written, though more may follow: some eight small requests, which the server
 # runs while the next eight are encoded (decision 0013).
-EARLY = 512
+EARLY_WRITE_BYTES = 512
 # Seconds in which the server has to stop what it runs on a connection that is given up.
-PARTING = 1.0
+PARTING_CANCEL_SECONDS = 1.0
 
 
-class Link(Clock):
+class Core(Clock):
     """Takes a WireConn over, and carries requests."""
 
     def __init__(self, wire: WireConn, statement_cache_size: int) -> None:
@@ -33,10 +33,10 @@ class Link(Clock):
         wire.take_over(self.session, self.session.feed)
         self.transport = wire.transport
         super().__init__(wire.transport.loop)
-        self.watch = Watch(
+        self.watchdog = Watchdog(
             self.loop, self.session, self.cancel_running if wire.facts.secret_key else None, self.transport
         )
-        self.transport.closed.add_done_callback(self.watch.closed)
+        self.transport.closed.add_done_callback(self.watchdog.closed)
         self._gathers = False
         self.channels: set[str] = set()  # quoted, as LISTEN was told
         self.born = self.loop.time()
@@ -72,15 +72,15 @@ class Link(Clock):
         session = self.session
         n = len(session.inflight)
         if n == 1 or (n <= PARTS and session.head.unit is not None):
-            self.watch.cancel_abandoned()
+            self.watchdog.cancel_abandoned()
 
     def _send(self, request: Request) -> None:
-        watch = self.watch
+        watchdog = self.watchdog
         if request.deadline:
-            watch.arm_for(request.deadline)
-        if not watch.is_armed:
-            watch.arm()
-        at_once = len(self.session.out) >= EARLY if request.is_item else len(self.session.inflight) == 1
+            watchdog.arm_for(request.deadline)
+        if not watchdog.is_armed:
+            watchdog.arm()
+        at_once = len(self.session.out) >= EARLY_WRITE_BYTES if request.is_item else len(self.session.inflight) == 1
         if at_once and not self._gathers:
             self.transport.flush()
         else:
@@ -134,10 +134,10 @@ class Link(Clock):
         """Close soon, but have the server stop what it still runs for somebody who goes."""
         try:
             with suppress(PgWireError, TimeoutError):
-                async with asyncio.timeout(PARTING):
+                async with asyncio.timeout(PARTING_CANCEL_SECONDS):
                     while self.session.inflight and self.wire.facts.secret_key is not None:
                         await self.cancel_running()
-                        await asyncio.sleep(INTERVAL)  # one that came before the query had begun was lost
+                        await asyncio.sleep(WATCH_INTERVAL_SECONDS)  # one that came before the query had begun was lost
         finally:
             self.session.closed_by_client()
             self.abort()
@@ -145,4 +145,4 @@ class Link(Clock):
     def abort(self) -> None:
         """Close at once: whoever waits is told. Idempotent."""
         self.transport.abort()
-        self.watch.stop()
+        self.watchdog.stop()

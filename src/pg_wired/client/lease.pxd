@@ -1,8 +1,8 @@
-from .core cimport Link
+from .core cimport Core
 from ..session.request cimport Request
 
-cdef class Turn:
-    cdef public Link _link
+cdef class Lease:
+    cdef public Core _core
     cdef public object deadline
     cdef public str name
     cdef public object clean
@@ -12,7 +12,7 @@ cdef class Turn:
     cdef public object _window
     cdef public object _cleaning
     cdef public bint is_abandoned
-    cdef public Turn inner
+    cdef public Lease inner
     cdef public list held
     cdef public set cancels
 

@@ -14,19 +14,19 @@ from ..protocol.rows import Rows
 from ..protocol.types import TransactionStatus
 from ..session.request import Request, Window, failing_item, simple_query_request, sync_request
 from ..session.session import Reason
-from .core import Link
-from .watchdog import GRACE, INTERVAL, LONGEST_PAUSE
+from .core import Core
+from .watchdog import CANCEL_GRACE_SECONDS, MAX_CANCEL_PAUSE_SECONDS, WATCH_INTERVAL_SECONDS
 
 # Seconds that a verb waits for its turn; None for ever, and ... as long as its owner says.
-Patience: TypeAlias = "float | EllipsisType | None"
-ACQUIRE_TIMEOUT = 30.0
+AcquireTimeout: TypeAlias = "float | EllipsisType | None"
+ACQUIRE_TIMEOUT_SECONDS = 30.0
 
 
-class Turn:
+class Lease:
     """One owner's time on a connection. `clean` runs before others have their turn, whatever became of the owner."""
 
     def __init__(self, clock: Clock, name: str, has_state: bool = False) -> None:
-        self._link = clock if isinstance(clock, Link) else None  # else it is known with the turn
+        self._core = clock if isinstance(clock, Core) else None  # else it is known with the turn
         self.deadline = clock.deadline
         self.name = name
         self.clean: Callable[[], Awaitable[None]] | None = None
@@ -36,15 +36,15 @@ class Turn:
         self._window: Window | None = None
         self._cleaning: asyncio.Task[None] | None = None
         self.is_abandoned = False
-        self.inner: Turn | None = None
+        self.inner: Lease | None = None
         self.held: list[tuple[Request, asyncio.TimerHandle | None]] = []  # behind an inner one, abandoned
         self.cancels: set[object] = set()  # cancel requests of its owner's that are under way
 
     @property
-    def link(self) -> Link:
-        if self._link is None:
+    def core(self) -> Core:
+        if self._core is None:
             raise self._closed()
-        return self._link
+        return self._core
 
     def holds(self, window: Window) -> bool:
         """Whether its owner has this window, and has not begun to leave it."""
@@ -67,35 +67,35 @@ class Turn:
     @contextmanager
     def in_one_write(self) -> Iterator[Callable[[Request], None]]:
         """As the connection has it, for requests of this turn."""
-        with self.link.in_one_write():
+        with self.core.in_one_write():
             yield self.submit
 
     def check_open(self) -> None:
         """UsageError before the turn, and behind it."""
         assert self.window
 
-    async def enter(self, timeout: Patience, deadline: float = 0.0) -> None:
+    async def enter(self, timeout: AcquireTimeout, deadline: float = 0.0) -> None:
         """Wait for the turn, in order among all requests. RequestTimeout after `timeout` seconds or at `deadline`."""
-        patience = self.deadline(ACQUIRE_TIMEOUT if timeout is ... else timeout)
+        patience = self.deadline(ACQUIRE_TIMEOUT_SECONDS if timeout is ... else timeout)
         await self._open(sooner(patience, deadline))
 
     async def _open(self, latest: float) -> None:
-        link = self.link
+        core = self.core
         self.clean = self._cleaning = None
         self.is_abandoned = False
         self.cancels = set()
-        opened: asyncio.Future[Window] = link.loop.create_future()
+        opened: asyncio.Future[Window] = core.loop.create_future()
         window = Window(opened, self.name, latest, self._has_state)
-        link.submit(window)
+        core.submit(window)
         try:
             self._window = await opened
         except BaseException:
             if opened.done() and not opened.cancelled() and opened.exception() is None:
-                link.session.leave(window)
-            link.session.pump()  # it was in the way of others
-            link.transport.flush()
+                core.session.leave(window)
+            core.session.pump()  # it was in the way of others
+            core.transport.flush()
             raise
-        window.entered(asyncio.current_task(), link.session.parameters)
+        window.entered(asyncio.current_task(), core.session.parameters)
 
     def submit(self, request: Request) -> None:
         """Submit a request of this turn. UsageError while a verb inside it has the connection."""
@@ -106,9 +106,9 @@ class Turn:
             return
         if request.parts is not None:
             self._check_transaction()
-        if self._link is None or self._window is None:
+        if self._core is None or self._window is None:
             raise self._closed()
-        self._link.submit_inside(self._window, request)
+        self._core.submit_inside(self._window, request)
 
     def _hold(self, request: Request) -> None:
         """Keep it until the inner one has ended, but not beyond its deadline."""
@@ -118,7 +118,7 @@ class Turn:
 
     def _check_transaction(self) -> None:
         """A unit's BEGIN inside of a transaction would be but a warning, and its COMMIT would end that one."""
-        session = self.link.session
+        session = self.core.session
         is_units_own = session.head.unit is not None  # another one is under way, and ends its own
         if session.transaction_status is not TransactionStatus.IDLE and not is_units_own:
             raise UsageError("a transaction is open here already: run the setup and the query in it")
@@ -128,12 +128,12 @@ class Turn:
 
     def was_reset(self) -> None:
         """What on_connect had set is gone as well: the pool makes another connection in the place of this one."""
-        if self.link.is_set_up:
-            self.link.session.retire(Reason.SETTINGS_RESET, f"its settings were reset behind {self.name}")
+        if self.core.is_set_up:
+            self.core.session.retire(Reason.SETTINGS_RESET, f"its settings were reset behind {self.name}")
 
     async def ask(self, sql: str) -> None:
         """Run statements of ours inside."""
-        reply: asyncio.Future[list[Rows]] = self.link.loop.create_future()
+        reply: asyncio.Future[list[Rows]] = self.core.loop.create_future()
         self.submit(simple_query_request(reply, sql, 0.0))
         await reply
 
@@ -145,19 +145,19 @@ class Turn:
     @property
     def is_idle(self) -> bool:
         """Whether nothing of this turn is unanswered."""
-        return not self.link.session.inflight and not self.window.inside and not self.link.session.group
+        return not self.core.session.inflight and not self.window.inside and not self.core.session.group
 
     def _owner_behind(self) -> object:
         return None
 
     def abandon(self, leaving: Coroutine[object, object, None]) -> None:
         """The owner has gone without a word: others go on waiting, and he may queue behind them, until it is clean."""
-        if self._window is not None and self.link.session.window is self._window and self.link.transport.is_open():
+        if self._window is not None and self.core.session.window is self._window and self.core.transport.is_open():
             self._window.owner_left(self._owner_behind())
             self.is_abandoned = True
-            task = self.link.loop.create_task(leaving)
-            self.link.tasks.add(task)
-            task.add_done_callback(self.link.tasks.discard)
+            task = self.core.loop.create_task(leaving)
+            self.core.tasks.add(task)
+            task.add_done_callback(self.core.tasks.discard)
             task.add_done_callback(self._cleaned)
         else:
             leaving.close()
@@ -167,10 +167,10 @@ class Turn:
     def _cleaned(self, task: asyncio.Task[None]) -> None:
         """A task that was cancelled before its first step has cleaned nothing."""
         if task.cancelled() and self._window is not None:
-            self.link.abort()
+            self.core.abort()
             self._give_back()
 
-    def move_to(self, outer: Turn) -> None:
+    def move_to(self, outer: Lease) -> None:
         """Another turn has the connection that this one is inside of."""
 
     async def over(self) -> None:
@@ -189,23 +189,23 @@ class Turn:
             return
         self._window.owner_left(self._owner_behind())  # who is cancelled now may go on outside
         is_clean = self.is_idle and self.clean is None and self.inner is None and not self.cancels
-        if self.link.session.failure is not None or is_clean:
+        if self.core.session.failure is not None or is_clean:
             self._give_back()
             return
         if self._cleaning is None:
-            self._cleaning = self.link.loop.create_task(self._end())
+            self._cleaning = self.core.loop.create_task(self._end())
             self._cleaning.add_done_callback(self._cleaned)
         await asyncio.shield(self._cleaning)
 
     async def _end(self) -> None:
         try:
-            async with asyncio.timeout(2 * GRACE):
+            async with asyncio.timeout(2 * CANCEL_GRACE_SECONDS):
                 while self.cancels:  # one that came late would hit whoever is next; they may be another loop's
-                    if self.link.may_be_hit(self.cancels):
-                        self.link.session.closed_by_client()
-                        self.link.abort()
+                    if self.core.may_be_hit(self.cancels):
+                        self.core.session.closed_by_client()
+                        self.core.abort()
                         return
-                    await asyncio.sleep(INTERVAL / 2)
+                    await asyncio.sleep(WATCH_INTERVAL_SECONDS / 2)
                 if self.inner is not None:
                     await self.inner.over()
                 if not self.is_idle:
@@ -213,34 +213,34 @@ class Turn:
                 if self.clean is not None:
                     await self.clean()
         except (PgWireError, TimeoutError):
-            self.link.abort()  # in a state that nobody knows
+            self.core.abort()  # in a state that nobody knows
         except BaseException:
-            self.link.abort()
+            self.core.abort()
             raise
         finally:
             self._give_back()
 
     def _give_back(self) -> None:
-        self.link.transport.resume()
+        self.core.transport.resume()
         window, self._window = self.window, None
-        self.link.session.leave(window)
-        self.link.transport.flush()
+        self.core.session.leave(window)
+        self.core.transport.flush()
 
     async def _stop(self) -> None:
         """End what runs: nobody waits for it any more. The server is asked to, and its answers are thrown away."""
-        session, window = self.link.session, self.window
+        session, window = self.core.session, self.window
         session.abandon_inside(window, self.name)
-        done: asyncio.Future[object] = self.link.loop.create_future()
+        done: asyncio.Future[object] = self.core.loop.create_future()
         if session.is_in_group:  # which its owner never ended: it must not be committed
             self.submit(failing_item())
             self.submit(sync_request(None))
-        await self.link.cancel_running()
-        self.link.transport.resume()  # not before: the rest would come at full speed
+        await self.core.cancel_running()
+        self.core.transport.resume()  # not before: the rest would come at full speed
         self.submit(sync_request(done))
-        pause = INTERVAL
+        pause = WATCH_INTERVAL_SECONDS
         await asyncio.wait([done], timeout=pause)
         while not done.done():  # a CancelRequest that came before the query had begun was lost
-            await self.link.cancel_running()
-            pause = min(2 * pause, LONGEST_PAUSE)
+            await self.core.cancel_running()
+            pause = min(2 * pause, MAX_CANCEL_PAUSE_SECONDS)
             await asyncio.wait([done], timeout=pause)
         await done

@@ -5,5 +5,5 @@ cdef class QueueReader:
     cdef readonly NotificationQueue _queue
 
 cdef class NotificationReceiver(QueueReader):
-    cdef object _link
+    cdef object _core
     cdef object _session

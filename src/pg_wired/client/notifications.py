@@ -7,7 +7,7 @@ import asyncio
 from ..errors import ConfigError, UsageError
 from ..protocol.records import Notification, NotificationGap
 from ..session.notification_queue import Drop, NotificationQueue
-from .core import Link
+from .core import Core
 
 
 class QueueReader:
@@ -59,10 +59,10 @@ class NotificationReceiver(QueueReader):
     received = delivered + queued + dropped, at every moment.
     """
 
-    def __init__(self, link: Link, capacity: int, drop: Drop) -> None:
-        super().__init__(link.session.notifications, capacity, drop)
-        self._link = link
-        self._session = link.session
+    def __init__(self, core: Core, capacity: int, drop: Drop) -> None:
+        super().__init__(core.session.notifications, capacity, drop)
+        self._core = core
+        self._session = core.session
 
     def __aiter__(self) -> NotificationReceiver:
         return self
@@ -73,6 +73,6 @@ class NotificationReceiver(QueueReader):
                 if self._session.is_closed_by_client:
                     raise StopAsyncIteration
                 raise self._session.refusal()
-            self._link.transport.check_owner()
+            self._core.transport.check_owner()
             await self._arrival()
         return item  # type: ignore[return-value]  # one connection leaves no other gap

@@ -1,5 +1,5 @@
 from ..session.request cimport Request
-from .lease cimport Turn
+from .lease cimport Lease
 
 cdef class ItemReply:
     cdef PgPipeline _pipeline
@@ -16,7 +16,7 @@ cdef class ItemReply:
 cdef class PgPipeline:
     cdef object __weakref__
     cdef object _wire
-    cdef Turn _turn
+    cdef Lease _lease
     cdef object _acquire_timeout
     cdef readonly object loop
     cdef object _last

@@ -12,8 +12,8 @@ from ..protocol.records import StatementDescription
 from ..protocol.rows import Rows
 from ..protocol.types import Oid, TransactionStatus, Value
 from ..session.request import Request, described_item, query_request, simple_query_request, sync_request
-from .core import Link
-from .lease import Patience, Turn
+from .core import Core
+from .lease import AcquireTimeout, Lease
 
 T = TypeVar("T")
 
@@ -92,24 +92,24 @@ class PgPipeline:
     `PgPipeline(wire)` borrows a WireConn for the time of the block.
     """
 
-    def __init__(self, owner: Turn | WireConn, acquire_timeout: Patience = ...) -> None:
+    def __init__(self, owner: Lease | WireConn, acquire_timeout: AcquireTimeout = ...) -> None:
         self._wire = owner if isinstance(owner, WireConn) else None
         # Names in a cache of its own would meet those of the next one.
-        self._turn = (
+        self._lease = (
             owner
-            if isinstance(owner, Turn)
-            else Turn(Link(owner, statement_cache_size=0), "pipeline()", has_state=True)
+            if isinstance(owner, Lease)
+            else Lease(Core(owner, statement_cache_size=0), "pipeline()", has_state=True)
         )
         self._acquire_timeout = acquire_timeout
-        self.loop = self._turn.loop
+        self.loop = self._lease.loop
         self._last: asyncio.Future[Rows] | None = None
         self._queued = 0
         self.groups = 0
         self.has_told = False  # an item has failed for a reason that others share
 
     @property
-    def _link(self) -> Link:
-        return self._turn.link
+    def _core(self) -> Core:
+        return self._lease.core
 
     def query(
         self,
@@ -123,7 +123,7 @@ class PgPipeline:
     ) -> PipelineItem[Rows]:
         """Queue one extended query; arguments as `exec_query` has them."""
         item: PipelineItem[Rows] = PipelineItem(self)
-        deadline = 0.0 if timeout is None else self._turn.deadline(timeout)
+        deadline = 0.0 if timeout is None else self._lease.deadline(timeout)
         self._queue(query_request(item, sql, params, param_oids, param_formats, result_formats, deadline))
         return item
 
@@ -139,7 +139,7 @@ class PgPipeline:
             self.sync()
         item: PipelineItem[list[Rows]] = PipelineItem(self)
         # Alone in flight, it is cancelled once nobody waits; the watch hears of that from a future.
-        self._turn.submit(simple_query_request(item.reply, sql, 0.0))
+        self._lease.submit(simple_query_request(item.reply, sql, 0.0))
         self.groups += 1
         return item
 
@@ -147,7 +147,7 @@ class PgPipeline:
         """End the group; done when the server has answered all of it, whatever the answers are."""
         reply: asyncio.Future[Rows] = self.loop.create_future()
         reply.add_done_callback(_seen)  # the items say what went wrong
-        self._turn.submit(sync_request(reply))
+        self._lease.submit(sync_request(reply))
         self._last = reply
         self._queued = 0
         self.groups += 1
@@ -155,11 +155,11 @@ class PgPipeline:
 
     def _queue(self, request: Request) -> None:
         request.become_item()
-        self._turn.submit(request)
+        self._lease.submit(request)
         self._queued += 1
 
     async def __aenter__(self) -> PgPipeline:
-        await self._turn.enter(self._acquire_timeout)
+        await self._lease.enter(self._acquire_timeout)
         return self
 
     async def __aexit__(self, kind: object, *exc: object) -> None:
@@ -167,29 +167,29 @@ class PgPipeline:
             if kind is None:
                 await self._finish()
         finally:
-            if self._turn.is_outermost:
-                self._link.session.check_settings()
-                self._turn.clean = None if self._is_clean else self._clean
-            await self._turn.leave()
+            if self._lease.is_outermost:
+                self._core.session.check_settings()
+                self._lease.clean = None if self._is_clean else self._clean
+            await self._lease.leave()
             if self._wire is not None:
-                self._link.watch.stop()
-                session = self._link.session
+                self._core.watchdog.stop()
+                session = self._core.session
                 self._wire.take_back(bytes(session.buffer[: session.tail]))
 
     async def _finish(self) -> None:
-        if self._queued or not self._turn.is_idle:
+        if self._queued or not self._lease.is_idle:
             await self.sync()
-        if self._turn.is_outermost and self._link.session.transaction_status is not TransactionStatus.IDLE:
+        if self._lease.is_outermost and self._core.session.transaction_status is not TransactionStatus.IDLE:
             raise TransactionError("the pipeline left a transaction open: it is rolled back; end it with COMMIT")
 
     @property
     def _is_clean(self) -> bool:
-        return self._turn.is_idle and self._link.session.transaction_status is TransactionStatus.IDLE
+        return self._lease.is_idle and self._core.session.transaction_status is TransactionStatus.IDLE
 
     async def _clean(self) -> None:
-        if self._link.session.transaction_status is not TransactionStatus.IDLE:
-            await self._turn.ask("ROLLBACK")
-        self._link.session.check_settings()
+        if self._core.session.transaction_status is not TransactionStatus.IDLE:
+            await self._lease.ask("ROLLBACK")
+        self._core.session.check_settings()
 
 
 def _seen(reply: asyncio.Future[T]) -> None:

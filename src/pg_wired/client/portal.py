@@ -11,7 +11,7 @@ from ..protocol.records import FieldDescription
 from ..protocol.rows import Rows
 from ..protocol.types import Oid, TransactionStatus, Value
 from ..session.request import Request, encoded_request
-from .core import Link
+from .core import Core
 
 
 class Portal:
@@ -20,8 +20,8 @@ class Portal:
     `is_suspended` says whether there may be more. A portal ends with its transaction (chapter "Extended Query").
     """
 
-    def __init__(self, link: Link, submit: Callable[[Request], None], name: str, bind: bytes) -> None:
-        self._link = link
+    def __init__(self, core: Core, submit: Callable[[Request], None], name: str, bind: bytes) -> None:
+        self._core = core
         self._submit = submit
         self._name = name
         self._bind = bind
@@ -29,7 +29,7 @@ class Portal:
         self.is_suspended = True
 
     async def _run(self, *items: messages.FrontendMessage, head: bytes = b"") -> Rows:
-        reply: asyncio.Future[Rows] = self._link.loop.create_future()
+        reply: asyncio.Future[Rows] = self._core.loop.create_future()
         data = head + messages.encode(*items, messages.Sync())
         request = encoded_request(reply, data, False, 0.0, self.fields)
         self._submit(request)
@@ -38,7 +38,7 @@ class Portal:
         return rows
 
     async def __aenter__(self) -> Portal:
-        if self._link.session.transaction_status is TransactionStatus.IDLE:
+        if self._core.session.transaction_status is TransactionStatus.IDLE:
             raise UsageError("a portal lives in a transaction: say BEGIN first")
         await self._run(messages.Describe("P", self._name), head=self._bind)
         return self
@@ -55,7 +55,7 @@ class Portal:
 
     async def __aexit__(self, *exc: object) -> None:
         # In a failed transaction, and behind its end, Close is still understood.
-        if self._link.session.failure is None:
+        if self._core.session.failure is None:
             await self._run(messages.Close("P", self._name))
 
 

@@ -1,5 +1,5 @@
 cdef class Queries:
     cdef object _carrier
     cdef readonly object _submit
-    cdef readonly object _turn
+    cdef readonly object _new_lease
     cdef object _new_reply

@@ -12,10 +12,10 @@ from ..protocol.rows import Rows
 from ..protocol.types import Oid, ResponseCollector, Row, Value
 from ..session import transaction
 from ..session.request import Request, describe_request, encoded_request, query_request, simple_query_request
-from .lease import Patience, Turn
+from .lease import AcquireTimeout, Lease
 
 # Rows that a stream keeps before it lets the server wait.
-ROW_BUFFER = 10_000
+DEFAULT_ROW_BUFFER_ROWS = 10_000
 
 
 # What some programs never do is loaded with its first use.
@@ -42,11 +42,11 @@ class Queries:
     `...`, the default, 30 seconds, or what the pool was told.
     """
 
-    def __init__(self, carrier: Carrier, turn: Callable[[str, bool], Turn]) -> None:
+    def __init__(self, carrier: Carrier, lease: Callable[[str, bool], Lease]) -> None:
         self._carrier = carrier
         self._submit = carrier.submit
         self._new_reply: Callable[[], asyncio.Future[Any]] = carrier.loop.create_future
-        self._turn = turn
+        self._new_lease = lease
 
     def exec_query(
         self,
@@ -148,11 +148,11 @@ class Queries:
         self._submit(transaction.Transaction(setup_sql, query).whole)
         return reply
 
-    def pipeline(self, *, acquire_timeout: Patience = ...) -> PgPipeline:
+    def pipeline(self, *, acquire_timeout: AcquireTimeout = ...) -> PgPipeline:
         """Several requests at once, with Syncs where you put them: `async with conn.pipeline() as pipeline`."""
         from .pipeline import PgPipeline
 
-        return PgPipeline(self._turn("pipeline()", True), acquire_timeout)
+        return PgPipeline(self._new_lease("pipeline()", True), acquire_timeout)
 
     def stream(
         self,
@@ -163,8 +163,8 @@ class Queries:
         param_formats: int | Sequence[int] = 0,
         result_formats: int | Sequence[int] = 0,
         timeout: float | None = None,
-        row_buffer: int = ROW_BUFFER,
-        acquire_timeout: Patience = ...,
+        row_buffer: int = DEFAULT_ROW_BUFFER_ROWS,
+        acquire_timeout: AcquireTimeout = ...,
     ) -> RowStream:
         """The rows as they come: `async with conn.stream(...) as rows: async for row in rows`.
 
@@ -172,14 +172,14 @@ class Queries:
         """
         from .row_stream import RowStream
 
-        stream = RowStream(self._turn("stream()", False), row_buffer, acquire_timeout)
+        stream = RowStream(self._new_lease("stream()", False), row_buffer, acquire_timeout)
         deadline = self._carrier.deadline(timeout)
         stream.request = query_request(stream.reply, sql, params, param_oids, param_formats, result_formats, deadline)
         stream.request.deliver_to(stream)
         return stream
 
     async def copy_in(
-        self, sql: str, source: Source, *, timeout: float | None = None, acquire_timeout: Patience = ...
+        self, sql: str, source: Source, *, timeout: float | None = None, acquire_timeout: AcquireTimeout = ...
     ) -> int:
         """COPY ... FROM STDIN from bytes, a binary file, or a (n async) iterable of buffers; returns the row count.
 
@@ -188,7 +188,7 @@ class Queries:
         """
         from .copy_in import CopyIn
 
-        copy = CopyIn(self._turn("copy_in()", False))
+        copy = CopyIn(self._new_lease("copy_in()", False))
         return await copy.run(sql, source, self._carrier.deadline(timeout), acquire_timeout)
 
     async def copy_in_rows(
@@ -197,21 +197,27 @@ class Queries:
         rows: Iterable[Sequence[bytes | None]],
         *,
         timeout: float | None = None,
-        acquire_timeout: Patience = ...,
+        acquire_timeout: AcquireTimeout = ...,
     ) -> int:
         """COPY ... FROM STDIN (FORMAT binary) from rows of values in binary form; returns the row count."""
         from .copy_in import binary_rows
 
         return await self.copy_in(sql, binary_rows(rows), timeout=timeout, acquire_timeout=acquire_timeout)
 
-    def copy_out(self, sql: str, *, timeout: float | None = None, acquire_timeout: Patience = ...) -> CopyOut[bytes]:
+    def copy_out(
+        self, sql: str, *, timeout: float | None = None, acquire_timeout: AcquireTimeout = ...
+    ) -> CopyOut[bytes]:
         """COPY ... TO STDOUT: `async with conn.copy_out(sql) as data: async for buffer in data`, with back-pressure."""
         from .copy_in import CopyOut
 
-        return CopyOut(self._turn("copy_out()", False), sql, self._carrier.deadline(timeout), acquire_timeout)
+        return CopyOut(self._new_lease("copy_out()", False), sql, self._carrier.deadline(timeout), acquire_timeout)
 
-    def copy_out_rows(self, sql: str, *, timeout: float | None = None, acquire_timeout: Patience = ...) -> CopyOut[Row]:
+    def copy_out_rows(
+        self, sql: str, *, timeout: float | None = None, acquire_timeout: AcquireTimeout = ...
+    ) -> CopyOut[Row]:
         """COPY ... TO STDOUT (FORMAT binary), row by row: tuples of `bytes | None` in the types' binary form."""
         from .copy_in import CopyOutRows
 
-        return CopyOutRows(self._turn("copy_out_rows()", False), sql, self._carrier.deadline(timeout), acquire_timeout)
+        return CopyOutRows(
+            self._new_lease("copy_out_rows()", False), sql, self._carrier.deadline(timeout), acquire_timeout
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..protocol.types import TransactionStatus
-from .lease import Turn
+from .lease import Lease
 
 # Command tags behind which the session is as it was, once there is no transaction. What they cannot show (set_config,
 # advisory locks) the owner has to say: mark_state_mutated().
@@ -34,29 +34,29 @@ RESET = (
 )
 
 
-def is_due(turn: Turn) -> bool:
+def is_due(lease: Lease) -> bool:
     """Whether the session may be another one than before the turn."""
-    window, session = turn.window, turn.link.session
-    return turn.is_state_mutated or not window.tags <= HARMLESS or session.parameters != window.parameters
+    window, session = lease.window, lease.core.session
+    return lease.is_state_mutated or not window.tags <= HARMLESS or session.parameters != window.parameters
 
 
-async def run(turn: Turn) -> None:
+async def run(lease: Lease) -> None:
     """ROLLBACK where a transaction is open, and the reset where it is due; inside the turn, at its end."""
-    session = turn.link.session
+    session = lease.core.session
     if session.transaction_status is not TransactionStatus.IDLE:
-        await turn.ask("ROLLBACK")
-    if is_due(turn):
-        await turn.ask("; ".join([RESET, *_more(turn)]))
+        await lease.ask("ROLLBACK")
+    if is_due(lease):
+        await lease.ask("; ".join([RESET, *_more(lease)]))
         session.check_settings()
-        turn.was_reset()
+        lease.was_reset()
 
 
-def _more(turn: Turn) -> list[str]:
+def _more(lease: Lease) -> list[str]:
     """What only some tags make necessary."""
-    tags = turn.window.tags
+    tags = lease.window.tags
     more = []
     if tags & {"LISTEN", "UNLISTEN", "DISCARD ALL"}:
-        more += ["UNLISTEN *", *[f"LISTEN {channel}" for channel in turn.link.channels]]
+        more += ["UNLISTEN *", *[f"LISTEN {channel}" for channel in lease.core.channels]]
     if tags & {"PREPARE", "DEALLOCATE"}:
         more.append("DEALLOCATE ALL")
     return more

@@ -11,10 +11,10 @@ from ..protocol.records import FieldDescription
 from ..protocol.rows import RowBody, Rows
 from ..protocol.types import Row
 from ..session.request import Request
-from .lease import Patience, Turn
+from .lease import AcquireTimeout, Lease
 
 # Bytes of rows kept before the server has to wait, however few rows they are.
-BYTE_BUFFER = 4 * 1024 * 1024
+BUFFERED_BYTES = 4 * 1024 * 1024
 
 
 class Inflow:
@@ -23,10 +23,10 @@ class Inflow:
     `reply` is the request's: done when all has come, or nothing more will.
     """
 
-    def __init__(self, turn: Turn, limit: int) -> None:
-        self._turn = turn
+    def __init__(self, lease: Lease, limit: int) -> None:
+        self._lease = lease
         self._limit = limit
-        self.reply: asyncio.Future[Rows] = turn.loop.create_future()
+        self.reply: asyncio.Future[Rows] = lease.loop.create_future()
         self.reply.add_done_callback(self._wake)
         self.has_header = False
         self._parts: deque[tuple[object, int, int]] = deque()
@@ -38,8 +38,8 @@ class Inflow:
         self._parts.append((part, count, n))
         self._kept += count
         self._bytes += n
-        if self._kept > self._limit or self._bytes > BYTE_BUFFER:
-            self._turn.link.transport.pause()
+        if self._kept > self._limit or self._bytes > BUFFERED_BYTES:
+            self._lease.core.transport.pause()
         self._wake()
 
     def header_arrived(self) -> None:
@@ -54,7 +54,7 @@ class Inflow:
         """Until something has come or nothing more will."""
         if self._waiter is not None:
             raise UsageError("another task reads from here: a stream has one reader")
-        self._waiter = self._turn.loop.create_future()
+        self._waiter = self._lease.loop.create_future()
         try:
             await self._waiter
         finally:
@@ -70,8 +70,8 @@ class Inflow:
         part, count, n = self._parts.popleft()
         self._kept -= count
         self._bytes -= n
-        if self._kept <= self._limit and self._bytes <= BYTE_BUFFER:
-            self._turn.link.transport.resume()
+        if self._kept <= self._limit and self._bytes <= BUFFERED_BYTES:
+            self._lease.core.transport.resume()
         return part
 
     def clear(self) -> None:
@@ -96,11 +96,11 @@ class RowStream:
 
     request: Request
 
-    def __init__(self, turn: Turn, row_buffer: int, acquire_timeout: Patience) -> None:
+    def __init__(self, lease: Lease, row_buffer: int, acquire_timeout: AcquireTimeout) -> None:
         if isinstance(row_buffer, bool) or not isinstance(row_buffer, int) or row_buffer < 1:
             raise ConfigError(f"row_buffer is {row_buffer!r}: pass a number of rows from 1")
-        self._inflow = Inflow(turn, row_buffer)
-        self._turn = turn
+        self._inflow = Inflow(lease, row_buffer)
+        self._lease = lease
         self._acquire_timeout = acquire_timeout
         self._is_entered = False
         self.reply.add_done_callback(self._overtake)
@@ -131,9 +131,9 @@ class RowStream:
         if self._is_entered:
             raise UsageError("a stream runs once: call stream() again")
         self._is_entered = True
-        await self._turn.enter(self._acquire_timeout, self.request.deadline)
+        await self._lease.enter(self._acquire_timeout, self.request.deadline)
         try:
-            self._turn.submit(self.request)
+            self._lease.submit(self.request)
             while not self._inflow.has_header and not self.reply.done():
                 await self._inflow.wait()
             if not self._inflow.has_header:
@@ -148,7 +148,7 @@ class RowStream:
 
     async def _leave(self) -> None:
         self._inflow.stop()
-        await self._turn.leave_behind(self.reply)
+        await self._lease.leave_behind(self.reply)
 
     def __aiter__(self) -> RowStream:
         return self
@@ -169,7 +169,7 @@ class RowStream:
             self._rest = iter(())
 
     async def _more(self) -> Rows | None:
-        self._turn.check_open()
+        self._lease.check_open()
         batch = await self._inflow.next()
         return batch if isinstance(batch, Rows) else None
 

@@ -3,7 +3,7 @@ from ..session.request cimport Request
 from ..session.session cimport Session
 from ..loop.transport cimport Transport
 
-cdef class Watch:
+cdef class Watchdog:
     cdef object _loop
     cdef Session _session
     cdef object _cancel

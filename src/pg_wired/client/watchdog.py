@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from ..session.request import Sink
 
 # Seconds. How late an abandoned request may be noticed; 50 looks a second cost nothing that can be measured.
-INTERVAL = 0.02
+WATCH_INTERVAL_SECONDS = 0.02
 # Seconds. What a request in a window may still take to end, once the server was asked to stop it.
-GRACE = 5.0
+CANCEL_GRACE_SECONDS = 5.0
 # Seconds between CancelRequests for one query, at the most.
-LONGEST_PAUSE = 1.0
+MAX_CANCEL_PAUSE_SECONDS = 1.0
 _NEVER = float("inf")
 
 
-class Watch:
+class Watchdog:
     """Looks after one session's requests. `cancel` sends a CancelRequest and waits for its end; None without a key."""
 
     def __init__(
@@ -53,13 +53,13 @@ class Watch:
 
     def arm(self) -> None:
         """Look before long: there is something unanswered."""
-        self._at(min(self._loop.time() + INTERVAL, self._deadline))
+        self._at(min(self._loop.time() + WATCH_INTERVAL_SECONDS, self._deadline))
 
     def arm_for(self, deadline: float) -> None:
         """Look at `deadline`, too."""
         if deadline < self._deadline:
             self._deadline = deadline
-            self._at(min(self._loop.time() + INTERVAL, deadline))
+            self._at(min(self._loop.time() + WATCH_INTERVAL_SECONDS, deadline))
 
     def stop(self) -> None:
         """The connection has ended."""
@@ -82,7 +82,7 @@ class Watch:
     def _at(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self.is_armed = when <= self._loop.time() + INTERVAL
+        self.is_armed = when <= self._loop.time() + WATCH_INTERVAL_SECONDS
         self._timer = self._loop.call_at(when, self._look) if when != _NEVER else None
 
     def _look(self) -> None:
@@ -98,7 +98,7 @@ class Watch:
             self._hooked = sole
             sole.add_done_callback(self._sole_done)
         self.cancel_abandoned()
-        self._at(min(now + INTERVAL if looks_on else _NEVER, self._deadline))
+        self._at(min(now + WATCH_INTERVAL_SECONDS if looks_on else _NEVER, self._deadline))
 
     def _note_slow(self, now: float) -> bool:
         """Tell a pool, by a number, that the oldest request takes its time. Says whether that is still to be seen."""
@@ -108,7 +108,7 @@ class Watch:
             return False
         if oldest != self._seen:
             self._seen, self._seen_at = oldest, now
-        elif now - self._seen_at > INTERVAL / 2:  # looks for deadlines come in between
+        elif now - self._seen_at > WATCH_INTERVAL_SECONDS / 2:  # looks for deadlines come in between
             session.mark_slow()
         return session.slow != oldest
 
@@ -123,7 +123,7 @@ class Watch:
             return
         last = self._session.hold_for_cancel(sole)
         if self._session.window is not None:
-            self._loop.call_later(GRACE, self._give_up, last)
+            self._loop.call_later(CANCEL_GRACE_SECONDS, self._give_up, last)
         self._task = self._loop.create_task(self._stop_server(last))
 
     async def _stop_server(self, last: Request) -> None:
@@ -132,13 +132,13 @@ class Watch:
         One that came before the query had begun there was lost, so there may be others.
         """
         assert self._cancel is not None
-        pause = INTERVAL
+        pause = WATCH_INTERVAL_SECONDS
         try:
             while last in self._session.inflight:
                 with suppress(PgWireError):  # the server's answer to the request is awaited all the same
                     await self._cancel()
                 await self._answered(last, pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, MAX_CANCEL_PAUSE_SECONDS)
         finally:
             self._task = None
             self._session.release()

@@ -14,7 +14,7 @@ from ..protocol.server_error import PgError
 from . import dial
 from .credentials import Credentials
 from .failures import CANNOT_CONNECT_NOW
-from .security import Terms
+from .security import Security
 
 if TYPE_CHECKING:
 
@@ -46,7 +46,7 @@ class Stage(Enum):
 class Attempt(Generic[S]):
     """Nothing of it is used for another one. `make` turns a socket into a Session."""
 
-    def __init__(self, terms: Terms, route: dial.Route, make: Make[S]) -> None:
+    def __init__(self, terms: Security, route: dial.Route, make: Make[S]) -> None:
         self._terms = terms
         self._route = route
         self._make = make

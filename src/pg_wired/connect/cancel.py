@@ -16,10 +16,10 @@ from . import dial
 from .tls_handshake import send_all, until_done
 
 # Seconds for a cancel request, by default.
-TIMEOUT = 5.0
+CANCEL_TIMEOUT_SECONDS = 5.0
 # Cancel requests of tokens that an address is sent at once, by one pool or one connection made alone: a server of 100
 # connections (its default) needs room for sessions while a hundred of them are cancelled.
-AT_ONCE = 32
+MAX_CANCELS_AT_ONCE = 32
 # Among those under way: one whose end nobody has seen. The server may act on it whenever it comes to it.
 LOST = "lost"
 
@@ -44,7 +44,7 @@ class CancelToken(Frozen):
 
         return CancelToken(self.address, self.pid, self.secret_key, may_be_sent, self._route, under_way)
 
-    async def cancel(self, timeout: float = TIMEOUT) -> None:
+    async def cancel(self, timeout: float = CANCEL_TIMEOUT_SECONDS) -> None:
         """Send CancelRequest, and wait until the server has closed that connection ("Canceling Requests in Progress").
 
         It goes the way of the session: the same address, and where that has TLS, the same TLS, never without.
@@ -53,11 +53,13 @@ class CancelToken(Frozen):
         server cannot be reached.
         """
         rooms = self._route.cancels
-        await self._cancel(timeout, rooms.setdefault(id(asyncio.get_running_loop()), asyncio.Semaphore(AT_ONCE)))
+        await self._cancel(
+            timeout, rooms.setdefault(id(asyncio.get_running_loop()), asyncio.Semaphore(MAX_CANCELS_AT_ONCE))
+        )
 
     async def cancel_at_once(self) -> None:
         """The same without waiting for others: for the library itself, which sends one for each session at most."""
-        await self._cancel(TIMEOUT, nullcontext())
+        await self._cancel(CANCEL_TIMEOUT_SECONDS, nullcontext())
 
     async def _cancel(self, timeout: float, room: AbstractAsyncContextManager[None]) -> None:
         limit = seconds(timeout)

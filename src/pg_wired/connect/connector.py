@@ -20,7 +20,7 @@ from ..protocol.server_error import PgError
 from . import dial, target_session
 from .attempt import Attempt, Make, S
 from .failures import Failures, is_final
-from .security import Terms
+from .security import Security
 
 PLAIN, TLS = False, True
 # In this order; the other modes demand TLS.
@@ -44,7 +44,7 @@ class Connector(Generic[S]):
         self.config = config
         self._make = make
         self._shuffle = shuffle
-        self._terms = Terms(config)
+        self._terms = Security(config)
         self.failures = Failures()  # of the last search
         self._cancels: WeakValueDictionary[dial.Address, dial.Rooms] = WeakValueDictionary()
 

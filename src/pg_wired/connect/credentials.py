@@ -11,7 +11,7 @@ from ..config.hosts import HostConfig
 from ..errors import AuthenticationError, ConfigError, Outcome
 
 # 4,096 iterations take a millisecond, 100,000 some twenty: above this the loop must not wait for them.
-ITERATIONS_ON_LOOP = 20_000
+MAX_ITERATIONS_ON_LOOP = 20_000
 
 
 class SaltedPasswords:
@@ -88,7 +88,7 @@ class Credentials:
         from ..auth.scram import salted_password
 
         arguments = (step.password, step.salt, step.iterations)
-        if step.iterations <= ITERATIONS_ON_LOOP:
+        if step.iterations <= MAX_ITERATIONS_ON_LOOP:
             key = salted_password(*arguments)
         else:
             key = await asyncio.get_running_loop().run_in_executor(None, salted_password, *arguments)

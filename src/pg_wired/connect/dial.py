@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..config.config import ConnConfig
 from ..config.hosts import HostConfig
 from ..errors import AuthenticationError, IoError, Outcome
-from .tls_handshake import Security, describe, encrypted, is_offered
+from .tls_handshake import TlsSettings, describe, encrypted, is_offered
 
 if TYPE_CHECKING:
     from weakref import WeakValueDictionary
@@ -43,7 +43,7 @@ class Route(NamedTuple):
     config: ConnConfig
     host: HostConfig
     address: Address
-    security: Security | None
+    security: TlsSettings | None
     cancels: Rooms
 
     @property

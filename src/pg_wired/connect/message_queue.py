@@ -10,23 +10,23 @@ from weakref import WeakMethod
 
 from ..errors import ConnectionClosed, PgWireError, ProtocolError
 from ..protocol import messages
-from ..protocol.buffers import Receiver
+from ..protocol.buffers import Buffers
 from ..protocol.server_error import PgError
-from ..protocol.types import LONG_LIMIT, LONG_MESSAGES, SHORT_LIMIT
+from ..protocol.types import LONG_LIMIT_BYTES, LONG_MESSAGES, SHORT_LIMIT_BYTES
 from ..session.session import SHUTDOWN_NOTICES
 
 # One read; a longer message grows it as bytes really arrive.
-BUFFER_SIZE = 64 * 1024
+BUFFER_BYTES = 64 * 1024
 
 
-class Inbox(Receiver):
+class MessageQueue(Buffers):
     """Messages that have come and are not asked for yet, as (tag, body); `size` counts their bytes.
 
     `on_arrival` is told after each read; `waiter` is whoever waits for more.
     """
 
     def __init__(self, on_arrival: WeakMethod[Callable[[], None]]) -> None:
-        super().__init__(BUFFER_SIZE)
+        super().__init__(BUFFER_BYTES)
         self.on_arrival = on_arrival
         self.waiter: asyncio.Future[None] | None = None
         self.size = 0
@@ -40,7 +40,7 @@ class Inbox(Receiver):
         while end - i >= 5:
             length = int.from_bytes(self.buffer[i + 1 : i + 5], "big", signed=True)
             is_long = self.is_logged_in and chr(self.buffer[i]) in LONG_MESSAGES
-            if not 4 <= length <= (LONG_LIMIT if is_long else SHORT_LIMIT):
+            if not 4 <= length <= (LONG_LIMIT_BYTES if is_long else SHORT_LIMIT_BYTES):
                 tag = bytes([self.buffer[i]])
                 self.failure = ProtocolError(f"the server's message {tag!r} has a length of {length}")
                 self._wake()

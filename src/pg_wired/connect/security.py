@@ -12,10 +12,10 @@ from ..config.hosts import HostConfig
 from ..config.tls import TlsConfig, TlsMode
 from ..errors import ConfigError
 from .credentials import SaltedPasswords
-from .tls_handshake import Security
+from .tls_handshake import TlsSettings
 
 
-class Terms:
+class Security:
     """Nothing in here belongs to one attempt. Raises ConfigError where options do not go together."""
 
     def __init__(self, config: ConnConfig) -> None:
@@ -52,7 +52,7 @@ class Terms:
                 self._context = await loop.run_in_executor(None, make)
         return self._context
 
-    async def security(self, host: HostConfig) -> Security:
+    async def security(self, host: HostConfig) -> TlsSettings:
         """How TLS is done with this host. Raises ConfigError where a file or a name is missing."""
         config = self.config
         context = await self._made_context()
@@ -67,7 +67,7 @@ class Terms:
                 raise ConfigError(f"{name!r} cannot be the name of a server with TLS")
             name = None
         is_asked_for = config.sslsni and name is not None and not _is_numeric(name)
-        return Security(context, name if is_checked or is_asked_for else None, self._is_direct)
+        return TlsSettings(context, name if is_checked or is_asked_for else None, self._is_direct)
 
     def policy(self, sock: socket.socket) -> Policy:
         """What this socket's server may get out of us."""

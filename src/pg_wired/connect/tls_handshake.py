@@ -21,7 +21,7 @@ ALPN = "postgresql"
 T = TypeVar("T")
 
 
-class Security(Frozen):
+class TlsSettings(Frozen):
     """How TLS is to be done, the same for a session and for its cancel requests.
 
     `server_hostname` is what SNI asks for, and what the certificate is checked for where the context says so.
@@ -88,7 +88,7 @@ _ANSWERS = {
 }
 
 
-async def encrypted(sock: socket.socket, security: Security) -> ssl.SSLSocket:
+async def encrypted(sock: socket.socket, security: TlsSettings) -> ssl.SSLSocket:
     """The TLS handshake over `sock`, which this takes over. Raises IoError."""
     try:
         sock.getpeername()  # else wrap_socket finds out, with the descriptor in a socket of its own

@@ -20,20 +20,20 @@ from ..protocol import messages
 from ..protocol.records import FieldDescription, StatementDescription
 from ..protocol.server_error import PgError
 from ..protocol.types import Oid, Row, TransactionStatus
-from .message_queue import Inbox
+from .message_queue import MessageQueue
 
 # What connecting and cancelling need is loaded then.
 if TYPE_CHECKING:
     from ..auth import handshake
     from ..config.config import ConnConfig
-    from ..protocol.buffers import Receiver
+    from ..protocol.buffers import Buffers
     from . import dial
     from .cancel import CancelToken
     from .connector import Connector, Shuffle
     from .credentials import Credentials
 
 # Bytes of messages that wait to be asked for, or of encoded ones that wait for the socket.
-HIGH_WATER = 1024 * 1024
+HIGH_WATER_BYTES = 1024 * 1024
 _NONCE_BYTES = 18  # as libpq (SCRAM_RAW_NONCE_LEN)
 
 _log = logging.getLogger("pg_wired")
@@ -51,9 +51,9 @@ class WireConn:
         self._route = route
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         # The loop holds the transport, and that the inbox: none of them may keep alive a WireConn that nobody has.
-        self.inbox = Inbox(WeakMethod(self._hold_back))
+        self.inbox = MessageQueue(WeakMethod(self._hold_back))
         self.transport = Transport(asyncio.get_running_loop(), sock, self.inbox)
-        self.facts: handshake.Startup
+        self.facts: handshake.HandshakeResult
         self.parameters: dict[str, str] = {}
         self.transaction_status = TransactionStatus.IDLE
         self.is_authenticated = False
@@ -106,7 +106,7 @@ class WireConn:
             raise self.inbox.ended()
         self.inbox.append(data)
         self.transport.flush()
-        if len(self.inbox.out) > HIGH_WATER:
+        if len(self.inbox.out) > HIGH_WATER_BYTES:
             await self.transport.drain()
 
     async def send(self, *items: messages.FrontendMessage) -> None:
@@ -129,7 +129,7 @@ class WireConn:
             self.inbox.fail(error)
             self.transport.abort()
             raise
-        if self._is_paused and self.inbox.size < HIGH_WATER:
+        if self._is_paused and self.inbox.size < HIGH_WATER_BYTES:
             self._is_paused = False
             self.transport.resume()
         match message:
@@ -154,7 +154,7 @@ class WireConn:
         finally:
             self.inbox.waiter = None
 
-    def take_over(self, receiver: Receiver, feed: Callable[[bytes], None]) -> None:
+    def take_over(self, receiver: Buffers, feed: Callable[[bytes], None]) -> None:
         """Give the socket, and what has come and was not read, to another receiver; this one is done."""
         self._check_owner()
         if self.inbox.failure is not None:
@@ -229,7 +229,7 @@ class WireConn:
 
     def _hold_back(self) -> None:
         """Too much has come that nobody asked for: let the server wait."""
-        if self.inbox.size >= HIGH_WATER and not self._is_paused:
+        if self.inbox.size >= HIGH_WATER_BYTES and not self._is_paused:
             self._is_paused = True
             self.transport.pause()
 

@@ -1,7 +1,7 @@
 cimport cython
 from . cimport syscalls
 from .owner cimport Owner
-from ..protocol.buffers cimport Receiver
+from ..protocol.buffers cimport Buffers
 
 cdef class Transport:
     cdef readonly object loop
@@ -12,7 +12,7 @@ cdef class Transport:
     cdef readonly object check_owner
     cdef readonly long long writes
     cdef readonly long long bytes_in
-    cdef Receiver _receiver
+    cdef Buffers _receiver
     cdef bytearray _buffer
     cdef object _view
     cdef bint _is_tls
@@ -32,15 +32,15 @@ cdef class Transport:
     cpdef flush_soon(self)
     cpdef flush(self)
     cpdef _flush_last(self)
-    @cython.locals(n=Py_ssize_t, receiver=Receiver, error=object)
+    @cython.locals(n=Py_ssize_t, receiver=Buffers, error=object)
     cdef _write(self)
     @cython.locals(n=Py_ssize_t)
-    cdef _send_slices(self, Receiver receiver)
+    cdef _send_slices(self, Buffers receiver)
     cdef _want_write(self)
     cdef _stop_writing(self)
     @cython.locals(room=Py_ssize_t, n=Py_ssize_t)
-    cdef Py_ssize_t _receive(self, Receiver receiver) except -2
-    @cython.locals(n=Py_ssize_t, receiver=Receiver, error=object)
+    cdef Py_ssize_t _receive(self, Buffers receiver) except -2
+    @cython.locals(n=Py_ssize_t, receiver=Buffers, error=object)
     cdef Py_ssize_t _read(self) except -1
     cpdef _read_once(self)
     @cython.locals(total=Py_ssize_t, n=Py_ssize_t, space=Py_ssize_t)

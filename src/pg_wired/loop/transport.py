@@ -12,24 +12,24 @@ import socket
 import ssl
 from typing import Any
 
-from ..protocol.buffers import Receiver
+from ..protocol.buffers import Buffers
 from . import syscalls
 from .owner import Owner
 
 # The largest TLS record (RFC 8446, 5.1).
-SLICE = 16 * 1024
+TLS_SLICE_BYTES = 16 * 1024
 
 
 # Bytes behind which the loop's other callbacks have their turn; one read may bring more.
-TURN = 64 * 1024
+READ_BURST_BYTES = 64 * 1024
 # Seconds until the end of a connection is looked for that the loop does not show: a read that finds nothing costs 2 us.
-LOOK = 0.05
+END_CHECK_SECONDS = 0.05
 
 
 class Transport:
     """Owns `sock` from now on. `closed` is done when the socket is closed, for whatever reason."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, receiver: Receiver) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, receiver: Buffers) -> None:
         self.loop = loop
         self.closed: asyncio.Future[None] = loop.create_future()
         self._sock = sock
@@ -64,7 +64,7 @@ class Transport:
     def is_open(self) -> bool:
         return self._fd >= 0
 
-    def hand_over(self, receiver: Receiver) -> None:
+    def hand_over(self, receiver: Buffers) -> None:
         """From now on read into another receiver, and drain that one."""
         self._receiver = receiver
 
@@ -101,7 +101,7 @@ class Transport:
         What the TLS layer has decrypted already, the file descriptor does not show.
         """
         total = 0
-        while total < TURN and not self._reads_soon:
+        while total < READ_BURST_BYTES and not self._reads_soon:
             space = len(self._receiver.buffer) - self._receiver.tail
             n = 0 if self._is_paused else self._read()
             if n == 0 or (self._receiver.is_complete and not (self._is_tls and self._pending())):
@@ -115,7 +115,7 @@ class Transport:
     def _look_for_end(self) -> None:
         """All that had come is read; behind it may stand the end of the connection, for which uvloop does not call."""
         if self._look is None:
-            self._look = self.loop.call_later(LOOK, self._look_now)
+            self._look = self.loop.call_later(END_CHECK_SECONDS, self._look_now)
 
     def _look_now(self) -> None:
         self._look = None
@@ -171,7 +171,7 @@ class Transport:
             self.flush()
         return n if self._fd >= 0 else 0
 
-    def _receive(self, receiver: Receiver) -> int:
+    def _receive(self, receiver: Buffers) -> int:
         """One read through TLS; -1 where nothing is there."""
         if receiver.buffer is not self._buffer:
             self._buffer = receiver.buffer
@@ -227,10 +227,10 @@ class Transport:
         else:
             self._stop_writing()
 
-    def _send_slices(self, receiver: Receiver) -> None:
+    def _send_slices(self, receiver: Buffers) -> None:
         while self._slice or receiver.out:
             if not self._slice:
-                self._slice = bytes(receiver.out[:SLICE])
+                self._slice = bytes(receiver.out[:TLS_SLICE_BYTES])
                 receiver.sent(len(self._slice))
             n = self._tls.write(self._slice)
             self.writes += 1

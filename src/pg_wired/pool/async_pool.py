@@ -10,31 +10,31 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..client.async_conn import AsyncConn
-from ..client.lease import Patience
+from ..client.lease import AcquireTimeout
 from ..client.queries import Queries
 from ..config.config import ConnConfig
 from ..errors import RequestTimeout
 from ..loop.owner import Owner
 from ..session.notification_queue import Drop
 from ..session.session import choose
-from .connections import Opener
+from .connections import Connections
 from .lending import Lending
-from .lent_turn import LentTurn
+from .lent_turn import PoolLease
 from .listener import PoolListener
 from .pool_stats import PoolStats
 from .probe import Probe
 from .settings import OnConnect, PoolSettings, WhenDown, check_count
-from .shared import Lanes
+from .shared import SharedConns
 
 if TYPE_CHECKING:
     from ..client.exclusive import ExclusiveConn
 
 # Requests, and verbs, that may wait: a few megabytes of objects.
-MAX_WAITING = 10_000
+MAX_WAITING_REQUESTS = 10_000
 # Seconds. What a server keeps for a session grows with its age; an idle one costs it memory.
-MAX_LIFETIME = 3600.0
-MAX_IDLE = 300.0
-PROBE_INTERVAL = 30.0
+MAX_LIFETIME_SECONDS = 3600.0
+MAX_IDLE_SECONDS = 300.0
+PROBE_INTERVAL_SECONDS = 30.0
 
 
 class AsyncPool(Queries):
@@ -46,17 +46,19 @@ class AsyncPool(Queries):
     methods raise UsageError from another thread, loop or process, and ConnectionClosed behind close().
     """
 
-    def __init__(self, config: ConnConfig, told: PoolSettings | None = None) -> None:
-        if told is None:
+    def __init__(self, config: ConnConfig, settings: PoolSettings | None = None) -> None:
+        if settings is None:
             raise TypeError("a pool is made by `await AsyncPool.connect(dsn)`")
         loop = asyncio.get_running_loop()
         self._owner = Owner(loop, "pool")
-        self._opener = Opener(self._owner, loop, config, told.checked())
-        self._lanes = Lanes(self._opener)
-        self._lending = lending = Lending(self._opener)
-        super().__init__(self._lanes, lambda name, has_state: LentTurn(lending, name, has_state))
-        lanes = self._lanes
-        self._probe = Probe(loop, told.probe_interval, lambda: chain(lanes.conns, [lent.conn for lent in lending.idle]))
+        self._connections = Connections(self._owner, loop, config, settings.checked())
+        self._shared = SharedConns(self._connections)
+        self._lending = lending = Lending(self._connections)
+        super().__init__(self._shared, lambda name, has_state: PoolLease(lending, name, has_state))
+        shared = self._shared
+        self._probe = Probe(
+            loop, settings.probe_interval, lambda: chain(shared.conns, [lent.conn for lent in lending.idle])
+        )
 
     @classmethod
     async def connect(
@@ -67,11 +69,11 @@ class AsyncPool(Queries):
         size: int = 4,
         max_exclusive: int | None = None,
         acquire_timeout: float | None = 30.0,
-        max_waiting: int = MAX_WAITING,
+        max_waiting: int = MAX_WAITING_REQUESTS,
         when_down: WhenDown = "wait",
-        max_lifetime: float | None = MAX_LIFETIME,
-        max_idle: float | None = MAX_IDLE,
-        probe_interval: float | None = PROBE_INTERVAL,
+        max_lifetime: float | None = MAX_LIFETIME_SECONDS,
+        max_idle: float | None = MAX_IDLE_SECONDS,
+        probe_interval: float | None = PROBE_INTERVAL_SECONDS,
         on_connect: OnConnect | None = None,
         random: Callable[[], float] = randomness.random,
         **options: Any,
@@ -84,7 +86,7 @@ class AsyncPool(Queries):
         """
         config = ConnConfig.of(dsn, **options)
         exclusive = size if max_exclusive is None else max_exclusive
-        told = PoolSettings(
+        settings = PoolSettings(
             size,
             exclusive,
             acquire_timeout,
@@ -96,9 +98,9 @@ class AsyncPool(Queries):
             on_connect,
             random,
         )
-        pool = cls(config, told)
+        pool = cls(config, settings)
         try:
-            await pool._lanes.connect(timeout)
+            await pool._shared.connect(timeout)
         except BaseException:
             pool.abort()
             raise
@@ -110,20 +112,20 @@ class AsyncPool(Queries):
         Others use it at the same time, and it ends some day: do not keep it.
         """
         self._owner.check()
-        if self._opener.is_closed:
-            raise self._opener.closed()
-        if not self._lanes.conns:
-            raise self._lanes.down()
-        return self._lanes.conns[choose(self._lanes.sessions)]
+        if self._connections.is_closed:
+            raise self._connections.closed()
+        if not self._shared.conns:
+            raise self._shared.down()
+        return self._shared.conns[choose(self._shared.sessions)]
 
-    def exclusive(self, *, acquire_timeout: Patience = ...) -> ExclusiveConn:
+    def exclusive(self, *, acquire_timeout: AcquireTimeout = ...) -> ExclusiveConn:
         """A connection for you alone: `async with pool.exclusive() as mine`, for transactions and session state.
 
         Raises PoolExhausted if none is free within `acquire_timeout` seconds.
         """
         from ..client.exclusive import ExclusiveConn
 
-        return ExclusiveConn(self._turn("exclusive()", True), acquire_timeout)
+        return ExclusiveConn(self._new_lease("exclusive()", True), acquire_timeout)
 
     def listener(
         self,
@@ -131,56 +133,56 @@ class AsyncPool(Queries):
         *,
         capacity: int = 4096,
         drop: Drop = "oldest",
-        acquire_timeout: Patience = ...,
+        acquire_timeout: AcquireTimeout = ...,
     ) -> PoolListener:
         """Notifications of `channels`, on a connection of its own that is made anew when it is lost.
 
         Of more than `capacity` that wait, the `drop` ones are lost. UsageError, at its beginning, where LISTEN has no
         effect, as behind a pooler in transaction mode.
         """
-        return PoolListener(self._lanes, self._lending, channels, capacity, drop, acquire_timeout)
+        return PoolListener(self._shared, self._lending, channels, capacity, drop, acquire_timeout)
 
     # ---- state
 
     @property
     def size(self) -> int:
         """Shared connections it is to have."""
-        return len(self._lanes.slots)
+        return len(self._shared.slots)
 
     @property
     def alive_count(self) -> int:
         """Shared connections that take requests."""
-        return len(self._lanes.conns)
+        return len(self._shared.conns)
 
     def resize(self, size: int) -> None:
         """Have so many shared connections from now on; those that go finish what they have."""
         self._owner.check()
         check_count("size", size, 1)
-        if self._opener.is_closed:
-            raise self._opener.closed()
-        self._lanes.resize(size)
+        if self._connections.is_closed:
+            raise self._connections.closed()
+        self._shared.resize(size)
 
     def stats(self) -> PoolStats:
         """A snapshot; it costs a few microseconds for each connection."""
-        lanes, lending, opener = self._lanes, self._lending, self._opener
-        totals = opener.totals()
+        shared, lending, connections = self._shared, self._lending, self._connections
+        totals = connections.totals()
         return PoolStats(
             size=self.size,
             alive=self.alive_count,
-            in_flight=sum(len(session.waiting()) for session in lanes.sessions),
-            waiting=len(lanes.waiting) + len(lending.waiters),
+            in_flight=sum(len(session.waiting()) for session in shared.sessions),
+            waiting=len(shared.waiting) + len(lending.waiters),
             lent=len(lending.out),
             idle=len(lending.idle),
             opening=lending.opening,
-            connects=opener.connects,
-            connect_failures=opener.failures,
-            moved=lanes.moved,
+            connects=connections.connects,
+            connect_failures=connections.failures,
+            moved=shared.moved,
             requests=totals.requests,
             writes=totals.writes,
             bytes_in=totals.bytes_in,
             bytes_out=totals.bytes_out,
             longest_wait=lending.longest_wait,
-            dropped_notifications=opener.dropped_notifications,
+            dropped_notifications=connections.dropped_notifications,
         )
 
     # ---- the end
@@ -198,33 +200,33 @@ class AsyncPool(Queries):
             if lent.task is me:
                 lent.conn.abort()
         try:
-            unanswered = await self._opener.finish(timeout)
+            unanswered = await self._connections.finish(timeout)
         finally:
-            self._opener.abort()
+            self._connections.abort()
         if unanswered:
             raise RequestTimeout(f"close() gave up on {unanswered} connections with unanswered requests")
 
     def abort(self) -> None:
         """Close everything at once: whoever waits is told. Idempotent. UsageError while the loop runs elsewhere."""
-        if self._opener.conns or self._opener.tasks or not self._opener.is_closed:
+        if self._connections.conns or self._connections.tasks or not self._connections.is_closed:
             self._owner.check_thread()
         self._stop()
-        self._opener.abort()
+        self._connections.abort()
 
     def _stop(self) -> None:
-        self._opener.is_closed = True
+        self._connections.is_closed = True
         self._probe.stop()
-        self._lanes.close()
-        self._lending.close(self._opener.closed())
+        self._shared.close()
+        self._lending.close(self._connections.closed())
 
     async def __aenter__(self) -> AsyncPool:
         return self
 
     async def __aexit__(self, kind: object, *exc: object) -> None:
         """An exception of the block waits for no answers, and is not replaced: what is unanswered then is ended."""
-        if kind is not None and (self._lending.out or any(session.waiting() for session in self._lanes.sessions)):
+        if kind is not None and (self._lending.out or any(session.waiting() for session in self._shared.sessions)):
             try:
-                await asyncio.gather(*[conn._link.part() for conn in self._opener.conns])
+                await asyncio.gather(*[conn._core.part() for conn in self._connections.conns])
             finally:
                 self.abort()
         await self.close()
@@ -233,12 +235,12 @@ class AsyncPool(Queries):
         raise TypeError("an AsyncPool cannot be pickled: its sockets belong to this process; connect in each one")
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
-        opener = self.__dict__.get("_opener")
-        if opener is None or opener.is_closed or not (opener.conns or opener.tasks):
+        connections = self.__dict__.get("_connections")
+        if connections is None or connections.is_closed or not (connections.conns or connections.tasks):
             return
         _warn(f"unclosed {self!r}: close() it, or use `async with`", ResourceWarning, source=self)
         self._owner.run(self.abort)
 
     def __repr__(self) -> str:
-        state = "closed" if self._opener.is_closed else f"alive={self.alive_count}"
+        state = "closed" if self._connections.is_closed else f"alive={self.alive_count}"
         return f"<AsyncPool size={self.size} {state} lent={len(self._lending.out)}>"

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 # Seconds. The first retry comes within BASE, and each bound is twice the one before; the last one leaves room for a
 # failed attempt and a good one within the two seconds in which a pool has to be whole again.
-BASE = 0.05
-CAP = 1.0
+FIRST_DELAY_SECONDS = 0.05
+MAX_DELAY_SECONDS = 1.0
 # Seconds. A connection that lived for less may be one of a server that lets everybody in and throws everybody out.
-SETTLED = 1.0
+SETTLED_SECONDS = 1.0
 
 
 class Backoff:
@@ -39,7 +39,7 @@ class Backoff:
 
     def ended(self, now: float, age: float) -> None:
         """A connection was lost, `age` seconds old."""
-        if age >= SETTLED:
+        if age >= SETTLED_SECONDS:
             self._brief = 0
         elif self._has_connected:  # several that go together count once
             self._has_connected = False
@@ -49,4 +49,4 @@ class Backoff:
 
     def _put_off(self, now: float) -> None:
         n = self._failures + self._brief - 1
-        self._not_before = now + self._random() * min(CAP, BASE * 2 ** min(n, 10))
+        self._not_before = now + self._random() * min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2 ** min(n, 10))

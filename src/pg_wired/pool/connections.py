@@ -22,24 +22,26 @@ from .settings import PoolSettings
 LOG = logging.getLogger("pg_wired.pool")
 
 # Seconds that on_connect may take where connect_timeout sets no limit: the default of that.
-SETUP_TIMEOUT = 10.0
+SETUP_TIMEOUT_SECONDS = 10.0
 # Seconds between looks at a connection that still has answers to give, and is no longer wanted.
-LOOK = 0.5
+DRAIN_CHECK_SECONDS = 0.5
 # Seconds in which the server has to end it then.
-FAREWELL = 10.0
-WRITABLE = ("read-write", "primary")
+CLOSE_TIMEOUT_SECONDS = 10.0
+WRITABLE_SESSION_ATTRS = ("read-write", "primary")
 
 
-class Opener:
+class Connections:
     """One attempt at a time for the whole pool, so that a server that comes back is not run over.
 
     It keeps every open connection, so that nothing is left when all is to end.
     """
 
-    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, config: ConnConfig, told: PoolSettings) -> None:
+    def __init__(
+        self, owner: Owner, loop: asyncio.AbstractEventLoop, config: ConnConfig, settings: PoolSettings
+    ) -> None:
         self.owner = owner
         self.loop = loop
-        self.told = told
+        self.settings = settings
         self.connects = 0
         self.failures = 0
         self.last_failure: BaseException | None = None
@@ -52,8 +54,8 @@ class Opener:
         self.is_closed = False
         self._config = config
         self._connector = connector(config)
-        self._must_write = config.target_session_attrs in WRITABLE
-        self._backoff = Backoff(told.random)
+        self._must_write = config.target_session_attrs in WRITABLE_SESSION_ATTRS
+        self._backoff = Backoff(settings.random)
         self._gate = asyncio.Lock()
 
     async def open(self, begins: Callable[[], None] | None = None) -> AsyncConn:
@@ -80,7 +82,7 @@ class Opener:
         conn = AsyncConn(await self._connector.connect())
         self.conns.add(conn)
         conn._transport.closed.add_done_callback(lambda _: self._closed(conn))
-        conn._link.is_set_up = self.told.on_connect is not None
+        conn._core.is_set_up = self.settings.on_connect is not None
         try:
             await self.set_up(conn)
             if not conn.is_alive:
@@ -98,12 +100,12 @@ class Opener:
 
     async def set_up(self, conn: AsyncConn) -> None:
         """Run on_connect. Raises what that does, and RequestTimeout where it takes too long."""
-        if self.told.on_connect is None:
+        if self.settings.on_connect is None:
             return
-        limit = self._config.connect_timeout or SETUP_TIMEOUT
+        limit = self._config.connect_timeout or SETUP_TIMEOUT_SECONDS
         try:
             async with asyncio.timeout(limit) as scope:
-                setting_up = self.told.on_connect(conn)
+                setting_up = self.settings.on_connect(conn)
                 if not isawaitable(setting_up):
                     raise TypeError(f"on_connect returned {type(setting_up).__name__}: make it `async def`")
                 await setting_up
@@ -114,7 +116,7 @@ class Opener:
 
     def _closed(self, conn: AsyncConn) -> None:
         self.conns.discard(conn)
-        self.past.add(conn._link)
+        self.past.add(conn._core)
         if conn._session.notifications not in self.listening:
             self.past_dropped += conn.dropped_notifications
 
@@ -124,7 +126,7 @@ class Opener:
             return
         session = conn._session
         LOG.warning("%s %s (pid %s) is gone: %s", what, conn.addr, conn.backend_pid, session.failure or _why(conn))
-        self._backoff.ended(self.loop.time(), self.loop.time() - conn._link.born)
+        self._backoff.ended(self.loop.time(), self.loop.time() - conn._core.born)
         if session.reason is Reason.READ_ONLY:
             self._eject(conn.addr)
 
@@ -150,9 +152,9 @@ class Opener:
         if session.reason is None:
             session.drain(Reason.REPLACED)
         while (session.waiting() or session.window is not None) and not transport.is_closed:
-            await asyncio.wait([transport.closed], timeout=LOOK)
+            await asyncio.wait([transport.closed], timeout=DRAIN_CHECK_SECONDS)
         try:
-            await conn.close(FAREWELL)
+            await conn.close(CLOSE_TIMEOUT_SECONDS)
         except PgWireError as error:
             LOG.warning("a connection to %s did not end by itself: %s", conn.addr, error)
 
@@ -168,14 +170,14 @@ class Opener:
 
     def lifetime(self) -> float:
         """Seconds that a new connection may live; up to a tenth less, so that they do not all go at once."""
-        longest = self.told.max_lifetime
-        return float("inf") if longest is None else longest * (1 - 0.1 * self.told.random())
+        longest = self.settings.max_lifetime
+        return float("inf") if longest is None else longest * (1 - 0.1 * self.settings.random())
 
     def totals(self) -> Totals:
         """Over all connections, past and present."""
         sums = self.past.copy()
         for conn in self.conns:
-            sums.add(conn._link)
+            sums.add(conn._core)
         return sums
 
     @property

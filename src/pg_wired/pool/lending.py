@@ -11,18 +11,18 @@ from ..client.async_conn import AsyncConn
 from ..errors import ConnectionClosed, Outcome, PgWireError, PoolExhausted, RequestTimeout
 from ..loop.clock import Clock, sooner
 from ..session.request import Request
-from .connections import LOG, Opener
+from .connections import LOG, Connections
 
 # How many holders an error names.
-NAMED = 10
+MAX_NAMED_HOLDERS = 10
 
 
-class Lent:
+class Checkout:
     """One connection to be lent, and who has it; its session's supervisor."""
 
     def __init__(self, lending: Lending, conn: AsyncConn) -> None:
         self.conn = conn
-        self.expires = conn._link.born + lending.opener.lifetime()
+        self.expires = conn._core.born + lending.connections.lifetime()
         self.timer: asyncio.TimerHandle | None = None
         self.verb = ""
         self.since = 0.0
@@ -52,7 +52,7 @@ class Waiter:
     """Somebody who waits for a connection."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, verb: str) -> None:
-        self.future: asyncio.Future[Lent] = loop.create_future()
+        self.future: asyncio.Future[Checkout] = loop.create_future()
         self.since = loop.time()
         self.verb = verb
 
@@ -60,12 +60,12 @@ class Waiter:
 class Lending(Clock):
     """At most `max_exclusive` connections: idle, lent, being made, or on their way out."""
 
-    def __init__(self, opener: Opener) -> None:
-        super().__init__(opener.loop)
-        self.opener = opener
-        self.limit = opener.told.max_exclusive
-        self.idle: list[Lent] = []
-        self.out: set[Lent] = set()  # lent, or being made clean
+    def __init__(self, connections: Connections) -> None:
+        super().__init__(connections.loop)
+        self.connections = connections
+        self.limit = connections.settings.max_exclusive
+        self.idle: list[Checkout] = []
+        self.out: set[Checkout] = set()  # lent, or being made clean
         self._openers: set[asyncio.Task[None]] = set()
         self.leaving = 0  # closing, and not closed yet
         self.waiters: deque[Waiter] = deque()
@@ -89,11 +89,11 @@ class Lending(Clock):
 
     # ---- out
 
-    async def borrow(self, verb: str, latest: float, deadline: float) -> Lent:
+    async def acquire(self, verb: str, latest: float, deadline: float) -> Checkout:
         """A connection for the current task, in order. PoolExhausted at `latest`, RequestTimeout at `deadline`."""
-        self.opener.owner.check()
-        if self.opener.is_closed:
-            raise self.opener.closed()
+        self.connections.owner.check()
+        if self.connections.is_closed:
+            raise self.connections.closed()
         if self.idle and not self.waiters:
             return self._lend(self.idle.pop(), verb)
         end = sooner(latest, deadline)
@@ -106,7 +106,7 @@ class Lending(Clock):
             return await waiter.future
         except BaseException:
             if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
-                self.give_back(waiter.future.result())  # it was handed over in the tick of the cancelling
+                self.release(waiter.future.result())  # it was handed over in the tick of the cancelling
             elif waiter in self.waiters:
                 self.waiters.remove(waiter)
             raise
@@ -120,7 +120,7 @@ class Lending(Clock):
         if not self.limit:
             raise PoolExhausted(f"{verb} needs a connection of its own, and max_exclusive is 0", Outcome.NOT_SENT)
         to_come = self.limit - len(self.out) - self.leaving  # a connection that is opened for somebody is no queue
-        if len(self.waiters) >= self.opener.told.max_waiting + to_come:
+        if len(self.waiters) >= self.connections.settings.max_waiting + to_come:
             raise self._exhausted(f"{len(self.waiters)} wait already (max_waiting)")
         if deadline < 0:
             raise RequestTimeout("the timeout is 0", Outcome.NOT_SENT)
@@ -137,7 +137,7 @@ class Lending(Clock):
             seconds = self.loop.time() - waiter.since
             waiter.future.set_exception(self._exhausted(f"no connection for {waiter.verb} within {seconds:.1f} s"))
 
-    def _lend(self, lent: Lent, verb: str) -> Lent:
+    def _lend(self, lent: Checkout, verb: str) -> Checkout:
         if lent.timer is not None:
             lent.timer.cancel()
         lent.verb, lent.since = verb, self.loop.time()
@@ -146,23 +146,23 @@ class Lending(Clock):
 
     # ---- and back
 
-    def give_back(self, lent: Lent) -> None:
+    def release(self, lent: Checkout) -> None:
         """Whoever had it is done, and left it clean, or broken."""
         self.out.discard(lent)
         lent.task, lent.on_end = None, None
         self._offer(lent)
 
-    def set_up_again(self, lent: Lent) -> None:
+    def set_up_again(self, lent: Checkout) -> None:
         """The same, but what on_connect had set was reset."""
-        if self.opener.told.on_connect is None or lent.conn.is_broken or self.opener.is_closed:
-            self.give_back(lent)
+        if self.connections.settings.on_connect is None or lent.conn.is_broken or self.connections.is_closed:
+            self.release(lent)
         else:
             lent.is_set_up = False
-            self.opener.run(self._set_up(lent)).add_done_callback(lambda _: self._abandoned(lent))
+            self.connections.run(self._set_up(lent)).add_done_callback(lambda _: self._abandoned(lent))
 
-    async def _set_up(self, lent: Lent) -> None:
+    async def _set_up(self, lent: Checkout) -> None:
         try:
-            await self.opener.set_up(lent.conn)
+            await self.connections.set_up(lent.conn)
         except Exception as error:  # on_connect's own, too
             LOG.warning("on_connect failed behind a reset: %s", error)
             lent.conn.abort()
@@ -171,18 +171,18 @@ class Lending(Clock):
             raise
         finally:
             lent.is_set_up = True
-            self.give_back(lent)
+            self.release(lent)
 
-    def _abandoned(self, lent: Lent) -> None:
+    def _abandoned(self, lent: Checkout) -> None:
         """The task may have been cancelled before its first step."""
         if not lent.is_set_up:
             lent.is_set_up = True
             lent.conn.abort()
-            self.give_back(lent)
+            self.release(lent)
 
-    def _offer(self, lent: Lent) -> None:
+    def _offer(self, lent: Checkout) -> None:
         """To the first who waits, or to the idle ones."""
-        if lent.conn.is_broken or self.opener.is_closed or lent.expires <= self.loop.time():
+        if lent.conn.is_broken or self.connections.is_closed or lent.expires <= self.loop.time():
             self._discard(lent)
             return
         while self.waiters:
@@ -193,30 +193,30 @@ class Lending(Clock):
                 waiter.future.set_result(lent)
                 return
         self.idle.append(lent)
-        longest = self.opener.told.max_idle
+        longest = self.connections.settings.max_idle
         end = min(lent.expires, float("inf") if longest is None else self.loop.time() + longest)
         if end != float("inf"):
             lent.timer = self.loop.call_at(end, self._retire, lent)
 
-    def _retire(self, lent: Lent) -> None:
+    def _retire(self, lent: Checkout) -> None:
         """It was idle for too long, or is too old."""
         self.idle.remove(lent)
         self._discard(lent)
 
-    def _discard(self, lent: Lent) -> None:
+    def _discard(self, lent: Checkout) -> None:
         lent.is_over = True
         transport = lent.conn._transport
         if not transport.is_closed:
             self.leaving += 1
             transport.closed.add_done_callback(self._left)
-            self.opener.see_off(lent.conn)
+            self.connections.see_off(lent.conn)
         self.grow()
 
     def _left(self, _: object) -> None:
         self.leaving -= 1
         self.grow()
 
-    def ended(self, lent: Lent) -> None:
+    def ended(self, lent: Checkout) -> None:
         """The connection was lost or retired."""
         if lent.is_over:
             return
@@ -226,18 +226,18 @@ class Lending(Clock):
             if lent.timer is not None:
                 lent.timer.cancel()
             self._discard(lent)
-        self.opener.ended(lent.conn, "a lent connection to")
+        self.connections.ended(lent.conn, "a lent connection to")
 
     # ---- more of them
 
     def grow(self) -> None:
         """Open connections for those who wait, as far as the limit allows."""
         room = self.limit - self.in_use
-        if self.opener.is_closed or room <= 0:  # before all who wait are looked at
+        if self.connections.is_closed or room <= 0:  # before all who wait are looked at
             return
         wanted = sum(not waiter.future.done() for waiter in self.waiters) - self.opening
         for _ in range(min(wanted, room)):
-            task = self.opener.run(self._open())
+            task = self.connections.run(self._open())
             self._openers.add(task)
             task.add_done_callback(self._opened)
 
@@ -250,14 +250,14 @@ class Lending(Clock):
     async def _open(self) -> None:
         while self._first_waiter() is not None:
             try:
-                conn = await self.opener.open()
+                conn = await self.connections.open()
             except Exception as error:  # on_connect's own, too
                 self._report(error)
                 continue
             me = asyncio.current_task()
             assert me is not None  # it has a task of its own
             self._openers.discard(me)
-            lent = Lent(self, conn)
+            lent = Checkout(self, conn)
             conn._session.supervise(lent)
             self._offer(lent)
             return
@@ -268,7 +268,7 @@ class Lending(Clock):
     def _report(self, cause: Exception) -> None:
         """An attempt has failed: who waits goes on waiting, or is told at once."""
         waiter = self._first_waiter()
-        if self.opener.told.when_down == "fail" and waiter is not None:
+        if self.connections.settings.when_down == "fail" and waiter is not None:
             error = ConnectionClosed(f"no connection for {waiter.verb}: {cause}", Outcome.NOT_SENT)
             error.__cause__ = cause
             waiter.future.set_exception(error)
@@ -276,13 +276,15 @@ class Lending(Clock):
     def _exhausted(self, what: str) -> PoolExhausted:
         now = self.loop.time()
         holders = sorted(self.out, key=lambda lent: lent.since)
-        names = [lent.holder(now) for lent in holders[:NAMED]] + ["..."] * (len(holders) > NAMED)
+        names = [lent.holder(now) for lent in holders[:MAX_NAMED_HOLDERS]] + ["..."] * (
+            len(holders) > MAX_NAMED_HOLDERS
+        )
         error = PoolExhausted(
             f"{what}: {len(self.out)} of {self.limit} are lent, {self.opening} are being opened, "
             f"{len(self.waiters)} wait; held by: {'; '.join(names) or 'nobody'}",
             Outcome.NOT_SENT,
         )
-        error.__cause__ = None if self.out else self.opener.last_failure
+        error.__cause__ = None if self.out else self.connections.last_failure
         return error
 
     def close(self, error: PgWireError) -> None:

@@ -6,27 +6,27 @@ import asyncio
 from functools import partial
 
 from ..client import reset
-from ..client.lease import Patience, Turn
+from ..client.lease import AcquireTimeout, Lease
 from ..errors import PgWireError
 from ..protocol.types import TransactionStatus
-from .lending import Lending, Lent
+from .lending import Checkout, Lending
 
 
-class LentTurn(Turn):
+class PoolLease(Lease):
     """Nobody else is on the connection, so its window opens at once."""
 
     def __init__(self, lending: Lending, name: str, has_state: bool = False) -> None:
         super().__init__(lending, name, has_state)
         self._lending = lending
-        self._lent: Lent | None = None
+        self._lent: Checkout | None = None
 
-    async def enter(self, timeout: Patience, deadline: float = 0.0) -> None:
+    async def enter(self, timeout: AcquireTimeout, deadline: float = 0.0) -> None:
         """Borrow a connection. PoolExhausted after `timeout` seconds, RequestTimeout at `deadline`."""
-        latest = self.deadline(self._lending.opener.told.acquire_timeout if timeout is ... else timeout)
+        latest = self.deadline(self._lending.connections.settings.acquire_timeout if timeout is ... else timeout)
         while True:
-            lent = self._lent = await self._lending.borrow(self.name, latest, deadline)
+            lent = self._lent = await self._lending.acquire(self.name, latest, deadline)
             lent.task = asyncio.current_task()
-            self._link = lent.conn._link
+            self._core = lent.conn._core
             try:
                 await self._open(deadline)
                 return
@@ -40,10 +40,10 @@ class LentTurn(Turn):
         lent = self._lent
         if self._window is None or lent is None:
             return
-        session = self.link.session
+        session = self.core.session
         if session.failure is None and (self.clean is not None or reset.is_due(self)):
-            behind = LentTurn(self._lending, self.name)
-            behind._lent, behind._link, behind._window = lent, self._link, self._window
+            behind = PoolLease(self._lending, self.name)
+            behind._lent, behind._core, behind._window = lent, self._core, self._window
             behind.is_state_mutated = self.is_state_mutated
             behind.clean = partial(reset.run, behind)
             is_idle = self.is_idle and session.transaction_status is TransactionStatus.IDLE
@@ -51,12 +51,12 @@ class LentTurn(Turn):
             if behind.inner is not None:
                 behind.inner.move_to(behind)
             self.inner, self.held = None, []
-            self._lent = self._link = self._window = None
+            self._lent = self._core = self._window = None
             if is_idle:
                 lent.task = None
-                behind.abandon(Turn.leave(behind))
+                behind.abandon(Lease.leave(behind))
             else:
-                await Turn.leave(behind)
+                await Lease.leave(behind)
         else:
             await super().leave()
 
@@ -65,14 +65,14 @@ class LentTurn(Turn):
 
     def _give_back(self) -> None:
         lent = self._lent
-        is_reset = self.link.session.failure is None and reset.is_due(self)
+        is_reset = self.core.session.failure is None and reset.is_due(self)
         super()._give_back()
         if lent is not None:
             self._let_go(lent, is_reset)
 
-    def _let_go(self, lent: Lent, is_reset: bool = False) -> None:
-        self._lent = self._link = None
+    def _let_go(self, lent: Checkout, is_reset: bool = False) -> None:
+        self._lent = self._core = None
         if is_reset:
             self._lending.set_up_again(lent)
         else:
-            self._lending.give_back(lent)
+            self._lending.release(lent)

@@ -8,20 +8,20 @@ from collections.abc import Iterable
 from weakref import WeakMethod
 
 from ..client.async_conn import AsyncConn, quote_channel
-from ..client.lease import Patience
+from ..client.lease import AcquireTimeout
 from ..client.notifications import QueueReader
 from ..errors import ConfigError, ConnectionClosed, PgWireError, UsageError
 from ..protocol.records import ListenerGap, Notification, NotificationGap
 from ..session.notification_queue import Drop, NotificationQueue
 from ..session.session import choose
-from .backoff import CAP
+from .backoff import MAX_DELAY_SECONDS
 from .connections import LOG
-from .lending import Lending, Lent
-from .shared import Lanes
+from .lending import Checkout, Lending
+from .shared import SharedConns
 
 # Seconds that LISTEN may take, and that a notification of our own may be on its way.
-PATIENCE = 10.0
-PROBE = 5.0
+LISTEN_TIMEOUT_SECONDS = 10.0
+DELIVERY_TIMEOUT_SECONDS = 5.0
 VERB = "listener()"
 
 
@@ -34,7 +34,13 @@ class PoolListener(QueueReader):
     """
 
     def __init__(
-        self, lanes: Lanes, lending: Lending, channels: Iterable[str], capacity: int, drop: Drop, patience: Patience
+        self,
+        shared: SharedConns,
+        lending: Lending,
+        channels: Iterable[str],
+        capacity: int,
+        drop: Drop,
+        patience: AcquireTimeout,
     ) -> None:
         if isinstance(channels, str):
             raise TypeError("channels is a str: pass a list of names")
@@ -42,11 +48,11 @@ class PoolListener(QueueReader):
         self._channels = list(dict.fromkeys(map(quote_channel, channels)))
         if not self._channels:
             raise ConfigError("channels is empty: pass the name of at least one")
-        self._lanes = lanes
+        self._shared = shared
         self._lending = lending
-        self._opener = lending.opener
+        self._connections = lending.connections
         self._patience = patience
-        self._lent: Lent | None = None
+        self._lent: Checkout | None = None
         self._task: asyncio.Task[object] | None = None  # who has opened it
         self._reopening: asyncio.Task[None] | None = None
         self._failure: PgWireError | None = None
@@ -64,8 +70,8 @@ class PoolListener(QueueReader):
             raise UsageError(f"{VERB} is open already: make another one")
         self._is_open = True
         self._task = asyncio.current_task()
-        self._opener.listening.add(self._queue)
-        limit = self._opener.told.acquire_timeout if self._patience is ... else self._patience
+        self._connections.listening.add(self._queue)
+        limit = self._connections.settings.acquire_timeout if self._patience is ... else self._patience
         try:
             await self._listen(limit, self._queue)
         except BaseException:
@@ -76,18 +82,20 @@ class PoolListener(QueueReader):
     async def _listen(self, limit: float | None, queue: NotificationQueue) -> None:
         """Borrow a connection, and LISTEN there, into `queue`; from then on its end is heard of."""
         is_first = queue is self._queue
-        lent = await self._lending.borrow(VERB, self._lending.deadline(limit), 0.0)
+        lent = await self._lending.acquire(VERB, self._lending.deadline(limit), 0.0)
         lent.task = self._task
         conn = lent.conn
         try:
             if is_first:
                 await self._check_delivery(conn)
             conn._session.deliver_notifications(queue)
-            await conn.simple_query("; ".join(f"LISTEN {name}" for name in self._channels), timeout=PATIENCE)
+            await conn.simple_query(
+                "; ".join(f"LISTEN {name}" for name in self._channels), timeout=LISTEN_TIMEOUT_SECONDS
+            )
             if conn.is_broken:
                 raise conn._session.refusal()
             if self._is_over:
-                raise self._opener.closed()
+                raise self._connections.closed()
         except BaseException:
             self._drop(lent)
             raise
@@ -104,26 +112,27 @@ class PoolListener(QueueReader):
         queue = conn._session.notifications
         queue.capacity = 16  # there may be others, if on_connect listens
         queue.drop = "oldest"
-        await conn.simple_query(f"LISTEN {channel}", timeout=PATIENCE)
+        await conn.simple_query(f"LISTEN {channel}", timeout=LISTEN_TIMEOUT_SECONDS)
         notify = f"NOTIFY {channel}"
         try:
-            async with asyncio.timeout(PROBE):
+            async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
                 try:
-                    await self._neighbour(conn).simple_query(notify, timeout=PROBE / 2)
+                    await self._neighbour(conn).simple_query(notify, timeout=DELIVERY_TIMEOUT_SECONDS / 2)
                 except (ConnectionClosed, OSError):  # lost, or too busy: OSError has timeouts, too
                     await conn.simple_query(notify)
                 await self._arrived(conn, channel)
         except TimeoutError:
             raise UsageError(
                 f"LISTEN has no effect through {conn.addr}: a notification of our own did not come back within "
-                f"{PROBE} s, as behind a pooler in transaction mode; connect to the server itself, or in session mode"
+                f"{DELIVERY_TIMEOUT_SECONDS} s, as behind a pooler in transaction mode; "
+                "connect to the server itself, or in session mode"
             ) from None
         queue.capacity = 0
-        await conn.simple_query(f"UNLISTEN {channel}", timeout=PATIENCE)
+        await conn.simple_query(f"UNLISTEN {channel}", timeout=LISTEN_TIMEOUT_SECONDS)
 
     def _neighbour(self, conn: AsyncConn) -> AsyncConn:
         """A shared connection to the same server, or else this one."""
-        others = [other for other in self._lanes.conns if other.addr == conn.addr]
+        others = [other for other in self._shared.conns if other.addr == conn.addr]
         return others[choose([other._session for other in others])] if others else conn
 
     @staticmethod
@@ -146,14 +155,14 @@ class PoolListener(QueueReader):
         self._lent = None
         before = lent.conn.backend_pid
         self._drop(lent)
-        if self._opener.is_closed:
+        if self._connections.is_closed:
             self._end()
         else:
-            self._reopening = self._opener.run(self._reopen(before))
+            self._reopening = self._connections.run(self._reopen(before))
 
     async def _reopen(self, before: int | None) -> None:
         """Again and again, until it listens or nobody wants it to."""
-        begin = self._opener.loop.time()
+        begin = self._connections.loop.time()
         try:
             while (lent := self._lent) is None:
                 early = NotificationQueue()
@@ -162,22 +171,22 @@ class PoolListener(QueueReader):
                     await self._listen(None, early)
                 except PgWireError as error:
                     LOG.warning("a listener waits for a connection that listens: %s", error)
-                    await asyncio.sleep(CAP * self._opener.told.random())
+                    await asyncio.sleep(MAX_DELAY_SECONDS * self._connections.settings.random())
         except BaseException as error:
             self._failure = ConnectionClosed(f"the listener was stopped: {type(error).__name__}")
             self._end()
             raise
-        gap = ListenerGap(0, self._opener.loop.time() - begin, before, lent.conn.backend_pid)
+        gap = ListenerGap(0, self._connections.loop.time() - begin, before, lent.conn.backend_pid)
         self._queue.reconnected(gap, early)
         lent.conn._session.deliver_notifications(self._queue)
 
-    def _drop(self, lent: Lent) -> None:
+    def _drop(self, lent: Checkout) -> None:
         """It has listened: nobody else shall have it."""
         lent.on_end = None
         if lent.conn._session.notifications is self._queue:
             lent.conn._session.deliver_notifications(NotificationQueue())
-        lent.conn._link.is_broken = True
-        self._lending.give_back(lent)
+        lent.conn._core.is_broken = True
+        self._lending.release(lent)
 
     # ---- the reader
 
@@ -188,8 +197,8 @@ class PoolListener(QueueReader):
         if not self._is_open:
             await self.__aenter__()
         while (item := self._queue.take()) is None:
-            self._opener.owner.check()
-            if self._failure is not None and not self._opener.is_closed:
+            self._connections.owner.check()
+            if self._failure is not None and not self._connections.is_closed:
                 raise self._failure
             if self._is_over:
                 raise StopAsyncIteration
@@ -214,10 +223,10 @@ class PoolListener(QueueReader):
         lent, self._lent = self._lent, None
         if lent is not None:
             self._drop(lent)
-        self._opener.listening.discard(self._queue)
-        self._opener.past_dropped += self._queue.dropped
+        self._connections.listening.discard(self._queue)
+        self._connections.past_dropped += self._queue.dropped
         self._queue.wake()
 
     def __del__(self) -> None:
-        if "_is_over" in self.__dict__ and self._lent is not None and self._opener.owner.has_loop:
-            self._opener.owner.run(self._end)
+        if "_is_over" in self.__dict__ and self._lent is not None and self._connections.owner.has_loop:
+            self._connections.owner.run(self._end)

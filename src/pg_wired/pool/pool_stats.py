@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..client.core import Link
+from ..client.core import Core
 
 
 class PoolStats(NamedTuple):
@@ -37,12 +37,12 @@ class Totals:
         self.bytes_in = 0
         self.bytes_out = 0
 
-    def add(self, link: Link) -> None:
+    def add(self, core: Core) -> None:
         """What one connection has done so far."""
-        self.requests += link.session.numbers
-        self.writes += link.transport.writes
-        self.bytes_in += link.transport.bytes_in
-        self.bytes_out += link.session.handed
+        self.requests += core.session.numbers
+        self.writes += core.transport.writes
+        self.bytes_in += core.transport.bytes_in
+        self.bytes_out += core.session.handed
 
     def copy(self) -> Totals:
         """The same sums, to be added to."""

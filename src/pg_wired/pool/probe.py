@@ -12,7 +12,7 @@ from ..protocol.rows import Rows
 from .connections import LOG
 
 # Seconds that an idle server may take for nothing at all.
-PATIENCE = 5.0
+PROBE_TIMEOUT_SECONDS = 5.0
 
 
 class Probe:
@@ -53,8 +53,10 @@ class Probe:
         def answered(reply: asyncio.Future[list[Rows]]) -> None:
             error = None if reply.cancelled() else reply.exception()
             if isinstance(error, RequestTimeout):
-                LOG.warning("%s (pid %s) did not answer within %s s", conn.addr, conn.backend_pid, PATIENCE)
-                conn._link.abort()
+                LOG.warning(
+                    "%s (pid %s) did not answer within %s s", conn.addr, conn.backend_pid, PROBE_TIMEOUT_SECONDS
+                )
+                conn._core.abort()
 
         with suppress(PgWireError):  # it ends just now, and says so itself
-            conn.simple_query("", timeout=PATIENCE).add_done_callback(answered)
+            conn.simple_query("", timeout=PROBE_TIMEOUT_SECONDS).add_done_callback(answered)

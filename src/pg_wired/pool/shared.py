@@ -8,19 +8,19 @@ from contextlib import contextmanager
 from enum import Enum, auto
 
 from ..client.async_conn import AsyncConn
-from ..client.core import Link
+from ..client.core import Core
 from ..errors import ConnectionClosed, Outcome, PgWireError, PoolExhausted, RequestTimeout
 from ..loop.clock import Clock, seconds
 from ..session.request import Request
 from ..session.session import Session, choose
-from .connections import LOG, Opener
-from .wait_queue import WaitingRoom
+from .connections import LOG, Connections
+from .wait_queue import WaitQueue
 
 # Seconds after which a slot tries again, whose task was cancelled by somebody who cancels everything.
-PAUSE = 1.0
+RETRY_PAUSE_SECONDS = 1.0
 
 
-class State(Enum):
+class SlotState(Enum):
     """What a slot is doing."""
 
     CONNECTING = auto()
@@ -30,7 +30,7 @@ class State(Enum):
     CLOSED = auto()
 
 
-class Event(Enum):
+class SlotEvent(Enum):
     """What happens to a slot."""
 
     BEGINS = auto()  # an attempt to connect
@@ -41,23 +41,23 @@ class Event(Enum):
     CLOSED = auto()
 
 
-NEXT = {
-    (State.CONNECTING, Event.BEGINS): State.CONNECTING,
-    (State.CONNECTING, Event.FAILED): State.BACKING_OFF,
-    (State.CONNECTING, Event.CONNECTED): State.ALIVE,
-    (State.BACKING_OFF, Event.BEGINS): State.CONNECTING,
-    (State.BACKING_OFF, Event.FAILED): State.BACKING_OFF,
-    (State.ALIVE, Event.LOST): State.CONNECTING,
-    (State.ALIVE, Event.EXPIRED): State.REPLACING,
-    (State.REPLACING, Event.BEGINS): State.REPLACING,
-    (State.REPLACING, Event.FAILED): State.REPLACING,
-    (State.REPLACING, Event.CONNECTED): State.ALIVE,
-    (State.REPLACING, Event.LOST): State.CONNECTING,
-    **{(state, Event.CLOSED): State.CLOSED for state in State},
+NEXT_STATES = {
+    (SlotState.CONNECTING, SlotEvent.BEGINS): SlotState.CONNECTING,
+    (SlotState.CONNECTING, SlotEvent.FAILED): SlotState.BACKING_OFF,
+    (SlotState.CONNECTING, SlotEvent.CONNECTED): SlotState.ALIVE,
+    (SlotState.BACKING_OFF, SlotEvent.BEGINS): SlotState.CONNECTING,
+    (SlotState.BACKING_OFF, SlotEvent.FAILED): SlotState.BACKING_OFF,
+    (SlotState.ALIVE, SlotEvent.LOST): SlotState.CONNECTING,
+    (SlotState.ALIVE, SlotEvent.EXPIRED): SlotState.REPLACING,
+    (SlotState.REPLACING, SlotEvent.BEGINS): SlotState.REPLACING,
+    (SlotState.REPLACING, SlotEvent.FAILED): SlotState.REPLACING,
+    (SlotState.REPLACING, SlotEvent.CONNECTED): SlotState.ALIVE,
+    (SlotState.REPLACING, SlotEvent.LOST): SlotState.CONNECTING,
+    **{(state, SlotEvent.CLOSED): SlotState.CLOSED for state in SlotState},
 }
 
 
-class Lane:
+class SharedConn:
     """One shared connection; its session's supervisor."""
 
     def __init__(self, slot: Slot, conn: AsyncConn) -> None:
@@ -70,35 +70,35 @@ class Lane:
 
     def unsent(self, request: Request) -> bool:
         """Another lane, or the waiting room, may have it."""
-        return self._slot.lanes.move(request)
+        return self._slot.shared.move(request)
 
 
 class Slot:
     """A place for one shared connection. `first` is done after the first attempt, with what that failed with."""
 
-    def __init__(self, lanes: Lanes) -> None:
-        self.lanes = lanes
-        self.state = State.CONNECTING
-        self.lane: Lane | None = None
-        self.first: asyncio.Future[BaseException | None] = lanes.loop.create_future()
+    def __init__(self, shared: SharedConns) -> None:
+        self.shared = shared
+        self.state = SlotState.CONNECTING
+        self.lane: SharedConn | None = None
+        self.first: asyncio.Future[BaseException | None] = shared.loop.create_future()
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._fill()
 
-    def _happens(self, event: Event) -> None:
-        self.state = NEXT[self.state, event]
+    def _happens(self, event: SlotEvent) -> None:
+        self.state = NEXT_STATES[self.state, event]
 
     def _fill(self) -> None:
-        if self._task is None and self.state is not State.CLOSED:
-            self._task = self.lanes.opener.run(self._connect())
+        if self._task is None and self.state is not SlotState.CLOSED:
+            self._task = self.shared.connections.run(self._connect())
             self._task.add_done_callback(self._filled)
 
     async def _connect(self) -> None:
         while True:
             try:
-                conn = await self.lanes.opener.open(lambda: self._happens(Event.BEGINS))
+                conn = await self.shared.connections.open(lambda: self._happens(SlotEvent.BEGINS))
             except Exception as error:  # on_connect's own, too
-                self._happens(Event.FAILED)
+                self._happens(SlotEvent.FAILED)
                 self._report(error)
             else:
                 self._take(conn)
@@ -110,50 +110,50 @@ class Slot:
 
     def _filled(self, task: asyncio.Task[None]) -> None:
         self._task = None
-        if self.state in (State.ALIVE, State.CLOSED):
+        if self.state in (SlotState.ALIVE, SlotState.CLOSED):
             return
         if task.cancelled():
             self._report(asyncio.CancelledError())
-            self._timer = self.lanes.loop.call_later(PAUSE, self._fill)
+            self._timer = self.shared.loop.call_later(RETRY_PAUSE_SECONDS, self._fill)
         else:  # it was lost before the task had ended
             self._fill()
 
     def _take(self, conn: AsyncConn) -> None:
-        if self.state is State.CLOSED:  # on_connect would not be cancelled
+        if self.state is SlotState.CLOSED:  # on_connect would not be cancelled
             conn.abort()
             return
         old = self.lane
-        self._happens(Event.CONNECTED)
-        self.lane = Lane(self, conn)
+        self._happens(SlotEvent.CONNECTED)
+        self.lane = SharedConn(self, conn)
         conn._session.supervise(self.lane)
-        self.lanes.add(conn)
+        self.shared.add(conn)
         if old is not None:
-            self.lanes.remove(old.conn)
-            self.lanes.opener.see_off(old.conn)
-        lifetime = self.lanes.opener.lifetime()
+            self.shared.remove(old.conn)
+            self.shared.connections.see_off(old.conn)
+        lifetime = self.shared.connections.lifetime()
         if lifetime != float("inf"):
-            self._timer = self.lanes.loop.call_later(lifetime, self._expire)
+            self._timer = self.shared.loop.call_later(lifetime, self._expire)
         self._report(None)
 
     def _expire(self) -> None:
-        self._happens(Event.EXPIRED)
+        self._happens(SlotEvent.EXPIRED)
         self._fill()
 
-    def ended(self, lane: Lane) -> None:
+    def ended(self, lane: SharedConn) -> None:
         """Its connection is no longer of use: out of the way at once, and another one made."""
         if lane is not self.lane:
             return
         self.lane = None
-        self._happens(Event.LOST)
+        self._happens(SlotEvent.LOST)
         self._stop_timer()
-        self.lanes.remove(lane.conn)
-        self.lanes.opener.ended(lane.conn, "a shared connection to")
-        self.lanes.opener.see_off(lane.conn)
+        self.shared.remove(lane.conn)
+        self.shared.connections.ended(lane.conn, "a shared connection to")
+        self.shared.connections.see_off(lane.conn)
         self._fill()
 
     def close(self) -> AsyncConn | None:
         """No further connection. Returns the one that there was; it takes no more requests of the pool's."""
-        self._happens(Event.CLOSED)
+        self._happens(SlotEvent.CLOSED)
         self._stop_timer()
         if self._task is not None:
             self._task.cancel()
@@ -161,7 +161,7 @@ class Slot:
         lane, self.lane = self.lane, None
         if lane is None:
             return None
-        self.lanes.remove(lane.conn)
+        self.shared.remove(lane.conn)
         return lane.conn
 
     def _stop_timer(self) -> None:
@@ -169,19 +169,19 @@ class Slot:
             self._timer.cancel()
 
 
-class Lanes(Clock):
+class SharedConns(Clock):
     """Takes requests to whichever lane has the least to do; while none is up they wait, or fail."""
 
-    def __init__(self, opener: Opener) -> None:
-        super().__init__(opener.loop)
-        self.opener = opener
+    def __init__(self, connections: Connections) -> None:
+        super().__init__(connections.loop)
+        self.connections = connections
         self.moved = 0
         self.sessions: list[Session] = []
-        self._links: list[Link] = []
+        self._cores: list[Core] = []
         self.conns: list[AsyncConn] = []
         self.slots: list[Slot] = []
-        told = opener.told
-        self.waiting = WaitingRoom(self, told.max_waiting, told.acquire_timeout, self._nothing_came_up)
+        settings = connections.settings
+        self.waiting = WaitQueue(self, settings.max_waiting, settings.acquire_timeout, self._nothing_came_up)
 
     def submit(self, request: Request) -> None:
         """Submit it to the lane with the least to do."""
@@ -189,7 +189,7 @@ class Lanes(Clock):
             self._wait(request)
             return
         request.allow_move()
-        self._links[choose(self.sessions)].submit(request)
+        self._cores[choose(self.sessions)].submit(request)
 
     @contextmanager
     def in_one_write(self) -> Iterator[Callable[[Request], None]]:
@@ -198,27 +198,27 @@ class Lanes(Clock):
             yield self._wait
             return
         # None of them may move: a batch that is torn apart would run out of its order.
-        with self._links[choose(self.sessions)].in_one_write() as submit:
+        with self._cores[choose(self.sessions)].in_one_write() as submit:
             yield submit
 
     def _wait(self, request: Request) -> None:
-        self.opener.owner.check()
-        if self.opener.is_closed:
-            raise self.opener.closed()
+        self.connections.owner.check()
+        if self.connections.is_closed:
+            raise self.connections.closed()
         if request.deadline < 0:
             request.fail(RequestTimeout("the timeout is 0", Outcome.NOT_SENT))
-        elif self.opener.told.when_down == "fail":
+        elif self.connections.settings.when_down == "fail":
             request.fail(self.down())
         elif not self.waiting.add(request):
             request.fail(self._because(PoolExhausted(f"{len(self.waiting)} requests wait already", Outcome.NOT_SENT)))
 
     def move(self, request: Request) -> bool:
         """A lane was lost before anything of the request had left: another one has it, or it waits for one."""
-        if self.opener.is_closed or (not self.sessions and self.opener.told.when_down == "fail"):
+        if self.connections.is_closed or (not self.sessions and self.connections.settings.when_down == "fail"):
             return False
         try:
             if self.sessions:
-                self._links[choose(self.sessions)].submit(request)
+                self._cores[choose(self.sessions)].submit(request)
             elif not self.waiting.add(request):
                 return False
         except PgWireError:
@@ -231,12 +231,12 @@ class Lanes(Clock):
         return self._because(ConnectionClosed(f"none of {len(self.slots)} connections is up", Outcome.NOT_SENT))
 
     def _nothing_came_up(self) -> PgWireError:
-        limit = self.opener.told.acquire_timeout
+        limit = self.connections.settings.acquire_timeout
         text = f"none of {len(self.slots)} connections came up within {limit} s (acquire_timeout)"
         return self._because(PoolExhausted(text, Outcome.NOT_SENT))
 
     def _because(self, error: PgWireError) -> PgWireError:
-        error.__cause__ = self.opener.last_failure
+        error.__cause__ = self.connections.last_failure
         return error
 
     # ---- slots
@@ -251,10 +251,10 @@ class Lanes(Clock):
         self.slots.append(first := Slot(self))
         await asyncio.wait([first.first], timeout=limit)
         if not first.first.done():
-            raise self.opener.late(timeout)
+            raise self.connections.late(timeout)
         if (error := first.first.result()) is not None:
             raise error
-        self.resize(self.opener.told.size)
+        self.resize(self.connections.settings.size)
         for slot in self.slots:  # each attempt waits for the one before
             await asyncio.wait([slot.first], timeout=None if latest is None else latest - self.loop.time())
             if not slot.first.done() or slot.first.result() is not None:
@@ -269,24 +269,24 @@ class Lanes(Clock):
             self.slots.remove(slot)
             conn = slot.close()
             if conn is not None:
-                self.opener.see_off(conn)
+                self.connections.see_off(conn)
 
     def add(self, conn: AsyncConn) -> None:
         """A connection is up; whoever waits may use it."""
         LOG.info("connected to %s (pid %s)", conn.addr, conn.backend_pid)
         self.conns.append(conn)
         self.sessions.append(conn._session)
-        self._links.append(conn._link)
+        self._cores.append(conn._core)
         self.waiting.drain(self.submit, lambda: bool(self.sessions))
 
     def remove(self, conn: AsyncConn) -> None:
         """It gets no more requests."""
         if conn in self.conns:
             i = self.conns.index(conn)
-            del self.conns[i], self.sessions[i], self._links[i]
+            del self.conns[i], self.sessions[i], self._cores[i]
 
     def close(self) -> None:
         """No more requests, and no more connections. What is submitted is still answered."""
         for slot in self.slots:
             slot.close()
-        self.waiting.fail(self.opener.closed())
+        self.waiting.fail(self.connections.closed())

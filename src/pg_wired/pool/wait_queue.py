@@ -12,7 +12,7 @@ from ..loop.clock import Clock
 from ..session.request import Request
 
 # Seconds between looks for what is overdue, at least: a deadline may be a quarter of a second late (I9).
-TICK = 0.02
+EXPIRY_INTERVAL_SECONDS = 0.02
 
 
 class _Waiting(NamedTuple):
@@ -20,7 +20,7 @@ class _Waiting(NamedTuple):
     latest: float
 
 
-class WaitingRoom:
+class WaitQueue:
     """At most `limit` requests. `exhausted` makes the error of those that were not told how long to wait."""
 
     def __init__(self, clock: Clock, limit: int, patience: float | None, exhausted: Callable[[], PgWireError]) -> None:
@@ -86,7 +86,7 @@ class WaitingRoom:
         self._drop_dead()
         following = min((each.latest for each in self._queue), default=float("inf"))
         if following != float("inf"):
-            self._look_at(max(following, now + TICK))
+            self._look_at(max(following, now + EXPIRY_INTERVAL_SECONDS))
 
     def _stop_if_empty(self) -> None:
         if self._timer is not None and not self._queue:

@@ -1,7 +1,7 @@
 cimport cython
 from . cimport octets
 
-cdef class Receiver:
+cdef class Buffers:
     cdef readonly Py_ssize_t least
     cdef public bytearray buffer
     cdef public Py_ssize_t tail

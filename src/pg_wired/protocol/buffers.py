@@ -6,7 +6,7 @@ from ..errors import ConnectionClosed, IoError, PgWireError
 from . import octets
 
 
-class Receiver:
+class Buffers:
     """By itself it throws away what comes. `size`: bytes of the buffer between messages."""
 
     def __init__(self, size: int) -> None:

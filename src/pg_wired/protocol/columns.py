@@ -13,9 +13,9 @@ from . import octets
 from .records import FieldDescription
 
 # Arrow recommends buffers that begin at a multiple of 64 bytes.
-ALIGNMENT = 64
+ALIGNMENT_BYTES = 64
 # The largest offset of 32 bits with a sign.
-MAX_BODY = 2**31 - 1
+MAX_BODY_BYTES = 2**31 - 1
 
 
 class Column(Frozen):
@@ -48,7 +48,7 @@ def columns(p: bytearray, rows: int, fields: tuple[FieldDescription, ...]) -> tu
     places: list[tuple[int, int, int]] = []
     end = 0
     for size in memoryview(sizes).cast("q"):
-        if size > MAX_BODY:
+        if size > MAX_BODY_BYTES:
             raise ValueError(f"a column has {size} bytes, and offsets of 32 bits: take the batches of a stream")
         offsets = end
         validity = offsets + _aligned(4 * (rows + 1))
@@ -77,7 +77,7 @@ def columns(p: bytearray, rows: int, fields: tuple[FieldDescription, ...]) -> tu
 
 
 def _aligned(n: int) -> int:
-    return (n + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+    return (n + ALIGNMENT_BYTES - 1) // ALIGNMENT_BYTES * ALIGNMENT_BYTES
 
 
 def measure(p: bytearray, rows: int, width: int, sizes: bytearray, nulls: bytearray) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import octets
-from .types import LONG_LIMIT, FormatCode, Oid, Value
+from .types import LONG_LIMIT_BYTES, FormatCode, Oid, Value
 
 # Bind counts its parameters in 16 bits (chapter "Message Formats").
 MAX_PARAMETERS = 65_535
 # What a message holds beside values or SQL: names, counts, and for each parameter a length or OID and two formats.
-_ROOM = LONG_LIMIT - 8 * MAX_PARAMETERS - 1024
+_ROOM = LONG_LIMIT_BYTES - 8 * MAX_PARAMETERS - 1024
 
 _PORTAL = b"\0"  # the unnamed portal, and the unnamed statement
 EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"  # all rows of the unnamed portal
@@ -50,7 +50,7 @@ def values(params: Sequence[Value]) -> tuple[bytes | None, ...]:
                 total += len(value)
         taken = tuple(encoded)
     if total > _ROOM:
-        raise ConfigError(f"parameters of {total} bytes: a message may have at most {LONG_LIMIT} bytes")
+        raise ConfigError(f"parameters of {total} bytes: a message may have at most {LONG_LIMIT_BYTES} bytes")
     return taken
 
 
@@ -128,7 +128,7 @@ def text(sql: str, what: str) -> str:
         except UnicodeEncodeError as error:
             raise ConfigError(f"{what} cannot be sent as UTF-8: {error.reason} at {error.start}") from error
     if n > _ROOM:
-        raise ConfigError(f"{what} has {n} bytes: a message may have at most {LONG_LIMIT}")
+        raise ConfigError(f"{what} has {n} bytes: a message may have at most {LONG_LIMIT_BYTES}")
     return sql
 
 

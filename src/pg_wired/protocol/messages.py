@@ -12,7 +12,7 @@ from . import schema
 from .records import FieldDescription
 from .schema import Array, Bytes, Char, Int, Record, Secret, String, Terminated, Value, Varies
 from .schema import Message as Message
-from .types import LONG_LIMIT
+from .types import LONG_LIMIT_BYTES
 
 INT16 = Int(2)
 UINT16 = Int(2, signed=False)  # counts too: up to 65,535 parameters, as the server reads them
@@ -314,8 +314,10 @@ def encode(*messages: Message) -> bytes:
     for message in messages:
         body = schema.write(message)
         length = 4 + sum(map(len, body))
-        if length > LONG_LIMIT:
-            raise ValueError(f"{type(message).__name__}: {length} bytes are more than a message may have, {LONG_LIMIT}")
+        if length > LONG_LIMIT_BYTES:
+            raise ValueError(
+                f"{type(message).__name__}: {length} bytes are more than a message may have, {LONG_LIMIT_BYTES}"
+            )
         tag = b"" if message.tag is None else bytes([message.tag])
         out += [tag, length.to_bytes(4, "big"), *body]
     return b"".join(out)

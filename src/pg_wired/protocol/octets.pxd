@@ -4,10 +4,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.string cimport memchr, memcmp, memcpy
 
 cdef enum:
-    SHORT_LIMIT = 30000
-    LONG_LIMIT = 1073741822
-    HIGH_WATER = 1048576
-    LOW_WATER = 524288
+    SHORT_LIMIT_BYTES = 30000
+    LONG_LIMIT_BYTES = 1073741822
+    HIGH_WATER_BYTES = 1048576
+    LOW_WATER_BYTES = 524288
     NO_ROWS = -2
     ANY_COUNT = -1
 

@@ -102,11 +102,11 @@ def new_record(cls: type[Any], first: object, second: object, third: object) -> 
 
 
 # Limits and marks that the compiled modules compare with.
-SHORT_LIMIT = types.SHORT_LIMIT
-LONG_LIMIT = types.LONG_LIMIT
+SHORT_LIMIT_BYTES = types.SHORT_LIMIT_BYTES
+LONG_LIMIT_BYTES = types.LONG_LIMIT_BYTES
 # Encoded bytes that wait for the socket; requests beyond wait as objects, until it has taken all but so many.
-HIGH_WATER = 1024 * 1024
-LOW_WATER = HIGH_WATER // 2
+HIGH_WATER_BYTES = 1024 * 1024
+LOW_WATER_BYTES = HIGH_WATER_BYTES // 2
 # A request's `columns` where no DataRow may come, and where each row's own count counts, for want of a description.
 NO_ROWS = -2
 ANY_COUNT = -1

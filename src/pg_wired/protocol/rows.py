@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .records import FieldDescription
 
 # Rows made at a time while iterating: their memory is used again and again, and the call for each lot costs nothing.
-BATCH = 256
+BATCH_ROWS = 256
 
 
 class RowBody:
@@ -37,7 +37,7 @@ class RowBody:
         i = 0
         while i < len(self.data):
             batch: list[Row] = []
-            i = backend.make(self.data, i, len(self.data), BATCH, batch)
+            i = backend.make(self.data, i, len(self.data), BATCH_ROWS, batch)
             yield batch
 
     def row(self, number: int) -> Row:

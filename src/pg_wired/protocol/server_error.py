@@ -8,10 +8,10 @@ from ..errors import Outcome, PgWireError
 from .rows import Rows
 
 # libpq's fe-protocol3.c, reportErrorPosition: screen columns that a line may take, and those kept behind the error.
-DISPLAY_SIZE = 60
-MIN_RIGHT_CUT = 10
+DISPLAY_COLUMNS = 60
+MIN_RIGHT_COLUMNS = 10
 # Characters looked at on either side: a statement may be one line of megabytes.
-REACH = 10 * DISPLAY_SIZE
+REACH_CHARS = 10 * DISPLAY_COLUMNS
 
 
 class PgError(PgWireError):
@@ -87,21 +87,21 @@ def point_at(sql: str | None, position: int | None) -> list[str]:
 
 def _window(line: str, at: int) -> tuple[int, int]:
     """From where to where the line is shown, that the character at `at` is among it."""
-    base = max(0, at - REACH)
-    widths = [_width(char) for char in line[base : at + REACH]]
+    base = max(0, at - REACH_CHARS)
+    widths = [_width(char) for char in line[base : at + REACH_CHARS]]
     left, total = sum(widths[: at - base]), sum(widths)
     start, end = 0, len(widths)
-    if len(widths) == len(line) and total <= DISPLAY_SIZE:
+    if len(widths) == len(line) and total <= DISPLAY_COLUMNS:
         return start, end
-    if base == 0 and left + MIN_RIGHT_CUT <= DISPLAY_SIZE:  # cutting on the right is enough
-        while total > DISPLAY_SIZE:
+    if base == 0 and left + MIN_RIGHT_COLUMNS <= DISPLAY_COLUMNS:  # cutting on the right is enough
+        while total > DISPLAY_COLUMNS:
             end -= 1
             total -= widths[end]
         return start, end
-    while left + MIN_RIGHT_CUT < total:
+    while left + MIN_RIGHT_COLUMNS < total:
         end -= 1
         total -= widths[end]
-    while total > DISPLAY_SIZE:
+    while total > DISPLAY_COLUMNS:
         total -= widths[start]
         start += 1
     return base + start, base + end

@@ -39,6 +39,6 @@ class ResponseCollector(IntEnum):
 # libpq's rule (fe-protocol3.c, VALID_LONG_MESSAGE_TYPE): only these may be longer than 30,000 bytes, and `t`, which
 # 65,535 parameters make 262,146 bytes long.
 LONG_MESSAGES = "TDdENAt"
-SHORT_LIMIT = 30_000
+SHORT_LIMIT_BYTES = 30_000
 # PostgreSQL's own limit of a message (PQ_LARGE_MESSAGE_LIMIT, MaxAllocSize - 1).
-LONG_LIMIT = 0x3FFFFFFE
+LONG_LIMIT_BYTES = 0x3FFFFFFE

@@ -14,7 +14,7 @@ from ..errors import ConfigError, Outcome, PgWireError, PipelineAborted, Protoco
 from ..protocol import backend, frontend, octets, rows
 from ..protocol.rows import Rows
 from ..protocol.server_error import PgError
-from ..protocol.types import LONG_LIMIT, Oid, Row, Value
+from ..protocol.types import LONG_LIMIT_BYTES, Oid, Row, Value
 from . import statements, table
 from .table import ANSWERS, State
 
@@ -395,7 +395,7 @@ def script_of(data: bytes) -> bytes:
     i = 0
     while i < len(data):
         n = octets.get_i32(data, i + 1) if len(data) - i >= 5 else 0
-        if n < 4 or n > LONG_LIMIT or i + 1 + n > len(data):
+        if n < 4 or n > LONG_LIMIT_BYTES or i + 1 + n > len(data):
             raise ConfigError(f"the message at byte {i} is cut off or has a wrong length: {_ONE_REQUEST}")
         letter = chr(data[i])
         body = data[i + 5 : i + 1 + n]

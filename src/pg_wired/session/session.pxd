@@ -5,10 +5,10 @@ from . cimport notification_queue
 from ..protocol cimport octets
 from .request cimport Request
 from . cimport table
-from ..protocol.buffers cimport Receiver
+from ..protocol.buffers cimport Buffers
 from .statements cimport StatementCache
 
-cdef class Session(Receiver):
+cdef class Session(Buffers):
     cdef readonly dict parameters
     cdef readonly dict first_parameters
     cdef readonly StatementCache statements

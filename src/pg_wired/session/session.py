@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ConnectionClosed, Outcome, PgWireError, ProtocolError, UsageError
 from ..protocol import frontend, octets
-from ..protocol.buffers import Receiver, ended_by
+from ..protocol.buffers import Buffers, ended_by
 from ..protocol.server_error import PgError
 from ..protocol.types import TransactionStatus
 from . import deadlines, extended_query, notification_queue, outcomes, table
@@ -63,7 +63,7 @@ class Reason(Enum):
     CANCEL_UNCONFIRMED = "the server did not confirm a cancel request, which may hit whatever runs here next"
 
 
-class Session(Receiver):
+class Session(Buffers):
     """One connection's conversation after the login, shared by many tasks."""
 
     def __init__(self, parameters: dict[str, str], statement_cache_size: int, max_in_flight: int) -> None:
@@ -150,7 +150,7 @@ class Session(Receiver):
         return (
             self.holds == 0
             and (len(self.inflight) < self.max_in_flight or self.is_in_group)
-            and (len(self.out) < octets.HIGH_WATER or not self.inflight)  # else no answer would ask again
+            and (len(self.out) < octets.HIGH_WATER_BYTES or not self.inflight)  # else no answer would ask again
         )
 
     def pump(self) -> None:
@@ -204,8 +204,8 @@ class Session(Receiver):
     def sent(self, n: int) -> None:
         """Encode what had no room once there is some: inside a sync group, no answer need come to ask for it."""
         before = len(self.out)
-        Receiver.sent(self, n)
-        if len(self.out) < octets.LOW_WATER <= before:
+        Buffers.sent(self, n)
+        if len(self.out) < octets.LOW_WATER_BYTES <= before:
             self.pump()
 
     def append(self, data: bytes) -> None:
@@ -273,7 +273,7 @@ class Session(Receiver):
                     i = at
                     continue
             stop = i + 1 + octets.get_i32(p, i + 1)
-            if action == 0 or stop < i + 5 or stop - i > octets.SHORT_LIMIT:
+            if action == 0 or stop < i + 5 or stop - i > octets.SHORT_LIMIT_BYTES:
                 table.check(self.state, p[i], stop - i - 1)
             if stop > end:
                 break

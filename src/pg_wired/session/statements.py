@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..protocol.records import FieldDescription
 
 # Longer SQL is not worth keeping on both sides: it goes as an unnamed statement. asyncpg draws the line at 15 KiB.
-MAX_CACHED_SQL = 16 * 1024
+MAX_CACHED_SQL_CHARS = 16 * 1024
 
 # What these return cannot change without DDL, which the server notices (0A000). All else (FETCH, EXECUTE, SHOW, what
 # the pattern cannot read) is described anew each time. Comments may stand before the first word.
@@ -109,7 +109,7 @@ class StatementCache:
     def _add(self, key: Hashable, sql: str, param_oids: tuple[Oid, ...]) -> Statement:
         name = statement_name(sql, param_oids)
         # Two keys of one name would get each other's rows: the second goes unnamed.
-        if self.capacity == 0 or len(sql) > MAX_CACHED_SQL or name in self.keys:
+        if self.capacity == 0 or len(sql) > MAX_CACHED_SQL_CHARS or name in self.keys:
             return self.unnamed(sql, param_oids)
         while len(self.entries) >= self.capacity:
             self.drop(next(iter(self.entries.values())), close=True)

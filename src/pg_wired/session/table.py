@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from ..errors import ProtocolError
-from ..protocol.types import LONG_LIMIT, LONG_MESSAGES, SHORT_LIMIT
+from ..protocol.types import LONG_LIMIT_BYTES, LONG_MESSAGES, SHORT_LIMIT_BYTES
 
 
 class State:
@@ -192,7 +192,7 @@ def check(state: int, tag: int, length: int) -> None:
     """Raise for a message that is out of place, or has a length that its type cannot have; before its body has come."""
     if ACTIONS[state * 256 + tag] == Action.DESYNC:
         raise misfit(state, tag, "is out of place")
-    if length < 4 or length > LONG_LIMIT or (length > SHORT_LIMIT and chr(tag) not in LONG_MESSAGES):
+    if length < 4 or length > LONG_LIMIT_BYTES or (length > SHORT_LIMIT_BYTES and chr(tag) not in LONG_MESSAGES):
         raise misfit(state, tag, f"has a length of {length}")
 
 
