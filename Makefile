@@ -1,5 +1,5 @@
-# All of building and testing. The package itself is never installed into .venv, and nothing compiled lands in src/:
-# tests run on src/ as it is, and on build/compiled/, where the wheel is unpacked.
+# Builds and tests the package. The package itself is never installed into .venv, and no compiled file is written to
+# src/: the tests run on src/ as it is, and on build/compiled/, where the wheel is unpacked.
 
 PYTHON ?= python3
 UV ?= $(shell command -v uv)
@@ -17,7 +17,7 @@ else
   PACKAGE = build/compiled
 endif
 READY = $(PACKAGE:build/compiled=build/compiled/.ready)
-# Folders are among them: a file that went away must be noticed too.
+# Includes the folders, so that make also notices a deleted file.
 SOURCES = setup.py pyproject.toml $(shell find src/pg_wired -not -path '*__pycache__*')
 
 .PHONY: help demo test smoke soak pgbouncer lint bench bench-quick write-up count wheel clean
@@ -26,26 +26,30 @@ SOURCES = setup.py pyproject.toml $(shell find src/pg_wired -not -path '*__pycac
 .SECONDEXPANSION:
 
 help:
-	@echo "make demo    start a server, do the main things with it, stop it"
-	@echo "make test    every test: interpreted, compiled, and a few on the machine's other Pythons (ARGS=... for pytest)"
-	@echo "make soak    failover twenty times, and ten minutes of faults"
-	@echo "make pgbouncer  unpack the poolers that tests want into build/ (Debian; else those tests are left out)"
-	@echo "make lint    format, style and types"
-	@echo "make bench   side by side with the other drivers; bench-quick: to see that it works; write-up: into the docs"
-	@echo "make count   instructions of five pieces of work, against those accepted (ARGS=--accept); needs valgrind"
-	@echo "make wheel   build the wheel into dist/"
-	@echo "make clean   remove what the others have built, but not .venv"
-	@echo "PYTHON=python3.12 chooses the interpreter; PG_WIRED_PURE=1 does without a C compiler"
+	@echo "make demo         start a server, show the main features, stop the server"
+	@echo "make test         run all tests, interpreted and compiled, and 'make smoke' (ARGS=... for pytest)"
+	@echo "make smoke        run a few tests on each other Python of this machine"
+	@echo "make soak         run the long tests: twenty failovers, ten minutes of faults"
+	@echo "make pgbouncer    unpack the poolers for the tests into build/ (Debian only; without them, tests are skipped)"
+	@echo "make lint         check format, style and types"
+	@echo "make bench        compare the speed with other drivers (ARGS=... for the benchmark)"
+	@echo "make bench-quick  the same with small counts, to see that it works"
+	@echo "make write-up     write the results of 'make bench' into the documentation"
+	@echo "make count        compare instruction counts of five pieces of work with the accepted counts; needs valgrind"
+	@echo "                  (ARGS=--accept accepts the new counts)"
+	@echo "make wheel        build the wheel into dist/"
+	@echo "make clean        remove everything that was built, except .venv"
+	@echo "PYTHON=python3.12 chooses the interpreter; with PG_WIRED_PURE=1 no C compiler is needed"
 
-# Virtual environments: .venv, and build/py3.12 and the like for the smoke run. $(call install,VENV,GROUP) takes uv where
-# it is there and works, else pip, which knows dependency groups from 25.1 on.
+# Virtual environments: .venv, and build/py3.12 and the like for the smoke run. $(call install,VENV,GROUP) uses uv if it
+# is installed and works, otherwise pip, which supports dependency groups since version 25.1.
 install = { [ "$(UV)" ] && "$(UV)" pip install -q --python $(1)/bin/python --group $(2); } || \
 	{ $(1)/bin/python -m pip install -q --upgrade "pip>=25.1" && $(1)/bin/python -m pip install -q --group $(2); }
 run = PYTHONPATH="$(CURDIR)/$(PACKAGE)" .venv/bin/python
-# The compiled build meets another server than the interpreted one: PostgreSQL 17, which has TLS.
+# The compiled build is tested against another server than the interpreted one: PostgreSQL 17, which has TLS.
 other = --postgres celerp
-# All of it is shared out, file by file, to a process more than there are cores, since tests wait for servers now and
-# then; a chosen part runs in one process.
+# The whole suite is distributed, file by file, over one process more than there are cores, because tests sometimes wait
+# for servers. A part chosen with ARGS runs in one process.
 pytest = -m pytest $(or $(ARGS),-n $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder)
 old = make: pg-wired needs Python 3.11 or newer, say make PYTHON=python3.x, this is %d.%d
 check = -B -c 'import sys; v = sys.version_info; v < (3, 11) and sys.exit("$(old)" % v[:2]); import setup; \
@@ -67,7 +71,8 @@ build/py%/made:
 	@$(call install,$(@D),$(basename $(@F)))
 	@touch $@
 
-# Cython does not notice a changed directive, nor setuptools a file that went: nothing of an earlier build is kept.
+# Cython does not notice a changed directive, and setuptools does not notice a deleted file, so nothing of an earlier
+# build is kept.
 dist/.$(BUILD): .venv/build.group $(SOURCES)
 	@.venv/bin/python $(check)
 	@echo "make: the wheel, $(BUILD)"
@@ -80,8 +85,8 @@ build/compiled/.ready: dist/.$(BUILD)
 	@.venv/bin/python -m pip install -q --no-deps --target build/compiled dist/*.whl
 	@touch $@
 
-# From a copy, so that two may be built at a time; with the C that is there, which is the same for each Python. Cython makes
-# anew what is older than its source, so times are copied too.
+# Builds from a copy, so that two builds can run at a time. The copy includes the generated C, which is the same for
+# each Python. File times are copied too, because Cython generates C again if it is older than its source.
 build/py%/.$(BUILD): build/py%/build.group build/py%/smoke.group $(SOURCES)
 	@echo "make: $(@D), the package, $(BUILD)"
 	@rm -rf $(@D)/package
@@ -101,13 +106,13 @@ test: .venv/test.group .venv/bench.group $(READY)
 	@$(MAKE) --no-print-directory smoke
 	@[ $(BUILD) != compiled ] || PG_WIRED_EXPECT=compiled PG_WIRED_OTHER_BUILD="$(CURDIR)/src" $(run) $(pytest) $(other)
 
-# Only where it is asked for: looking for Pythons takes a moment.
+# Only for the goal smoke, because looking for Pythons takes a moment.
 ifneq ($(filter smoke,$(MAKECMDGOALS)),)
 OWN := $(shell .venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 FOUND := $(foreach version,$(filter-out $(OWN),$(OTHERS)),$(shell \
 	PG_WIRED_PURE=$(PG_WIRED_PURE) rig/python.sh $(version) >/dev/null && echo $(version)))
 endif
-# 5 is pytest's word for no test at all: of a chosen part that may be.
+# Exit code 5 of pytest means that no test was selected, which is no failure if ARGS chose a part.
 smoke:
 	@all=; for version in $(FOUND); do \
 		$(MAKE) --no-print-directory build/py$$version/.$(BUILD) & all="$$all $$!"; \
@@ -118,7 +123,7 @@ smoke:
 	done
 	@[ "$(FOUND)" ] || echo "make: no other Python ($(OTHERS)) with venv and headers here"
 
-# The long versions of the tests marked so: some fifteen minutes.
+# The long versions of the tests marked soak; takes about fifteen minutes.
 soak: .venv/test.group $(READY)
 	@PG_WIRED_SOAK=1 $(run) -m pytest -m soak -s $(ARGS)
 

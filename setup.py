@@ -1,6 +1,6 @@
-"""Compile every module with a `.pxd` header beside it; all that is declarative is in pyproject.toml.
+"""The build script, which compiles every module that has a `.pxd` header. pyproject.toml has all declarative settings.
 
-`PG_WIRED_PURE=1` compiles nothing. Without that word, a compile that fails fails the install.
+With `PG_WIRED_PURE=1` it compiles nothing. Otherwise, if compiling fails, the installation fails.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ GO_ON = "or set PG_WIRED_PURE=1 to go on without compiling: the same answers, se
 
 
 def missing() -> str | None:
-    """What this machine lacks, in one line, or None. Needs nothing but Python, so that make can ask it first of all."""
+    """Return one line that names what this machine lacks for compiling, or None.
+
+    It needs only Python, so that make can call it before anything is installed.
+    """
     if PURE:
         return None
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
@@ -33,7 +36,10 @@ def missing() -> str | None:
 
 
 def extensions() -> list[object]:
-    """One for each header, but those of the TWINS: inline C, and the `.py` says the same for the interpreted build."""
+    """Return an extension module for each header, except the TWINS.
+
+    The header of a TWIN contains inline C, and its `.py` file does the same in the interpreted build.
+    """
     from Cython.Build import cythonize
     from setuptools import Extension
 
@@ -45,11 +51,11 @@ def extensions() -> list[object]:
             Extension(name, [str(path)], extra_compile_args=["-O3", "-g0"])
             for name, path in zip(names, sources, strict=True)
         ],
-        build_dir="build",  # no generated C in the source tree
+        build_dir="build",  # keeps generated C out of the source tree
         compiler_directives={
             "language_level": 3,
-            "annotation_typing": False,  # C types come from the headers alone; annotations are for readers and mypy
-            "boundscheck": False,  # lengths are checked by the code itself, once per message
+            "annotation_typing": False,  # C types come only from the headers; annotations are for readers and mypy
+            "boundscheck": False,  # the code checks lengths itself, once per message
             "wraparound": False,
             "cdivision": True,
         },

@@ -1,1 +1,1 @@
-"""Side by side: pg_wired, the other drivers, and what the server itself can do. `python -m benchmarks` runs it all."""
+"""Benchmarks of pg_wired, of other drivers and of the server itself. `python -m benchmarks` runs all of them."""

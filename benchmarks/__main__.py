@@ -1,4 +1,4 @@
-"""Runs the whole comparison against servers of its own, interleaved, and prints tables; keeps every sample."""
+"""Runs the whole comparison, with interleaved samples, against servers that it starts; prints tables, keeps samples."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Growth: what one costs; "bends up" is {bent} times the least so far."""
 
 
 def take(sample: Sample, variables: dict[str, str]) -> dict[str, float]:
-    """Run it; ends this process where it fails."""
+    """Run the sample's command and return its metrics. If it fails, this process exits with the command's output."""
     command = [sys.executable, "-m", *sample.command]
     try:
         done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=DEADLINE)
@@ -58,9 +58,9 @@ def take(sample: Sample, variables: dict[str, str]) -> dict[str, float]:
 
 
 def run(servers: Servers, samples: Sequence[Sample], scale: Scale) -> list[Taken]:
-    """All rounds; each in an order of its own, so that nobody always follows the same neighbour."""
+    """Run all rounds. Each round has its own order, so that no sample always follows the same other sample."""
     for sample in {sample for sample in samples if sample.line == "import"}:
-        take(sample, servers.environment())  # the first one compiles the package
+        take(sample, servers.environment())  # the first run compiles the package
     taken = []
     for number in range(max(scale.rounds, scale.growth)):
         order = [each for each in samples if number < (scale.growth if each.point else scale.rounds)]
@@ -86,7 +86,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(options: Sequence[str] | None = None, scale: Scale | None = None) -> None:
-    """As on the command line; `scale` instead of the sizes that it chooses from."""
+    """Run the benchmark with these command-line options. `scale` replaces the full and the quick sizes."""
     parser = arguments()
     given = parser.parse_args(options)
     scale = scale or (QUICK if given.quick else FULL)

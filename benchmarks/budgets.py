@@ -1,4 +1,4 @@
-"""What is asked of each line, and whether it was reached: every row of the budgets, on both loops."""
+"""The budgets: which speed is required in each line of the benchmark, and whether the samples reach it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from .results import Taken
 
 
 class Budget(NamedTuple):
-    """`client` has to be `asked` times better than `peer`; or to need at most so many times what `peer` needs.
+    """A requirement: `client` must be `asked` times better than `peer`.
 
-    `asked` is for asyncio, and for uvloop where it is asked there. Without a peer it is what may be needed at most.
+    With `at_most`, `client` may instead need at most `asked` times as much as `peer`; without a peer, `asked` is the
+    absolute maximum. The first value of `asked` is for asyncio, the second, if there is one, for uvloop.
     """
 
     line: str
@@ -27,7 +28,11 @@ class Budget(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What came of it: the ratio of the medians, and those of the single rounds; how busy the server was with us."""
+    """The outcome for one budget and loop.
+
+    `reached` is the ratio of the medians; `least` and `most` are the extremes over single rounds. `busy` says how busy
+    the server was with the client, in percent of one core.
+    """
 
     budget: Budget
     loop: str
@@ -72,7 +77,7 @@ BUDGETS = (
 
 
 def verdicts(taken: Sequence[Taken]) -> Iterator[Verdict]:
-    """One for each budget and loop of which there are samples."""
+    """Yield a verdict for each budget and loop that has samples."""
     for budget in BUDGETS:
         loops = LOOPS if budget.transport != "-" else ("-",)
         for loop, asked in zip(loops, budget.asked, strict=False):
@@ -84,7 +89,7 @@ def verdicts(taken: Sequence[Taken]) -> Iterator[Verdict]:
 
 
 def _of(taken: Sequence[Taken], budget: Budget, client: str, loop: str) -> dict[int, float]:
-    """The budget's metric, round by round."""
+    """Return the client's median of the budget's metric for each round."""
     place = (budget.line, budget.transport, loop, client)
     found: dict[int, list[float]] = {}
     for sample, number, metrics in taken:

@@ -1,4 +1,4 @@
-"""Charts of what was measured, as SVG: bars side by side for each line, and the curves of growth."""
+"""SVG charts of the results: bars for each line of the benchmark, and the growth curves."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# matplotlib's own "tab" colours: we, the peers, and what nobody can beat.
+# matplotlib's "tab" colours for pg_wired, for the other drivers, and for the limit that no driver can beat.
 OURS, PEERS, LIMIT = "tab:blue", "tab:gray", "tab:green"
 VIA = {UNIX: "over a Unix socket", TCP: "over loopback TCP", TLS: "over TLS"}
 
 
 class Chart(NamedTuple):
-    """A file of bars: these figures of one line on one transport; `title` says what a bar is."""
+    """A file with bars for some metrics of one line on one transport. `title` says what a bar shows."""
 
     name: str
     title: str
@@ -52,18 +52,18 @@ GROWTH = "growth"
 
 
 def titles(results: Results) -> dict[str, str]:
-    """The charts of which there are samples, and their titles."""
+    """Return the names and titles of the charts that have samples."""
     places = {(sample.line, sample.transport) for sample, _, _ in results.taken}
     found = {each.name: f"{each.title}, {VIA[each.transport]}" for each in CHARTS if each[2:4] in places}
     return found | ({GROWTH: "How cost grows"} if any(costs(curve, results) for curve in CURVES) else {})
 
 
 def draw(folder: Path, results: Results) -> None:
-    """Write each chart of which there are samples into a file of its name; those of other runs go."""
+    """Write each chart that has samples into a file of its name. First remove the charts of other runs."""
     import matplotlib
 
     matplotlib.use("svg")
-    # Text stays text, and the same figures give the same file.
+    # Keep text as text, and write the same file for the same results.
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "pg_wired", "font.size": 9})
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.svg"):
@@ -78,7 +78,7 @@ def draw(folder: Path, results: Results) -> None:
 
 
 def _bars(title: str, chart: Chart, found: Sequence[Row]) -> Figure:
-    """A row of panels for each loop, a panel for each figure; the limit is in both rows."""
+    """Draw a row of panels for each loop, with a panel for each metric. The limit appears in both rows."""
     from matplotlib.figure import Figure
 
     by_loop = [[row for row in found if row.loop in (loop, ANY)] for loop in LOOPS]
@@ -120,7 +120,7 @@ def _color(row: Row) -> str:
 
 
 def _bounds(metric: Metric, chart: Chart, row: Row, rows: Sequence[Row]) -> Iterator[float]:
-    """What the budgets ask of this client here, in the figure's own unit."""
+    """Yield the values that the budgets require of this client, in the metric's unit."""
     place = (chart.line, metric, row.client, chart.transport)
     for budget in BUDGETS:
         if (budget.line, budget.metric, budget.client, budget.transport) == place:
@@ -131,7 +131,7 @@ def _bounds(metric: Metric, chart: Chart, row: Row, rows: Sequence[Row]) -> Iter
 
 
 def _curves(curves: Sequence[Curve], results: Results) -> Figure:
-    """A panel for each curve, both axes logarithmic; a point that bends upwards is ringed."""
+    """Draw a panel for each curve, with logarithmic axes. A ring marks a point where the curve bends upwards."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.2, 2.6 * ((len(curves) + 1) // 2)), layout="constrained")

@@ -1,8 +1,8 @@
-"""The guard of speed that no busy machine disturbs: instructions of five pieces of work, counted by valgrind.
+"""A speed regression test for busy machines too: valgrind counts the instructions of five pieces of work.
 
-They are the same to the last one in every run of one build, and compared with those that `counts.json` beside this file
-has for the same Python and compiler. `make count` fails where one has grown by over 5 %; `make count ARGS=--accept`
-writes down what there is now, for a change that is worth it.
+Every run of one build counts exactly the same. The counts are compared with those that `counts.json` in this folder has
+for the same Python and compiler. `make count` fails if one has grown by more than 5 %. `make count ARGS=--accept`
+records the new counts, for a change that is worth the cost.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ Facts: TypeAlias = dict[str, str]
 Counts: TypeAlias = dict[str, float]
 
 RECORD = Path(__file__).with_name("counts.json")
-ALLOWED = 0.05  # growth; what a change of code means to do is more, what it does by chance is less
+ALLOWED = 0.05  # growth, as a share; intended effects of a change are larger, accidental ones smaller
 DEADLINE = 300.0  # seconds for one run; it takes about five
 VALGRIND = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
-# Without site-packages (-S): to look into that folder costs more the fuller it is.
+# Without site-packages (-S): looking into that folder costs more, the more files it has.
 SCENARIO = (sys.executable, "-S", "-m", "benchmarks.scenarios")
 INSTALL = "make count needs valgrind: install it by your package manager (apt-get install valgrind)"
 
 
 def build() -> str:
-    """Whether the package that counts is compiled."""
+    """Return "compiled" or "interpreted" for the package that is measured."""
     return "compiled" if str(session.__file__).endswith(".so") else "interpreted"
 
 
 def facts() -> Facts:
-    """What the counts depend on so much that others cannot be compared with them."""
+    """Return the facts that counts depend on so much that only counts with the same facts can be compared."""
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     major = subprocess.run([*compiler, "-dumpversion"], capture_output=True, text=True, check=True).stdout
     return {
@@ -61,13 +61,16 @@ def facts() -> Facts:
 
 
 def noted() -> Facts:
-    """What may change them too, and then has to be seen: said beside a growth, not taken for an excuse."""
+    """Return versions that may change the counts too. A growth report shows a changed one, but still fails."""
     said = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, check=True).stdout
     return {"cython": version("cython"), "valgrind": said.strip().removeprefix("valgrind-")}
 
 
 def environment() -> dict[str, str]:
-    """The same for everybody: names and values lie on the stack, and hashes decide where things are found."""
+    """Return the same environment variables on every machine.
+
+    Their names and values lie on the stack, and hashes determine the order of look-ups: both change the counts.
+    """
     return {
         "PATH": os.environ.get("PATH", ""),
         "PYTHONHASHSEED": "0",
@@ -77,7 +80,7 @@ def environment() -> dict[str, str]:
 
 
 def instructions(name: str) -> int:
-    """Of a whole process that does the named scenario, or none."""
+    """Count the instructions of a process that runs the named scenario; with an empty name, no scenario."""
     command = [*VALGRIND, *SCENARIO, name]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=DEADLINE)
     found = re.search(r"Collected : (\d+)", done.stderr)
@@ -87,8 +90,8 @@ def instructions(name: str) -> int:
 
 
 def counts() -> Counts:
-    """Instructions of each scenario, for each time that it does its work."""
-    # The first run compiles what is imported; it would count.
+    """Return the instructions of each scenario, divided by the number of times that it does its work."""
+    # The first run compiles the imported modules, which must not be counted.
     subprocess.run(SCENARIO, cwd=ROOT, env=environment(), check=True)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         idle, *totals = pool.map(instructions, ["", *SCENARIOS])
@@ -97,19 +100,19 @@ def counts() -> Counts:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """All that were accepted, one for each combination of facts."""
+    """Return the accepted counts: one record for each combination of facts."""
     found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     return found
 
 
 def accept(path: Path, now: Facts, beside: Facts, counted: Counts) -> None:
-    """Write these down, in the place of those with the same facts."""
+    """Record these counts in place of those with the same facts."""
     kept = [record for record in records(path) if record["facts"] != now]
     path.write_text(json.dumps([*kept, {"facts": now, "noted": beside, "counts": counted}], indent=2) + "\n")
 
 
 def compared(counted: Counts, before: Counts) -> Iterator[tuple[str, bool]]:
-    """A line for each scenario, and whether it has grown by more than is allowed."""
+    """Yield a line of text for each scenario, and whether it has grown by more than ALLOWED or is new."""
     for name, count in counted.items():
         if name not in before:
             yield f"{name:<12}{count:>10,.1f}  new", True
@@ -123,7 +126,7 @@ def compared(counted: Counts, before: Counts) -> Iterator[tuple[str, bool]]:
 
 
 def judge(path: Path, now: Facts, beside: Facts, counted: Counts) -> int:
-    """Print them beside those of the record; returns the exit code."""
+    """Print the counts beside the accepted ones; return the exit code."""
     print(", ".join(f"{name} {fact}" for name, fact in (now | beside).items()))
     record = next((record for record in records(path) if record["facts"] == now), None)
     if record is None:
@@ -146,7 +149,7 @@ def judge(path: Path, now: Facts, beside: Facts, counted: Counts) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.count", description=__doc__)
-    parser.add_argument("--accept", action="store_true", help="write the counts down instead of comparing them")
+    parser.add_argument("--accept", action="store_true", help="record the counts as accepted")
     given = parser.parse_args()
     if shutil.which("valgrind") is None:
         sys.exit(INSTALL)

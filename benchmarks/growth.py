@@ -1,4 +1,4 @@
-"""How cost grows: the curves, their points, and what asks for one. No curve may bend upwards."""
+"""The growth curves: how cost grows with size, at which points, measured by which commands. None may bend upwards."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 Command = tuple[str, ...]  # arguments of benchmarks.wire
-BENT = 1.25  # times the least cost of one so far; less is what rounds of a busy machine can differ by
+BENT = 1.25  # a curve bends if one costs this many times the least so far; on a busy machine, rounds differ by less
 
 
 class Curve(NamedTuple):
-    """`commands` says, client by client, what measures a point: its wall time, which `each` of the point share."""
+    """One curve. `commands` gives, for each client, the command that measures the wall time of a point."""
 
     name: str
     title: str
-    each: str  # what the cost is of: "ns a row"
-    scale: float  # the wall time's microseconds in that unit
+    each: str  # the unit of the cost: "ns a row"
+    scale: float  # converts the wall time in microseconds into that unit
     points: tuple[int, ...]
     commands: dict[str, Callable[[int], Command]]
-    is_shared: bool = True  # the wall time is of the whole point; else it is already of one request
-    lasts: float = 0.0  # seconds that a sample takes at least, for each of the point
+    is_shared: bool = True  # the wall time is that of the whole point; if false, it is already that of one request
+    lasts: float = 0.0  # minimum seconds of a sample, multiplied by the point
 
 
 def _asked(opened: str) -> Callable[[int], Command]:
@@ -59,7 +59,7 @@ CURVES = (
         (1, 10, 100, 1000, 10_000),
         {"pg_wired": _asked("with_pg_wired.one"), "asyncpg": _asked("with_asyncpg.pool")},
         is_shared=False,
-        lasts=0.0002,  # some 20 requests of each of our tasks, beside which its beginning and its end count little
+        lasts=0.0002,  # about 20 requests of each pg_wired task, so that its start and its end count little
     ),
     Curve(
         "grow-connections",
@@ -107,12 +107,12 @@ CURVES = (
 
 
 def cost(curve: Curve, point: int, wall_us: float) -> float:
-    """Of one row, byte, column or request, in the curve's unit."""
+    """Return the cost of one row, byte, column or request, in the curve's unit."""
     return wall_us * curve.scale / (point if curve.is_shared else 1)
 
 
 def bends(costs: Sequence[float]) -> Iterator[bool]:
-    """For each point, whether one costs more there than at an earlier one, by more than chance."""
+    """Yield for each point whether one costs over BENT times the least at earlier points."""
     least = float("inf")
     for here in costs:
         yield here > BENT * least

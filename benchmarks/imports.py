@@ -1,4 +1,4 @@
-"""One sample of what importing a package costs: two new processes, with it and without. Prints a line of JSON."""
+"""One sample of the cost of importing a package: two new processes, with and without it. Prints a line of JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 from .work import Metrics
 
-BASE = "import asyncio, ssl"  # what everybody who talks to a server has imported anyway
+BASE = "import asyncio, ssl"  # modules that every program with a connection to a server imports anyway
 
 
 def _seconds(code: str) -> float:
@@ -19,7 +19,10 @@ def _seconds(code: str) -> float:
 
 
 def measure(package: str) -> Metrics:
-    """Milliseconds from start to end of a process, side by side so that a busy machine counts for both."""
+    """Return the milliseconds that a process takes without and with the package.
+
+    One process runs right after the other, so that a busy machine affects both.
+    """
     base, whole = _seconds(BASE) * 1000, _seconds(f"{BASE}, {package}") * 1000
     return {"base_ms": base, "wall_ms": whole, "more_ms": whole - base}
 

@@ -1,6 +1,6 @@
-"""Latencies under a given load: requests fall due at a fixed rate, whether or not those before are answered.
+"""Latencies under a given load: requests become due at a fixed rate, whether or not earlier ones are answered.
 
-Each is timed from when it was due, not from when somebody got around to it: a client that falls behind shows it.
+Each request is timed from its due time, not from when it was sent, so that a client that falls behind shows it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from itertools import count
 
 from .work import POINTS, Metrics, Task
 
-SHARE = 0.8  # of what the client gets through
-FACTOR = 0.5  # of the time, to find out how much that is
+SHARE = 0.8  # the load, as a share of the client's maximum rate
+FACTOR = 0.5  # the time to measure that maximum, as a share of the sample's time
 
 
 class Pace:
-    """Wakes those whose time has come. It looks at the clock at each turn of the loop: timers are too coarse."""
+    """Wakes tasks at their due times. It checks the clock in each iteration of the loop: timers are too coarse."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -25,13 +25,16 @@ class Pace:
         self._numbers = count()
 
     def until(self, due: float) -> asyncio.Future[None]:
-        """Done in the next turn at the earliest: that costs the same whether or not the time has come already."""
+        """Return a future that is done at the time `due`, but not before the next iteration of the loop.
+
+        The cost is therefore the same whether or not the time has already come.
+        """
         future = self._loop.create_future()
         heapq.heappush(self._waiting, (due, next(self._numbers), future))
         return future
 
     async def keep(self) -> None:
-        """Until it is cancelled."""
+        """Wake tasks until cancelled."""
         while True:
             now = time.perf_counter()
             while self._waiting and self._waiting[0][0] <= now:
@@ -42,14 +45,17 @@ class Pace:
 
 
 async def _paced(task: Task, tasks: int, seconds: float, interval: float) -> list[float]:
-    """Let so many tasks ask, one request each `interval` seconds between them; how long each took from its due time."""
+    """Run `tasks` tasks that together send a request every `interval` seconds, for `seconds` seconds.
+
+    Returns the seconds from due time to answer for each request.
+    """
     pace, taken = Pace(), list[float]()
     keeper = asyncio.ensure_future(pace.keep())
     begin = time.perf_counter()
 
     async def worker(number: int) -> None:
         due, key, is_over = begin + number * interval, number, False
-        while not is_over:  # each asks once at least, however busy the machine
+        while not is_over:  # each task asks at least once, however busy the machine is
             await pace.until(due)
             await task((key % POINTS + 1,))
             taken.append(time.perf_counter() - due)
@@ -64,7 +70,7 @@ async def _paced(task: Task, tasks: int, seconds: float, interval: float) -> lis
 
 
 async def latencies(task: Task, tasks: int, seconds: float) -> Metrics:
-    """Microseconds that half, and 99 of 100, of the requests need at most, at SHARE of the possible rate."""
+    """Return the median and the 99th percentile of the latency in microseconds, at SHARE of the maximum rate."""
     begin = time.perf_counter()
     possible = await _paced(task, tasks, seconds * FACTOR, 0.0)
     interval = (time.perf_counter() - begin) / len(possible) / SHARE

@@ -1,4 +1,4 @@
-"""One sample of what no driver can beat: pgbench, psql, a socket whose bytes nobody looks at. Prints a line of JSON."""
+"""One sample of a limit that no driver can beat: pgbench, psql, or a socket without a parser. Prints a line of JSON."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def _pipelined(request: str) -> str:
     return "\\startpipeline\n" + request + ("\\syncpipeline\n" + request) * (DEPTH - 1) + "\\endpipeline\n"
 
 
-# Scripts of pgbench, with the number of requests in one run of each. `pipelined` has a Sync for each request, as a
-# driver needs it whose requests are independent: each is a transaction, and answered at once. With `one-sync` all of
-# them are one transaction, answered in as few packets as the server likes.
+# Scripts of pgbench, with the number of requests in one run of each. `pipelined` sends a Sync after each request, as a
+# driver with independent requests must: each request is a transaction, and is answered at once. With `one-sync` all of
+# them are one transaction, and the server may answer in fewer packets.
 SCRIPTS = {
     "single": (QUERY, 1),
     "pipelined": (_pipelined(QUERY), DEPTH),
@@ -33,7 +33,7 @@ SCRIPTS = {
 
 
 def pgbench(script: str, seconds: float) -> Metrics:
-    """Wall time per request, as pgbench reports it, connecting excluded. It runs for whole seconds."""
+    """Return the wall time per request, as pgbench reports it without connecting. pgbench runs for whole seconds."""
     text, requests = SCRIPTS[script]
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(f"\\set id random(1, {POINTS})\n{text}")
@@ -48,13 +48,13 @@ def pgbench(script: str, seconds: float) -> Metrics:
 
 
 def drain() -> Metrics:
-    """All rows in binary, read into one buffer again and again until the last. As MB held count those on the wire."""
+    """Read all rows in binary into one buffer, which each read overwrites. The MB held are the MB on the wire."""
     from pg_wired.protocol import messages
 
     from .with_socket import BUFFER_SIZE, SCAN_REQUEST, logged_in
 
     with logged_in() as sock:
-        # So that the answer's end needs not be looked for: the server closes behind it.
+        # Terminate makes the server close after the answer, so that the drain need not look for its end.
         request = SCAN_REQUEST + messages.encode(messages.Terminate())
         sock.setblocking(False)
         poll = select.poll()
@@ -69,7 +69,7 @@ def drain() -> Metrics:
         return {"wall_s": end - wall, "cpu_s": time.process_time() - cpu, "held_mb": size / 1e6}
 
 
-# What psql is told, to copy the rows as its own user would.
+# Commands for psql that copy the rows as a user of psql would.
 COPIES = {
     "copy-out": (r"\copy (" + SCAN + ") to '/dev/null'",),
     "copy-in": (f"TRUNCATE {COPIED}", rf"\copy {COPIED} from '{TEXT}'"),
@@ -77,7 +77,7 @@ COPIES = {
 
 
 def psql(*commands: str) -> Metrics:
-    """The last command, in a process of its own that starts and logs in; the others go before it."""
+    """Run each command in its own psql process; return the times of the last one, including its start and login."""
     for command in commands:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         wall = time.perf_counter()

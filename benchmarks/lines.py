@@ -1,4 +1,4 @@
-"""The lines of the benchmark: what each is called, and which figures it shows. Knows no clients."""
+"""The lines of the benchmark: the names of the tables, and the metrics that each one shows. It knows no clients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .work import DEPTH
 
 
 class Metric(NamedTuple):
-    """What a sample reports under `key`, and how it is shown. Less is better in all that are compared."""
+    """A value that a sample reports under `key`, and how it is shown. In `compared` metrics, less is better."""
 
     key: str
     title: str
@@ -17,7 +17,7 @@ class Metric(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One table. `reference` is the client that the others are compared with, and `limit` what nobody can beat."""
+    """One table. The other clients are compared with `reference`, and with `limit`, which no driver can beat."""
 
     name: str
     title: str
@@ -45,7 +45,7 @@ CPU_EACH = Metric("cpu_row_ns", "CPU ns a row", 0)
 
 ONE_TASK = "1-task"
 TASKS = {f"{n}-tasks": n for n in (64, 512)}
-POOL = "asyncpg pool"  # of ten connections, as it comes
+POOL = "asyncpg pool"  # of ten connections, with default options
 
 LINES = (
     Line(ONE_TASK, "Point select, one task, one connection", (WALL, CPU, BUSY), "pgbench"),

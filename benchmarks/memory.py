@@ -1,6 +1,6 @@
-"""The protocol floor alone, fed from memory: what a request and a row cost where no socket hides it.
+"""The protocol floor, fed from memory: the cost of a request and of a row without a socket.
 
-A driver's cost per request is mostly the kernel's; a decoder that has become three times slower does not show there.
+Most of a driver's cost per request is the kernel's, so that a decoder three times slower would not show there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .work import Metrics
 
 PIPELINED = 1000  # requests in flight at once
 ROWS = 100_000
-REPEATS = 25  # a median each
+REPEATS = 25  # of each measurement, whose median counts
 
 
 def _futures(loop: asyncio.AbstractEventLoop, count: int) -> list[asyncio.Future[Rows]]:
@@ -29,7 +29,7 @@ def _futures(loop: asyncio.AbstractEventLoop, count: int) -> list[asyncio.Future
 
 
 def _ask(session: Session, replies: list[asyncio.Future[Rows]]) -> float:
-    """Make and encode a query for each; seconds. Then all of it counts as sent."""
+    """Make and encode a query for each future; return the seconds. Afterwards mark the bytes as sent."""
     gc.collect()
     begin = time.perf_counter()
     ask(session, replies)
@@ -39,7 +39,7 @@ def _ask(session: Session, replies: list[asyncio.Future[Rows]]) -> float:
 
 
 def _answer(session: Session, data: bytes) -> float:
-    """Take an answer; seconds."""
+    """Feed an answer to the session; return the seconds."""
     gc.collect()
     begin = time.perf_counter()
     session.feed(data)
@@ -47,7 +47,7 @@ def _answer(session: Session, data: bytes) -> float:
 
 
 def pipelined(loop: asyncio.AbstractEventLoop) -> tuple[float, float]:
-    """Nanoseconds to make and encode a request, and to complete it, which has one row and a future."""
+    """Return the nanoseconds to make and encode a request, and those to complete it with one row and a future."""
     session, replies = prepared(loop.create_future(), PIPELINED, TEXT), _futures(loop, PIPELINED)
     asked = _ask(session, replies)
     answered = _answer(session, ANSWER * PIPELINED)
@@ -56,7 +56,7 @@ def pipelined(loop: asyncio.AbstractEventLoop) -> tuple[float, float]:
 
 
 def scanned(loop: asyncio.AbstractEventLoop) -> float:
-    """Nanoseconds to take a row of four columns and make it a tuple, in a long run of them."""
+    """Return the nanoseconds to receive a row of four columns and make it a tuple, averaged over ROWS rows."""
     session, replies = prepared(loop.create_future(), PIPELINED, *SIZES), _futures(loop, 1)
     _ask(session, replies)
     seconds = _answer(session, BOUND + messages.encode(ROW) * ROWS + END)
@@ -69,7 +69,7 @@ def scanned(loop: asyncio.AbstractEventLoop) -> float:
 
 
 def measure(repeats: int) -> Metrics:
-    """The median of each in nanoseconds; asyncio's futures, and the garbage collector as it is."""
+    """Return the median of each metric in nanoseconds, with asyncio's futures and the default garbage collector."""
     loop = asyncio.new_event_loop()
     pairs = [pipelined(loop) for _ in range(repeats)]
     rows = [scanned(loop) for _ in range(repeats)]

@@ -1,4 +1,4 @@
-"""Who is measured in each line, on which transport and loop, by which command, at which size."""
+"""The plan: which clients are measured in each line, on which transport and loop, by which command, at which size."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from .lines import ONE_TASK, TASKS
 
 
 class Scale(NamedTuple):
-    """How much is done. A sample is taken `rounds` times, but one of a curve `growth` times."""
+    """The size of a run. Each sample is taken `rounds` times; samples of the curves are taken `growth` times."""
 
     rounds: int
     growth: int
-    seconds: float  # that each sample of point selects lasts, after its warm-up
+    seconds: float  # duration of each sample of point selects, after its warm-up
     rows: int
     notifications: int
     connects: int
-    imports: int  # in each round
+    imports: int  # samples of each package in each round
     repeats: int  # within one sample of the protocol floor
 
 
@@ -28,10 +28,10 @@ QUICK = Scale(rounds=1, growth=0, seconds=0.1, rows=100_000, notifications=20_00
 LOOPS = ("asyncio", "uvloop")
 ANY = "-"  # no loop, or no transport
 
-# A Unix socket, on which the budgets are; loopback TCP; and a second server that has TLS, with and without it.
+# A Unix socket, for which most budgets are set; loopback TCP; and a second server that has TLS, with and without TLS.
 UNIX, TCP, TLS, NO_TLS = "unix", "tcp", "tls", "no tls"
 
-Clients = dict[str, str]  # who is measured, and what opens it in the modules with_*
+Clients = dict[str, str]  # the name of a client -> the function in a module with_* that opens it
 ALONE = {
     "pg_wired": "with_pg_wired.one",
     "asyncpg": "with_asyncpg.one",
@@ -69,7 +69,7 @@ FETCHING = {
     "psycopg": "with_psycopg.fetch",
     "psqlpy": "with_psqlpy.fetch",
 }
-# A limit that has a loop: its wake-ups, and a future.
+# A limit that runs on a loop, and so includes its wake-ups and a future.
 BARE = "bare socket"
 STREAMING = {
     "pg_wired": "with_pg_wired.stream",
@@ -89,14 +89,17 @@ CONNECTING = {
 }
 NOTIFIED = {"pg_wired": "with_pg_wired.receive", "asyncpg": "with_asyncpg.receive"}
 
-# The limits of point selects: pgbench's script of limits.py.
+# The limits of point selects: the name of each limit -> the pgbench script in limits.py.
 ALONE_AT_MOST = {"pgbench": "single"}
 TOGETHER_AT_MOST = {"pgbench pipelined": "pipelined", "pgbench one Sync": "one-sync"}
 TRANSACTING_AT_MOST = {"pgbench pipelined": "transactions"}
 
 
 class Sample(NamedTuple):
-    """One run of one client: the arguments of `python -m`, which prints a line of JSON. `point` is one of a curve."""
+    """One run of one client. `command` are the arguments of a `python -m` that prints a line of JSON.
+
+    `point` is the point of a curve, or 0.
+    """
 
     line: str
     transport: str
@@ -111,7 +114,7 @@ class Sample(NamedTuple):
 
 
 def plan(scale: Scale) -> list[Sample]:
-    """All samples of one round, but those of the curves."""
+    """Return all samples of one round, except those of the curves."""
     seconds = f"--seconds={scale.seconds}"
     samples = [*_selects(ONE_TASK, ALONE, ALONE_AT_MOST, "--tasks=1", seconds)]
     for transport, opened in ((UNIX, "with_socket.one"), (TLS, "with_socket.one_tls")):
@@ -151,7 +154,10 @@ def _of(clients: Clients, *names: str) -> Clients:
 
 
 def _selects(line: str, clients: Clients, limits: dict[str, str], *options: str) -> Iterator[Sample]:
-    """All of them over the Unix socket; ours and the reference over TCP and, where it is one of the lines, over TLS."""
+    """Yield samples of all clients over the Unix socket, and of pg_wired and the reference over TCP.
+
+    The lines ONE_TASK and 64-tasks also have pg_wired and the reference over TLS.
+    """
     main = _of(clients, *[name for name in clients if name in ("pg_wired", "asyncpg", "asyncpg pool")])
     for transport in (UNIX, TCP):
         yield from _on_both_loops(line, transport, clients if transport == UNIX else main, *options)
@@ -168,7 +174,7 @@ def _on_both_loops(line: str, transport: str, clients: Clients, *options: str) -
 
 
 def growth(scale: Scale) -> Iterator[Sample]:
-    """All points of all curves, on asyncio's loop over the Unix socket."""
+    """Yield all points of all curves, on asyncio's loop over the Unix socket."""
     for curve in CURVES:
         for client in curve.commands:
             for point in curve.points:

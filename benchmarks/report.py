@@ -1,4 +1,4 @@
-"""Shows on a terminal what was measured: the machine, a table for each line, the budgets. Measures nothing."""
+"""Shows the results on a terminal: the machine, a table for each line, and the budgets. It measures nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .results import Results, Row, peer, ratio
 
 
 def machine(server: str, settings: str) -> dict[str, str]:
-    """What the numbers depend on."""
+    """Return the facts that the results depend on: versions, the server and its settings, the machine and its load."""
     session = importlib.util.find_spec("pg_wired.session.session")
     build = "compiled" if session and str(session.origin).endswith(".so") else "INTERPRETED"
     peers = [f"{name} {version(name)}" for name in ("asyncpg", "psycopg", "psqlpy", "uvloop")]
@@ -67,7 +67,7 @@ def _heads(line: Line) -> Iterator[str]:
 
 
 def laid_out(lines: Sequence[Sequence[str]], left: int) -> list[str]:
-    """A table, the first `left` columns flush left; columns without anything below their heads are left out."""
+    """Return a table with the first `left` columns flush left. Columns that are empty below the head are left out."""
     columns = [column for column in zip(*lines, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
     return [
@@ -80,7 +80,7 @@ def laid_out(lines: Sequence[Sequence[str]], left: int) -> list[str]:
 
 
 def table(line: Line, found: Sequence[Row]) -> list[str]:
-    """The line's table."""
+    """Return the table of a line."""
     places = [[row.transport, row.loop, row.client] for row in found]
     cells = [[*place, *_cells(line, row, found)] for place, row in zip(places, found, strict=True)]
     left = sum(any(column) for column in zip(*places, strict=True))
@@ -88,7 +88,7 @@ def table(line: Line, found: Sequence[Row]) -> list[str]:
 
 
 def costs(curve: Curve, results: Results) -> dict[str, dict[int, float]]:
-    """Client by client, the cost of one at each point that was measured: medians."""
+    """Return for each client the median cost of one row, byte, column or request at each point that was measured."""
     found: dict[str, dict[int, float]] = {}
     for client in curve.commands:
         for point in curve.points:
@@ -103,7 +103,7 @@ def costs(curve: Curve, results: Results) -> dict[str, dict[int, float]]:
 
 
 def curve_table(curve: Curve, results: Results) -> list[str]:
-    """A line for each point; what costs more there than at an earlier one is marked."""
+    """Return the table of a curve, a line for each point. Costs that bend upwards are marked."""
     found = costs(curve, results)
     bent = {client: dict(zip(each, bends(list(each.values())), strict=True)) for client, each in found.items()}
     lines = [["", *found]]
@@ -116,7 +116,7 @@ def curve_table(curve: Curve, results: Results) -> list[str]:
 
 
 def said(verdict: Verdict) -> list[str]:
-    """A verdict's cells: work, transport, loop, who, asked, reached, spread, the server, and whether it is kept."""
+    """Return the cells of a verdict, in the order of HEADS."""
     budget = verdict.budget
     unit = "x" if budget.peer else f" {budget.metric.title}"
     bound = "at most " if budget.at_most else ""
@@ -139,13 +139,13 @@ HEADS = ["line", "figure", "via", "loop", "who", "asked", "reached", "rounds", "
 
 
 def budget_table(results: Results) -> list[str]:
-    """Every budget of which there are samples."""
+    """Return the table of all budgets that have samples."""
     lines = [said(verdict) for verdict in verdicts(results.taken)]
     return laid_out([HEADS, *lines], 5) if lines else []
 
 
 def show(results: Results, explanation: str) -> Iterator[str]:
-    """All of it, line by line."""
+    """Yield the whole report, line by line."""
     for name, fact in results.facts.items():
         yield f"{name + ':':<11}{fact}"
     yield "\n" + explanation

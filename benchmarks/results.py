@@ -1,4 +1,4 @@
-"""The samples that were taken, in memory and in a file. Measures nothing and shows nothing."""
+"""The samples of a run, in memory and in a file. It neither measures nor shows them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLACE = ("line", "transport", "loop", "client")  # the first fields of a sample
 
 
 class Taken(NamedTuple):
-    """A sample that was taken, and what it reported."""
+    """A sample that was taken, with its round and the metrics that it reported."""
 
     sample: Sample
     round: int
@@ -23,7 +23,7 @@ class Taken(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One client, on one transport and one loop: all it reported, in the order of the rounds."""
+    """All metrics of one client on one transport and one loop, in the order of the rounds."""
 
     transport: str
     loop: str
@@ -31,7 +31,7 @@ class Row(NamedTuple):
     metrics: dict[str, list[float]]
 
     def median(self, metric: Metric) -> float | None:
-        """None where it does not report this."""
+        """Return the median of a metric, or None if the client does not report it."""
         values = self.metrics.get(metric.key)
         return statistics.median(values) if values else None
 
@@ -44,7 +44,7 @@ class Results(NamedTuple):
     taken: list[Taken]
 
     def rows(self, line: str) -> list[Row]:
-        """The line's samples, put together, in the order in which they are `taken`."""
+        """Return a row for each client, transport and loop of the line, in the order of `taken`."""
         found: dict[tuple[str, str, str], Row] = {}
         for sample, _, metrics in self.taken:
             if sample.line == line:
@@ -55,19 +55,22 @@ class Results(NamedTuple):
         return list(found.values())
 
     def titled(self, text: str) -> str:
-        """The text with the numbers of this run: "{rows:,}"."""
+        """Return the text with the sizes of this run in place of fields such as "{rows:,}"."""
         return text.format(**self.scale._asdict())
 
 
 def peer(rows: Sequence[Row], row: Row, client: str) -> Row | None:
-    """The row of another client on the same transport and loop; of one that has no loop, or no transport, its only."""
+    """Return the row of another client on the same transport and loop.
+
+    For a client without a loop, or without loop and transport, return its only row there.
+    """
     places = ((row.transport, row.loop), (row.transport, "-"), ("-", "-"))
     found = {(other.transport, other.loop): other for other in rows if other.client == client}
     return next((found[place] for place in places if place in found), None)
 
 
 def ratio(metric: Metric, row: Row, other: Row | None) -> float | None:
-    """How many times better than the other: 2.0 where it needs half. None where that cannot be said."""
+    """Return how many times better `row` is than `other`: 2.0 if it needs half. None if they cannot be compared."""
     if other is None or other is row:
         return None
     own, theirs = row.median(metric), other.median(metric)
@@ -75,7 +78,7 @@ def ratio(metric: Metric, row: Row, other: Row | None) -> float | None:
 
 
 def save(path: Path, results: Results) -> None:
-    """One line for each sample, so that two runs can be compared by eye."""
+    """Write the results as JSON, with one line for each sample, so that two runs can be compared by eye."""
     path.parent.mkdir(parents=True, exist_ok=True)
     head = json.dumps({"facts": results.facts, "scale": results.scale._asdict()}, indent=1)[:-2]
     path.write_text(head + ',\n "samples": [\n  ' + ",\n  ".join(_written(results.taken)) + "\n ]\n}\n")
@@ -91,7 +94,7 @@ def _written(taken: Sequence[Taken]) -> Iterator[str]:
 
 
 def load(path: Path) -> Results:
-    """What `save` has written."""
+    """Read the results that `save` has written."""
     said = json.loads(path.read_text())
     taken = []
     for each in said["samples"]:

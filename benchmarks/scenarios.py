@@ -1,7 +1,8 @@
-"""Five pieces of work fed from memory, each the same to the instruction whenever it is done; `count` counts them.
+"""Five pieces of work fed from memory, each of which takes exactly the same number of instructions in every run.
 
-A process does each once, so that all is warm, gets all of them ready again, and does the named one, or none. What it
-needs more with the name than without is that work alone. It ends without cleaning up, which would count too.
+`count` counts the instructions. A process does each piece of work once to warm up, prepares all of them again, and does
+the named one, or none. The difference between a run with a name and a run without is the cost of that work alone. The
+process ends without cleaning up, because that would count too.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from .feed import ANSWER, BOUND, END, ROW, SIZES, SQL, TEXT, ask, prepared, sent
 
 Work: TypeAlias = Callable[[], object]
 
-REQUESTS = 5000  # so many that what happens once, as a new arena of memory, does not show
+REQUESTS = 5000  # enough to hide costs that occur once, such as a new arena of memory
 PIPELINED = 1000
 ROWS = 10_000
-STATEMENTS = 100  # that take turns, so that each hit moves the least recently used to the end
+STATEMENTS = 100  # used in rotation, so that each hit moves the least recently used statement to the end
 PARAMS = (b"7", "text", None)
 COPY_BEGIN = messages.encode(messages.CopyOutResponse(1, (1,) * len(SIZES)))
 COPY_END = messages.encode(messages.CopyDone(), messages.CommandComplete("COPY 1"), messages.ReadyForQuery("I"))
 
 
 class Sink:
-    """Keeps an answer. A future would count too, and is not ours."""
+    """Stores an answer. It replaces a future, whose cost is not pg_wired's."""
 
     result: object = None
 
@@ -49,7 +50,7 @@ class Sink:
 
 
 class Consumer:
-    """Decodes the rows of a binary COPY as they come, as `copy_out_rows` does."""
+    """Decodes the rows of a binary COPY as they arrive, as `copy_out_rows` does."""
 
     def __init__(self) -> None:
         self._decoder = copy_binary.RowDecoder()
@@ -68,7 +69,7 @@ def encode() -> Work:
 
 
 def rows() -> Work:
-    """Take rows of four columns, and make each a tuple."""
+    """Receive rows of four columns, and make each a tuple."""
     session, sink = prepared(Sink(), 1, *SIZES), Sink()
     data = BOUND + messages.encode(ROW) * ROWS + END
     ask(session, [sink])
@@ -98,7 +99,7 @@ def answers() -> Work:
 
 
 def cache_hit() -> Work:
-    """Find a statement in the cache, and fit it to its use."""
+    """Find a statement in the cache, and call its `shape`."""
     cache, sqls = StatementCache(STATEMENTS), [f"{SQL} AND {number} > 0" for number in range(STATEMENTS)]
     known = [_known(cache, sql) for sql in sqls]
 
@@ -119,7 +120,7 @@ def _known(cache: StatementCache, sql: str) -> Statement:
 
 
 def copy_frame() -> Work:
-    """Frame rows in the binary format of COPY, take them in a CopyData each, and decode them again."""
+    """Encode rows in the binary format of COPY, receive each in its own CopyData, and decode them."""
     session, consumer, sink = prepared(Sink(), 1), Consumer(), Sink()
     session.submit(copy_request(sink, "COPY", consumer, COPY_OUT, 0.0))
     sent(session)
@@ -138,7 +139,8 @@ def copy_frame() -> Work:
     return work
 
 
-# What each is, and how often it does what its description says.
+# For each name: the function that prepares the work, and how many times the work does what that function's docstring
+# says.
 SCENARIOS: dict[str, tuple[Callable[[], Work], int]] = {
     "encode": (encode, REQUESTS),
     "rows": (rows, ROWS),
@@ -149,7 +151,7 @@ SCENARIOS: dict[str, tuple[Callable[[], Work], int]] = {
 
 
 def main(name: str) -> None:
-    """Warm up, then do what is named; nothing where it is empty."""
+    """Warm up, then do the named work; none if the name is empty."""
     gc.disable()
     gc.freeze()
     for make, _ in SCENARIOS.values():

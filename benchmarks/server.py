@@ -1,4 +1,4 @@
-"""The servers to measure against: their settings, tables, and how a sample finds them. Measures nothing."""
+"""The servers to measure against: their settings, their tables, and the variables by which a sample finds them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .plan import ANY, NO_TLS, TLS, UNIX, Sample, Scale
 from .stopwatch import SERVER
 from .work import COPIED, OUTPUT, POINTS, ROOT, SCAN, TEXT
 
-# The tables stay in its memory, one process answers one query, and nothing starts by itself in the middle.
+# The tables fit into the server's memory, one process answers each query, and no autovacuum disturbs a sample.
 SETTINGS: dict[str, Any] = {"shared_buffers": "512MB", "max_parallel_workers_per_gather": 0, "autovacuum": False}
 
 TABLES = """
@@ -29,13 +29,13 @@ CREATE UNLOGGED TABLE events AS
     FROM generate_series(1, {rows}) AS id;
 CREATE UNLOGGED TABLE {copied} (LIKE events);
 """
-# Nothing of these is left for the server to do while somebody is measured.
+# Done beforehand, so that the server does none of this during a measurement.
 SETTLE = ("VACUUM (FREEZE, ANALYZE) points", "VACUUM (FREEZE, ANALYZE) events", "CHECKPOINT")
 SECURE = (TLS, NO_TLS)  # the transports to the second server
 
 
 def fill(server: Postgres, rows: int) -> None:
-    """Make the tables, `events` with so many rows, and those rows in a file."""
+    """Create the tables, with `rows` rows in `events`, and write those rows to the file TEXT."""
     with psycopg.connect(server.dsn, autocommit=True) as conn:
         conn.execute(TABLES.format(points=POINTS, rows=rows, copied=COPIED).encode())
         for statement in SETTLE:
@@ -46,7 +46,7 @@ def fill(server: Postgres, rows: int) -> None:
 
 
 def certificate() -> dict[str, str]:
-    """Files of the server's data directory: a key, and a certificate that nobody verifies here."""
+    """Return files for the server's data directory: a key, and a certificate, which no client verifies here."""
     import trustme
 
     issued = trustme.CA().issue_cert("localhost", "127.0.0.1")
@@ -55,7 +55,7 @@ def certificate() -> dict[str, str]:
 
 
 class Servers:
-    """The servers of one run: with TLS, or without."""
+    """The servers of one run: one without TLS, and perhaps one with TLS."""
 
     def __init__(self, plain: Postgres, secure: Postgres | None) -> None:
         self.plain, self.secure = plain, secure
@@ -64,7 +64,7 @@ class Servers:
     @classmethod
     @contextmanager
     def launch(cls, samples: Sequence[Sample], scale: Scale, source: Source) -> Iterator[Servers]:
-        """Those that these samples need, filled; stopped and removed in the end. Raises LaunchError."""
+        """Start and fill the servers that these samples need; stop and remove them at the end. Raises LaunchError."""
         with ExitStack() as stack:
             plain = stack.enter_context(Postgres.launch(source=source, **SETTINGS))
             fill(plain, scale.rows)
@@ -77,11 +77,14 @@ class Servers:
 
     @property
     def said(self) -> str:
-        """Their versions."""
+        """The versions of the servers."""
         return self.plain.version + (f" (over TLS: {self.secure.version})" if self.secure else "")
 
     def environment(self, transport: str = ANY) -> dict[str, str]:
-        """Of a sample: it finds its server by libpq's variables, and the very packages that this process has found."""
+        """Return the environment of a sample.
+
+        With it, the sample finds its server by libpq's variables, and imports the same packages as this process.
+        """
         server = self.plain
         if transport in SECURE:
             assert self.secure
@@ -99,24 +102,27 @@ class Servers:
 
 
 def packages(variables: Mapping[str, str]) -> dict[str, str]:
-    """These variables without libpq's; imports find the same packages, compiled once and not kept in the work tree."""
+    """Return these variables without libpq's, changed so that imports find the same packages as this process.
+
+    Python compiles the packages once and keeps the bytecode outside of the work tree.
+    """
     ours = {name: value for name, value in variables.items() if not name.startswith("PG")}
-    ours.pop("PYTHONDONTWRITEBYTECODE", None)  # an import would be measured with the compiler at work, so ...
+    ours.pop("PYTHONDONTWRITEBYTECODE", None)  # without bytecode files, each measured import would include compiling
     return ours | {
-        "PYTHONPYCACHEPREFIX": str(OUTPUT / "pycache"),  # ... its result is kept, but nowhere else
+        "PYTHONPYCACHEPREFIX": str(OUTPUT / "pycache"),  # the only place for bytecode files
         "PYTHONPATH": os.pathsep.join([str(Path(pg_wired.__file__).parents[1]), str(ROOT)]),
     }
 
 
 def shares(cores: set[int]) -> tuple[set[int], set[int]]:
-    """The client's core, and the servers': all others, where there are any."""
+    """Return the client's core and the servers' cores: all others, or the same one if there is only one."""
     last = {max(cores)}
     return last, (cores - last) or last
 
 
 @contextmanager
 def placed(cores: set[int]) -> Iterator[None]:
-    """We on these cores, and with us whoever is started meanwhile."""
+    """Run this process, and processes that it starts meanwhile, on these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:

@@ -1,6 +1,6 @@
-"""One sample of one driver against the server, in this process alone; prints it as a line of JSON.
+"""One sample of one driver against the server, measured in this process, which prints it as a line of JSON.
 
-Where the server is, libpq's environment variables say: all drivers read them, or are told what they say.
+libpq's environment variables say where the server is. The drivers read them, or get their values.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .work import CHANNEL, Clock, Metrics, ask
 
 Opened: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]]  # of a Task, Fetch, Move, Receive, Connect or Query
 
-WARM_UP = 0.25  # of a sample's time: statements get prepared, caches fill; not measured
+WARM_UP = 0.25  # unmeasured time before a sample, as a share of the sample's time: prepares statements, fills caches
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Imported when asked for: a driver shares its process with nothing it does not use."""
+    """Return the function that makes the loop. The loop's module is imported only if it is used."""
     if name == "asyncio":
         return asyncio.new_event_loop
     factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module(name).new_event_loop
@@ -37,7 +37,10 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def opened(client: str) -> Opened:
-    """What opens it: "with_asyncpg.pool", or with a number to pass, "with_asyncpg.pool:4"."""
+    """Return the function that opens the client, by its name: "with_asyncpg.pool", or "with_asyncpg.pool:4".
+
+    The number after the colon is passed to the function.
+    """
     name, _, number = client.partition(":")
     module, _, function = name.rpartition(".")
     found: Opened = getattr(importlib.import_module(f"benchmarks.{module}"), function)
@@ -45,7 +48,7 @@ def opened(client: str) -> Opened:
 
 
 async def select(client: Opened, tasks: int, seconds: float) -> Metrics:
-    """Point selects; wall time and this process's CPU time per request."""
+    """Measure point selects: wall time and this process's CPU time per request."""
     async with client() as task:
         await ask(task, tasks, Clock(seconds * WARM_UP))
         watchdog, clock = Stopwatch(), Clock(seconds)
@@ -54,7 +57,7 @@ async def select(client: Opened, tasks: int, seconds: float) -> Metrics:
 
 
 async def latency(client: Opened, tasks: int, seconds: float) -> Metrics:
-    """The same, asked at 80 % of the rate that is possible."""
+    """Measure the latency of point selects at 80 % of the maximum rate."""
     async with client() as task:
         await ask(task, tasks, Clock(seconds * WARM_UP))
         gc.collect()
@@ -62,7 +65,7 @@ async def latency(client: Opened, tasks: int, seconds: float) -> Metrics:
 
 
 async def query(client: Opened, sql: str, seconds: float) -> Metrics:
-    """One query again and again, each row touched; at least twice, the first time to warm up."""
+    """Measure one query, repeated for `seconds` seconds, with each row touched. The first run is a warm-up."""
     async with client() as take:
         count, end = -1, float("inf")
         while count < 1 or time.perf_counter() < end:
@@ -75,7 +78,11 @@ async def query(client: Opened, sql: str, seconds: float) -> Metrics:
 
 
 async def scan(client: Opened, rows: int) -> Metrics:
-    """All rows of a table: wall time until each was touched, and of touching; CPU time until they are there; memory."""
+    """Measure a fetch of all rows of a table.
+
+    Reports the wall time until each row was touched, that of the touching alone, the CPU time until the rows are there,
+    and the memory.
+    """
     async with client() as fetch:
         before = _memory("VmRSS")
         watchdog = Stopwatch()
@@ -93,7 +100,7 @@ async def scan(client: Opened, rows: int) -> Metrics:
 
 
 async def move(client: Opened, rows: int) -> Metrics:
-    """All rows of a table, one way or the other."""
+    """Measure streaming or copying all rows of a table, in or out."""
     async with client() as moved:
         watchdog = Stopwatch()
         count = await moved()
@@ -104,7 +111,10 @@ async def move(client: Opened, rows: int) -> Metrics:
 
 
 async def connects(client: Opened, count: int) -> Metrics:
-    """Log in and close, one after the other. The first is not measured: imports and caches are its own."""
+    """Measure logging in and closing, one connection after the other.
+
+    The first connection is not measured, because it also imports modules and fills caches.
+    """
     async with client() as connect:
         await connect()
         watchdog = Stopwatch()
@@ -115,7 +125,7 @@ async def connects(client: Opened, count: int) -> Metrics:
 
 
 async def notifications(client: Opened, count: int) -> Metrics:
-    """So many that another process has sent; from the COMMIT that lets the server deliver them to the last."""
+    """Measure `count` notifications from another process, from the COMMIT that lets the server deliver them."""
     send = f"SELECT count(pg_notify('{CHANNEL}', i::text)) FROM generate_series(1, {count}) AS i"
     async with client() as receive:
         subprocess.run(["psql", "-Xqc", send], stdout=subprocess.DEVNULL, check=True)
@@ -125,7 +135,10 @@ async def notifications(client: Opened, count: int) -> Metrics:
 
 
 def _memory(field: str) -> float:
-    """Of this process, in MB. Not getrusage(2): its peak survives exec(), so that it is at least our parent's."""
+    """Return a memory figure of this process in MB.
+
+    getrusage(2) does not serve here: its peak survives exec(), so it would be at least that of the parent.
+    """
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[field].split()[0]) * 1024 / 1e6
 
@@ -146,7 +159,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def chosen(options: argparse.Namespace) -> Coroutine[Any, Any, Metrics]:
-    """What these options ask for."""
+    """Return the measurement that these options select."""
     client = opened(options.client)
     if options.sql:
         return query(client, options.sql, options.seconds)
@@ -166,7 +179,7 @@ def main() -> None:
     options = arguments().parse_args()
     with asyncio.Runner(loop_factory=loop_factory(options.loop)) as runner:
         print(json.dumps(runner.run(chosen(options))), flush=True)
-        os._exit(0)  # psqlpy's threads may crash an interpreter that cleans up
+        os._exit(0)  # psqlpy's threads may crash the interpreter during its cleanup
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""asyncpg, in the ways that its documentation shows, and in the fastest that was found."""
+"""asyncpg, used as its documentation shows, and in the fastest ways that were found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import asyncpg  # type: ignore[import-untyped]
 from .work import CHANNEL, CONNECTIONS, COPIED, SCAN, SELECT, SETUP, TEXT, Connect, Fetch, Move, Query, Receive, Task
 
 QUERY = SELECT.format("$1")
-PREFETCH = 1000  # rows for each round trip of a cursor; its default of 50 takes a third longer, 10,000 no less
+PREFETCH = 1000  # rows for each round trip of a cursor; the default of 50 takes a third longer, 10,000 no less
 
 
 @asynccontextmanager
@@ -38,14 +38,14 @@ def _pool(size: int = CONNECTIONS, **options: Any) -> Any:
 
 @asynccontextmanager
 async def pool(size: int = CONNECTIONS) -> AsyncIterator[Task]:
-    """A pool as it comes: it resets a connection after each use, by a query of its own."""
+    """A pool with default options, which sends a query to reset a connection after each use."""
     async with _pool(size) as pool:
         yield _through(pool)
 
 
 @asynccontextmanager
 async def pool_without_reset() -> AsyncIterator[Task]:
-    """A pool with its documented option `reset` in use, to do nothing: as little as a shared connection does."""
+    """A pool whose documented option `reset` is set to do nothing, like a shared connection of pg_wired."""
     async with _pool(reset=_leave) as pool:
         yield _through(pool)
 
@@ -66,14 +66,14 @@ async def _leave(conn: object) -> None:
 
 @asynccontextmanager
 async def transactions() -> AsyncIterator[Task]:
-    """The fewest round trips: three, and the pool's reset."""
+    """Transactions in the fewest round trips: three, and the pool's reset."""
     async with _pool() as pool:
         yield _transacting(pool)
 
 
 @asynccontextmanager
 async def transactions_without_reset() -> AsyncIterator[Task]:
-    """Three round trips."""
+    """Transactions in three round trips, without the pool's reset."""
     async with _pool(reset=_leave) as pool:
         yield _transacting(pool)
 
@@ -93,7 +93,7 @@ def _transacting(pool: Any) -> Task:
 
 @asynccontextmanager
 async def documented_transactions() -> AsyncIterator[Task]:
-    """As the documentation has it, which also rolls back where something fails; four round trips, and the reset."""
+    """Transactions as the documentation shows them, with a rollback after errors: four round trips and the reset."""
     async with _pool() as pool:
 
         async def task(keys: Iterable[int]) -> str:
@@ -117,7 +117,7 @@ async def ask() -> AsyncIterator[Query]:
 
 @asynccontextmanager
 async def connects() -> AsyncIterator[Connect]:
-    """A connection, and its end."""
+    """Connect and close."""
 
     async def connect() -> None:
         await (await asyncpg.connect()).close()
@@ -127,7 +127,7 @@ async def connects() -> AsyncIterator[Connect]:
 
 @asynccontextmanager
 async def fetch() -> AsyncIterator[Fetch]:
-    """All rows as records of Python objects."""
+    """Fetch all rows as records of Python objects."""
     conn = await asyncpg.connect()
 
     async def take() -> Sequence[Any]:
@@ -140,7 +140,7 @@ async def fetch() -> AsyncIterator[Fetch]:
 
 @asynccontextmanager
 async def stream() -> AsyncIterator[Move]:
-    """A cursor, which needs a transaction."""
+    """Read the rows through a cursor, which needs a transaction."""
     conn = await asyncpg.connect()
 
     async def move() -> int:
@@ -156,7 +156,7 @@ async def stream() -> AsyncIterator[Move]:
 
 @asynccontextmanager
 async def copy_out() -> AsyncIterator[Move]:
-    """Into a coroutine that throws it away."""
+    """COPY out to a coroutine that discards the data."""
     conn = await asyncpg.connect()
 
     async def throw_away(data: bytes) -> None:
@@ -171,7 +171,7 @@ async def copy_out() -> AsyncIterator[Move]:
 
 @asynccontextmanager
 async def copy_in() -> AsyncIterator[Move]:
-    """From a file in memory."""
+    """COPY in from a file in memory."""
     conn = await asyncpg.connect()
     await conn.execute(f"TRUNCATE {COPIED}")
     text = TEXT.read_bytes()
@@ -189,7 +189,7 @@ def _count(tag: str) -> int:
 
 @asynccontextmanager
 async def receive() -> AsyncIterator[Receive]:
-    """A listener that counts."""
+    """Count notifications in a listener."""
     conn = await asyncpg.connect()
     received, wanted = 0, -1
     last = asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""pg_wired: one connection, whatever the number of tasks; or a pool of as many as it says."""
+"""pg_wired: one connection for any number of tasks, or a pool of a given size."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ async def one() -> AsyncIterator[Task]:
 
 @asynccontextmanager
 async def pool(size: int) -> AsyncIterator[Task]:
-    """So many connections in a pool."""
+    """A pool of `size` connections."""
     async with await AsyncPool.connect(size=size) as pool:
         yield _asking(pool)
 
 
 def _asking(conn: AsyncConn | AsyncPool) -> Task:
-    """Values are bytes here; what the others convert by themselves, the task converts."""
+    """Return a task that converts the value itself: pg_wired returns bytes, where the other drivers convert."""
 
     async def task(keys: Iterable[int]) -> str:
         value = ""
@@ -52,7 +52,7 @@ def _text(rows: Rows) -> str:
 
 @asynccontextmanager
 async def transactions(size: int) -> AsyncIterator[Task]:
-    """exec_transaction, on one connection or on a pool of more."""
+    """Transactions by `exec_transaction`, on one connection, or on a pool if `size` is greater than 1."""
     async with await (AsyncConn.connect() if size == 1 else AsyncPool.connect(size=size)) as conn:
 
         async def task(keys: Iterable[int]) -> str:
@@ -66,7 +66,7 @@ async def transactions(size: int) -> AsyncIterator[Task]:
 
 @asynccontextmanager
 async def pipelines(depth: int = DEPTH) -> AsyncIterator[Task]:
-    """One group of so many after the other."""
+    """Pipelines of `depth` queries, one after the other."""
     async with await AsyncConn.connect() as conn:
 
         async def task(clock: Iterable[int]) -> str:
@@ -82,7 +82,7 @@ async def pipelines(depth: int = DEPTH) -> AsyncIterator[Task]:
 
 @asynccontextmanager
 async def ask() -> AsyncIterator[Query]:
-    """Any query, its result in binary."""
+    """Any query, with its result in binary."""
     async with await AsyncConn.connect() as conn:
 
         async def take(sql: str) -> Rows:
@@ -93,7 +93,7 @@ async def ask() -> AsyncIterator[Query]:
 
 @asynccontextmanager
 async def connects() -> AsyncIterator[Connect]:
-    """As a pool does it: one connector, which keeps the salted password."""
+    """Connect and close as a pool does, through one connector, which keeps the salted password."""
     connector = wire_conn.connector(ConnConfig.parse(""))
 
     async def connect() -> None:
@@ -104,7 +104,7 @@ async def connects() -> AsyncIterator[Connect]:
 
 @asynccontextmanager
 async def lone_connects() -> AsyncIterator[Connect]:
-    """Each on its own, as a program does that connects once."""
+    """Connect and close without a common connector, as a program that connects once does."""
 
     async def connect() -> None:
         await (await AsyncConn.connect()).close()
@@ -113,17 +113,17 @@ async def lone_connects() -> AsyncIterator[Connect]:
 
 
 def columns() -> AbstractAsyncContextManager[Fetch]:
-    """All rows in binary, as columns: each a body, offsets, and what is null."""
+    """Fetch all rows in binary, as columns: each has a body, offsets, and the positions of nulls."""
     return _fetching(Columns)
 
 
 def kept() -> AbstractAsyncContextManager[Fetch]:
-    """All rows in binary, as a list of tuples that are all there at the same time, as the columns are."""
+    """Fetch all rows in binary, as a list of tuples that exist at the same time, as the columns do."""
     return _fetching(Kept)
 
 
 def fetch() -> AbstractAsyncContextManager[Fetch]:
-    """All rows in binary; the values stay bytes."""
+    """Fetch all rows in binary; the values stay bytes."""
     return _fetching(lambda rows: rows)
 
 
@@ -138,7 +138,7 @@ async def _fetching(shown: Callable[[Rows], Sequence[Any]]) -> AsyncIterator[Fet
 
 
 class Kept(Sequence[Any]):
-    """As long as its rows. To touch it is to make a list of them, and to go through that."""
+    """A sequence of rows. Iterating over it makes a list of them first."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -154,7 +154,7 @@ class Kept(Sequence[Any]):
 
 
 class Columns(Kept):
-    """To touch it is to make the columns, and to take each of them once: four."""
+    """The same rows as columns. Iterating over it makes the four columns, and yields them once."""
 
     def __iter__(self) -> Iterator[Any]:
         yield self._rows.columns()
@@ -162,7 +162,7 @@ class Columns(Kept):
 
 @asynccontextmanager
 async def stream() -> AsyncIterator[Move]:
-    """Row by row, in binary."""
+    """Stream the rows one by one, in binary."""
     async with await AsyncConn.connect() as conn:
 
         async def move() -> int:
@@ -177,7 +177,7 @@ async def stream() -> AsyncIterator[Move]:
 
 @asynccontextmanager
 async def stream_batches() -> AsyncIterator[Move]:
-    """The same in lists, as they come."""
+    """Stream the rows in batches as they arrive, in binary."""
     async with await AsyncConn.connect() as conn:
 
         async def move() -> int:
@@ -193,7 +193,7 @@ async def stream_batches() -> AsyncIterator[Move]:
 
 @asynccontextmanager
 async def copy_out() -> AsyncIterator[Move]:
-    """Buffers as they come."""
+    """COPY out; the buffers are discarded as they arrive."""
     async with await AsyncConn.connect() as conn:
 
         async def move() -> int:
@@ -207,7 +207,7 @@ async def copy_out() -> AsyncIterator[Move]:
 
 @asynccontextmanager
 async def copy_in() -> AsyncIterator[Move]:
-    """From a file in memory."""
+    """COPY in from a file in memory."""
     async with await AsyncConn.connect() as conn:
         await conn.simple_query(f"TRUNCATE {COPIED}")
         text = TEXT.read_bytes()
@@ -216,7 +216,7 @@ async def copy_in() -> AsyncIterator[Move]:
 
 @asynccontextmanager
 async def receive() -> AsyncIterator[Receive]:
-    """The one receiver, with room for all."""
+    """Receive notifications through a receiver with room for all of them."""
     async with await AsyncConn.connect() as conn:
         receiver = conn.take_notification_receiver(capacity=sys.maxsize)
         await conn.listen(CHANNEL)

@@ -1,4 +1,4 @@
-"""psqlpy: statements prepared, as is its default; its pool, its pipeline, rows as tuples."""
+"""psqlpy: prepared statements, which are its default; its pool, its pipeline, and rows as tuples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUERY = SELECT.format("$1")
 
 
 def _dsn() -> str:
-    """What libpq's variables say, which it does not read."""
+    """Return a connection string made from libpq's variables, which psqlpy does not read."""
     user, password, host, database = (
         quote(os.environ[name], safe="") for name in ("PGUSER", "PGPASSWORD", "PGHOST", "PGDATABASE")
     )
@@ -45,7 +45,7 @@ async def one() -> AsyncIterator[Task]:
 
 @asynccontextmanager
 async def pool() -> AsyncIterator[Task]:
-    """A connection of the pool for each request."""
+    """A pool, from which each request takes a connection."""
     pool = _pool()
 
     async def task(keys: Iterable[int]) -> str:
@@ -61,7 +61,7 @@ async def pool() -> AsyncIterator[Task]:
 
 @asynccontextmanager
 async def transactions() -> AsyncIterator[Task]:
-    """As its documentation has it."""
+    """Transactions as the documentation shows them."""
     pool = _pool()
 
     async def task(keys: Iterable[int]) -> str:
@@ -78,7 +78,7 @@ async def transactions() -> AsyncIterator[Task]:
 
 @asynccontextmanager
 async def pipelines() -> AsyncIterator[Task]:
-    """Its pipeline, which is one of a transaction."""
+    """Pipelines, which psqlpy has only in a transaction."""
     conn = await psqlpy.connect(dsn=_dsn())
 
     async def task(clock: Iterable[int]) -> str:
@@ -95,7 +95,7 @@ async def pipelines() -> AsyncIterator[Task]:
 
 @asynccontextmanager
 async def fetch() -> AsyncIterator[Fetch]:
-    """All rows as tuples of Python objects."""
+    """Fetch all rows as tuples of Python objects."""
     conn = await psqlpy.connect(dsn=_dsn())
 
     async def take() -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""psycopg: its asyncio connection, prepared statements, binary results."""
+"""psycopg: its asyncio connection, with prepared statements and binary results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from psycopg import AsyncConnection, AsyncCursor
 from .work import CONNECTIONS, DEPTH, SCAN, SELECT, Connect, Fetch, Move, Task
 
 QUERY = SELECT.format("%s").encode()
-CHUNK = 1000  # rows that libpq gives at a time; one by one takes more than twice as long
+CHUNK = 1000  # rows that libpq returns at a time; one by one takes more than twice as long
 
 
 async def _ask(cursor: AsyncCursor[Any], key: int) -> str:
@@ -26,7 +26,7 @@ async def _ask(cursor: AsyncCursor[Any], key: int) -> str:
 
 @asynccontextmanager
 async def one() -> AsyncIterator[Task]:
-    """One connection and one cursor, which is cheaper than a new one each time."""
+    """One connection and one cursor, which is cheaper than a new cursor for each request."""
     async with await AsyncConnection.connect(autocommit=True) as conn:
         cursor = conn.cursor(binary=True)
 
@@ -41,7 +41,7 @@ async def one() -> AsyncIterator[Task]:
 
 @asynccontextmanager
 async def queue() -> AsyncIterator[Task]:
-    """Cursors of several connections in a bare queue, without what a pool looks after."""
+    """Cursors of several connections in a plain queue, without the safeguards of a pool."""
     cursors: asyncio.Queue[AsyncCursor[Any]] = asyncio.Queue()
     async with AsyncExitStack() as stack:
         for _ in range(CONNECTIONS):
@@ -61,7 +61,7 @@ async def queue() -> AsyncIterator[Task]:
 
 @asynccontextmanager
 async def fetch() -> AsyncIterator[Fetch]:
-    """All rows as tuples of Python objects."""
+    """Fetch all rows as tuples of Python objects."""
     async with await AsyncConnection.connect(autocommit=True) as conn:
 
         async def take() -> Sequence[Any]:
@@ -74,7 +74,7 @@ async def fetch() -> AsyncIterator[Fetch]:
 
 @asynccontextmanager
 async def pipelines() -> AsyncIterator[Task]:
-    """A cursor for each request, as each has a result of its own."""
+    """Pipelines with a cursor for each request, because each request has its own result."""
     async with await AsyncConnection.connect(autocommit=True) as conn:
 
         async def task(clock: Iterable[int]) -> str:
@@ -92,7 +92,7 @@ async def pipelines() -> AsyncIterator[Task]:
 
 @asynccontextmanager
 async def stream() -> AsyncIterator[Move]:
-    """Rows as they come, in libpq's chunks."""
+    """Stream the rows as they arrive, in libpq's chunks."""
     async with await AsyncConnection.connect(autocommit=True) as conn:
 
         async def move() -> int:
@@ -106,7 +106,7 @@ async def stream() -> AsyncIterator[Move]:
 
 @asynccontextmanager
 async def connects() -> AsyncIterator[Connect]:
-    """A connection, and its end."""
+    """Connect and close."""
 
     async def connect() -> None:
         await (await AsyncConnection.connect(autocommit=True)).close()

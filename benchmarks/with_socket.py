@@ -1,4 +1,4 @@
-"""A socket on the loop, and nothing else: what a client costs that looks at no message. No driver can need less."""
+"""A plain socket on the loop: the cost of a client that parses no messages. No driver can need less."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SCAN_REQUEST = messages.encode(
     messages.Parse("", SCAN), messages.Bind(result_formats=(1,)), messages.Execute(), messages.Sync()
 )
 PREPARATION = messages.encode(messages.Parse("select", SELECT.format("$1")), messages.Sync())
-# Where the only value of an answer begins: behind BindComplete, and DataRow's type, length, count and first length.
+# Offset of the only value of an answer: after BindComplete, and DataRow's type and length, count and first length.
 VALUE_AT = 5 + 5 + 2 + 4
 READY_SIZE = 6
 
 
 @contextmanager
 def logged_in() -> Iterator[socket.socket]:
-    """A blocking socket whose server waits for a request. psycopg has logged in."""
-    import psycopg  # what measures pgbench needs it not
+    """Yield a blocking socket on which psycopg has logged in, so that the server waits for a request."""
+    import psycopg  # imported here, because the samples of pgbench do not need it
 
     with psycopg.connect() as login, socket.socket(fileno=os.dup(login.fileno())) as sock:
         sock.setblocking(True)
@@ -36,7 +36,7 @@ def logged_in() -> Iterator[socket.socket]:
 
 @asynccontextmanager
 async def one() -> AsyncIterator[Task]:
-    """Requests that were encoded before, each sent at once, and a future done when its answer has come."""
+    """Send requests that were encoded beforehand; a future is done when the answer has arrived."""
     with logged_in() as sock:
         sock.sendall(PREPARATION)
         sock.recv(BUFFER_SIZE)
@@ -47,12 +47,12 @@ async def one() -> AsyncIterator[Task]:
 
 @asynccontextmanager
 async def one_tls() -> AsyncIterator[Task]:
-    """The same over TLS, past the checks of SSLSocket. pg_wired has logged in; its transport reads no more."""
+    """The same over TLS, without the checks of SSLSocket. pg_wired logs in; then its transport stops reading."""
     async with await WireConn.connect() as wire:
         await wire.send_raw(PREPARATION)
         await wire.drain_until_ready()
-        wire.transport.pause()
-        sock: Any = wire.transport._sock  # as nobody but a benchmark should
+        wire._transport.pause()
+        sock: Any = wire._transport._sock  # private: only a benchmark should do this
         tls = sock._sslobj
         with _asking(sock.fileno(), tls.write, lambda buffer: tls.read(len(buffer), buffer)) as task:
             yield task
@@ -89,12 +89,12 @@ def _request(key: int) -> bytes:
 
 
 def drain() -> AbstractAsyncContextManager[Fetch]:
-    """All rows in binary, read into one buffer again and again, and thrown away."""
+    """Read all rows in binary into one buffer, which each read overwrites."""
     return _taking(None)
 
 
 def keep() -> AbstractAsyncContextManager[Fetch]:
-    """The same, each read put behind the one before: what the memory of a result costs. Nothing is checked."""
+    """The same, but append each read to a bytearray: the cost of a result's memory. Nothing is checked."""
     return _taking(bytearray())
 
 
@@ -126,7 +126,7 @@ async def _taking(kept: bytearray | None) -> AsyncIterator[Fetch]:
 
 
 class Drained(Sequence[Any]):
-    """As many rows as the command tag says, of which none is there."""
+    """A sequence with the length that the command tag says, but without the rows."""
 
     def __init__(self, count: int) -> None:
         self._count = count

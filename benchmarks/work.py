@@ -1,4 +1,4 @@
-"""What every driver is asked to do, and the clock that ends it. Knows no driver."""
+"""The work that every driver does, and the clock that ends it. It knows no driver."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any, TypeAlias
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "build/bench"
 
-POINTS = 10_000  # rows to pick from: small enough to stay in the server's memory, too many for one page
-VALUE_LENGTH = 32  # of md5(): a short text, as keys and names are
-CONNECTIONS = 10  # of those who need several: asyncpg's own default for a pool
+POINTS = 10_000  # rows to select from: few enough to stay in the server's memory, too many for one page
+VALUE_LENGTH = 32  # characters of an md5() result: a short text, like keys and names
+CONNECTIONS = 10  # for drivers that need several; the default of asyncpg's pool
 
-# The parameter is written in each driver's own way.
+# Each driver writes the parameter in its own way.
 SELECT = "SELECT value FROM points WHERE id = {}"
 SCAN = "SELECT id, amount, name, moment FROM events"
-SETUP = "SET LOCAL statement_timeout = '10s'"  # of a transaction: the kind of thing that is set for one request alone
+SETUP = "SET LOCAL statement_timeout = '10s'"  # in a transaction: typical of a setting for one request only
 DEPTH = 50  # requests of a pipeline, in flight on one connection
 
-# What is copied: a table in COPY's text format, out of `events` and into `copied`.
+# The data for COPY: rows of `events` in text format, and the table that they are copied into.
 TEXT = OUTPUT / "events.txt"
 COPIED = "copied"
 CHANNEL = "bench"
 
 
 class Clock:
-    """Gives tasks keys to ask for, until `seconds` after the first, and counts them: one for each request."""
+    """Gives keys to tasks, one for each request, and counts them. It stops `seconds` seconds after the first key."""
 
     def __init__(self, seconds: float) -> None:
         self.requests = 0
@@ -48,22 +48,22 @@ class Clock:
             yield key
 
 
-# What a driver's module opens. A task that asks for one key after the other, and returns the last value.
+# The functions that a driver's module opens. A Task selects one key after the other, and returns the last value.
 Task: TypeAlias = Callable[[Iterable[int]], Awaitable[str]]
-# A fetch of all rows of a table, or of those of any query.
+# A Fetch returns all rows of a table, a Query those of any SQL query.
 Fetch: TypeAlias = Callable[[], Awaitable[Sequence[Any]]]
 Query: TypeAlias = Callable[[str], Awaitable[Sequence[Any]]]
-# Or moves a table's rows and returns how many; or logs in and out; or, having listened in a transaction, ends it and
-# takes so many notifications.
+# A Move moves a table's rows and returns their number. A Connect logs in and closes. A Receive ends the transaction in
+# which its connection listens, and waits for the given number of notifications.
 Move: TypeAlias = Callable[[], Awaitable[int]]
 Connect: TypeAlias = Callable[[], Awaitable[None]]
 Receive: TypeAlias = Callable[[int], Awaitable[None]]
-# What a sample reports, under the keys that the lines list.
+# The values that a sample reports, under the keys that lines.py lists.
 Metrics: TypeAlias = dict[str, float]
 
 
 async def ask(task: Task, tasks: int, clock: Clock) -> None:
-    """Let so many tasks ask until the clock ends it; all of their requests are answered then."""
+    """Run `tasks` tasks until the clock stops. When it returns, all of their requests are answered."""
     values = await asyncio.gather(*[task(clock) for _ in range(tasks)])
-    asked = [value for value in values if value]  # the clock may end before the last of many tasks has begun
+    asked = [value for value in values if value]  # the clock may stop before the last of many tasks has begun
     assert asked and all(len(value) == VALUE_LENGTH for value in asked), values[0]

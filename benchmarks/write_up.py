@@ -1,6 +1,6 @@
-"""Writes what was measured into the documentation: the marked regions of two pages, and the charts.
+"""Writes the results into the documentation: into the marked regions of two pages, and as charts.
 
-`make bench` first, then `make write-up`. Between the marks nothing is written by hand: a test compares.
+Run `make bench` first, then `make write-up`. Do not edit the regions between the marks by hand: a test compares them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .report import HEADS, costs, curve_table, said, table
 from .results import Results, Row, load, peer, ratio, save
 from .work import OUTPUT, ROOT
 
-KEPT = Path("docs/charts/results.json")  # the run that the pages show
+KEPT = Path("docs/charts/results.json")  # the results of the run that the pages show
 PERFORMANCE, README = Path("docs/performance.md"), Path("README.md")
 MARK = "<!-- measured: {} -->\n{}<!-- end -->\n"
 SMALL = "**A small run: it shows what will stand here, and its figures are not to be quoted.**"
 
 
 class Number(NamedTuple):
-    """One of the three: what is shown of us, and what of it is compared with the peer's."""
+    """One of the three numbers of the README: the metric shown, and the metric compared with the peer's."""
 
     line: str
     shown: Metric
@@ -46,7 +46,7 @@ NUMBERS = (
 
 
 def region(text: str, name: str, body: str) -> str:
-    """The page with that region's body replaced. Raises ValueError where the page has no such region."""
+    """Return the page with the body of that region replaced. Raises ValueError if the page has no such region."""
     begin, end = MARK.format(name, "\0").split("\0")
     found = re.search(f"{re.escape(begin)}(.*?){re.escape(end)}", text, re.DOTALL)
     if not found:
@@ -55,7 +55,7 @@ def region(text: str, name: str, body: str) -> str:
 
 
 def pages(results: Results) -> dict[Path, dict[str, str]]:
-    """The body of each region, page by page."""
+    """Return the body of each region of each page."""
     return {
         PERFORMANCE: {
             "conditions": conditions(results),
@@ -71,7 +71,7 @@ def is_small(results: Results) -> bool:
 
 
 def conditions(results: Results) -> str:
-    """What the figures depend on."""
+    """Return the list of facts that the results depend on, and the size of the run."""
     scale = results.scale
     lines = [f"- {name}: {fact}" for name, fact in results.facts.items()]
     lines.append(f"- size: {scale.rounds} rounds, {scale.seconds} s for each sample of selects, {scale.rows:,} rows")
@@ -79,12 +79,12 @@ def conditions(results: Results) -> str:
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
+    """Return a Markdown table."""
     return "".join(f"| {' | '.join(line)} |\n" for line in [heads, ["---"] * len(heads), *rows])
 
 
 def budgets(results: Results) -> str:
-    """Every row of the budgets that was measured, how many fall short, and which were not measured."""
+    """Return the table of the budgets that were measured, how many fall short, and which were not measured."""
     found = list(verdicts(results.taken))
     short = sum(not verdict.is_kept for verdict in found)
     cells = [said(verdict) for verdict in found]
@@ -100,7 +100,7 @@ def _named(budget: Budget) -> str:
 
 
 def tables(results: Results) -> Iterator[str]:
-    """Every line: its charts, and its table as the terminal shows it. Then the curves."""
+    """Yield the charts of each line, and its table as the terminal shows it; then the curves."""
     drawn = chart.titles(results)
     for line in LINES:
         if found := results.rows(line.name):
@@ -125,7 +125,7 @@ def _fenced(lines: Sequence[str]) -> str:
 
 
 def headline(results: Results) -> str:
-    """One chart and three numbers, with their conditions; on asyncio's own loop, over the Unix socket."""
+    """Return one chart and three numbers, with their conditions: asyncio's own loop, over the Unix socket."""
     text = "".join(f"- {number}\n" for each in NUMBERS if (number := _number(results, each)))
     server = results.facts["server"].split(",")[0]
     where = f"{results.facts['Python']}, {server}, {results.facts['machine']}"
@@ -151,7 +151,7 @@ def _against(own: Row, rows: Sequence[Row], metric: Metric, client: str) -> str:
 
 
 def write(results: Results, root: Path) -> None:
-    """All regions and charts, and the samples they come from."""
+    """Write all regions and charts, and the results that they show."""
     chart.draw(root / KEPT.parent, results)
     save(root / KEPT, results)
     for path, bodies in pages(load(root / KEPT)).items():

@@ -1,1 +1,1 @@
-"""What tests, demo and benchmarks stand on: real servers, scripted ones. Never part of the installed package."""
+"""Real and scripted servers for tests, demo and benchmarks. Not part of the installed package."""

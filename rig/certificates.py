@@ -1,4 +1,4 @@
-"""Certificates of every kind, made on the spot, and a server that shows one. Knows nothing of pg_wired."""
+"""Certificates of every kind, made when needed, and a server that presents one. Does not use pg_wired."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ DAY = datetime.timedelta(days=1)
 
 
 class Pem(NamedTuple):
-    """A certificate, with those above it, and its key."""
+    """A certificate with its chain, and its key."""
 
     certificate: str
     key: str
 
     def files(self) -> dict[str, str]:
-        """As a server's data directory has them."""
+        """The files of a server's data directory."""
         return {"server.crt": self.certificate, "server.key": self.key}
 
     def save(self, folder: Path, name: str) -> tuple[str, str]:
-        """Write both, the key for us alone; their paths."""
+        """Write both files, the key readable only by its owner; return their paths."""
         paths = folder / f"{name}.crt", folder / f"{name}.key"
         for path, text in zip(paths, self, strict=True):
             path.touch(0o600)
@@ -52,7 +52,7 @@ def issued(authority: trustme.CA, *names: str, common_name: str | None = None, e
 
 
 def root(authority: trustme.CA) -> str:
-    """What a client trusts."""
+    """The root certificate, for clients that trust this authority."""
     return authority.cert_pem.bytes().decode()
 
 
@@ -71,14 +71,14 @@ def revocations(authority: trustme.CA, *revoked: Pem) -> str:
 
 
 def encrypted_key(pem: Pem, password: str) -> Pem:
-    """The same with an encrypted key."""
+    """The same certificate with an encrypted key."""
     key = serialization.load_pem_private_key(pem.key.encode(), None)
     how = serialization.BestAvailableEncryption(password.encode())
     text = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
     return Pem(pem.certificate, text.decode())
 
 
-# By the signature: what signs, its hash, and whether RSA pads it by PSS.
+# For each signature: the kind of key, the hash, and whether RSA uses PSS padding.
 SIGNATURES: dict[str, tuple[str, hashes.HashAlgorithm | None, bool]] = {
     "RSA-SHA1": ("rsa", hashes.SHA1(), False),
     "RSA-SHA256": ("rsa", hashes.SHA256(), False),
@@ -92,7 +92,7 @@ SIGNATURES: dict[str, tuple[str, hashes.HashAlgorithm | None, bool]] = {
 
 
 def self_signed(signature: str) -> Pem:
-    """A certificate for localhost, signed by itself in this way."""
+    """A self-signed certificate for localhost with this kind of signature."""
     kind, digest, is_pss = SIGNATURES[signature]
     key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
     if kind == "rsa":
@@ -116,8 +116,8 @@ def self_signed(signature: str) -> Pem:
 
 
 def signed_with_sha1(made: x509.Certificate, key: rsa.RSAPrivateKey) -> x509.Certificate:
-    """The same with another signature, which `sign` refuses to make. Both names of an algorithm are as long, and RSA's
-    signature is the end of the certificate."""
+    """The same certificate with a SHA-1 signature, which `sign` refuses to make. Both algorithm identifiers have the
+    same length, and RSA's signature is at the end of the certificate."""
     body = made.tbs_certificate_bytes.replace(SHA256_RSA, SHA1_RSA)
     signature = key.sign(body, padding.PKCS1v15(), hashes.SHA1())
     whole = made.public_bytes(serialization.Encoding.DER).replace(SHA256_RSA, SHA1_RSA)
@@ -132,7 +132,7 @@ def launch(
     files: Mapping[str, str] | None = None,
     **settings: Setting,
 ) -> Iterator[Postgres]:
-    """A PostgreSQL that shows this certificate. `ssl` stands in its SETTINGS_FILE, where it can be changed."""
+    """Start a PostgreSQL with this certificate. `ssl` is set in its SETTINGS_FILE, where it can be changed."""
     given = {**pem.files(), SETTINGS_FILE: "ssl = on\n", **(files or {})}
     with Postgres.launch(source=source, files=given, **settings) as server:
         yield server

@@ -1,4 +1,4 @@
-"""What tests with sockets share: a deadline and a clean end, and randomness that can be had again. Starts nothing."""
+"""Helper functions for tests with sockets: deadlines, a clean end, and repeatable randomness. Starts no servers."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ R = TypeVar("R")
 Test: TypeAlias = Callable[P, Coroutine[Any, Any, R]]
 
 POLL = 0.005  # seconds
-# Seconds. No timing decides a test: what happens at once happens within SOON, however busy the machine; what it must
-# not wait for takes a minute. A deadline is as late as the loop is; `test_watch` compares it with a bare timer.
+# Seconds. No test depends on exact timing: an immediate event comes within SOON, however busy the machine; an event
+# that must not be waited for takes a minute. A deadline may be as late as the loop is; `test_watchdog_deadlines`
+# compares it with a bare timer.
 SOON = 10.0
 LATE = 5.0
 SEED = "PG_WIRED_SEED"
-SOAK = bool(os.environ.get("PG_WIRED_SOAK"))  # whether tests with a long version run that: `make soak`
-TCP_INFO_DATA_SEGS_OUT = 156  # linux/tcp.h, struct tcp_info: where tcpi_data_segs_out stands
+SOAK = bool(os.environ.get("PG_WIRED_SOAK"))  # whether tests run their long versions: `make soak`
+TCP_INFO_DATA_SEGS_OUT = 156  # linux/tcp.h, struct tcp_info: the offset of tcpi_data_segs_out
 
 
 def ends_clean(seconds: float = 30.0) -> Callable[[Test[P, R]], Test[P, R]]:
-    """Give an asynchronous test a deadline; it leaves no new task, no new socket, and no callback that has failed."""
+    """Give an async test a deadline, and assert that it leaves no new task, no new socket and no failed callback."""
 
     def decorate(test: Test[P, R]) -> Test[P, R]:
         @functools.wraps(test)
@@ -53,7 +54,7 @@ def ends_clean(seconds: float = 30.0) -> Callable[[Test[P, R]], Test[P, R]]:
 
 @contextmanager
 def failed_callbacks() -> Iterator[list[dict[str, Any]]]:
-    """What the loop tells of while this lasts, except for what depends on the garbage collector."""
+    """Collect what the loop reports inside the block, except for reports that depend on the garbage collector."""
     loop, failed = asyncio.get_running_loop(), []
 
     def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -69,7 +70,7 @@ def failed_callbacks() -> Iterator[list[dict[str, Any]]]:
 
 
 async def nothing_left(before: set[str]) -> None:
-    """No other task, and no other sockets than those."""
+    """Wait until there is no other task, and no socket that is not in `before`."""
     await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "all tasks to end")
     await until(lambda: open_sockets() <= before, "all sockets to be closed")
 
@@ -86,7 +87,7 @@ def open_sockets() -> set[str]:
 
 
 async def until(is_so: Callable[[], bool], what: str, seconds: float = SOON) -> float:
-    """Let the loop run until `is_so`; returns how many seconds that took."""
+    """Let the loop run until `is_so` returns true; return the seconds that took."""
     begin = time.monotonic()
     while not is_so():
         assert time.monotonic() - begin < seconds, f"waited {seconds} s for {what}"
@@ -103,22 +104,22 @@ async def until_sql(conn: AsyncConn, sql: str, seconds: float = SOON) -> None:
 
 
 async def answers(conn: AsyncConn) -> None:
-    """The connection has to answer with what was asked just now."""
+    """Assert that the connection answers a new query correctly, and has nothing else in flight."""
     nonce = secrets.token_hex(8)
     assert list(await conn.exec_query("select $1::text", (nonce,))) == [(nonce.encode(),)]
     assert conn.in_flight == 0 and conn.is_alive
 
 
 async def prepared(conn: AsyncConn) -> set[str]:
-    """The statements that the server keeps for this session."""
+    """The names of the prepared statements that the server has for this session."""
     [rows] = await conn.simple_query("select name from pg_prepared_statements")
     return {(name or b"").decode() for (name,) in rows}
 
 
 async def cache_in_step(conn: AsyncConn) -> None:
-    """With nothing in flight the server has exactly what the cache believes it has."""
+    """Assert that, with nothing in flight, the server has exactly the statements that the cache expects."""
     await conn.exec_query("select 'this takes along what is to be closed'")
-    cache = conn._session.statements
+    cache = conn._core.session.statements
     names = {statement.name: statement.sql for statement in cache.entries.values() if statement.number}
     server = await prepared(conn)
     assert server == set(names), f"only the server has {server - set(names)}, only the cache {names}"
@@ -126,7 +127,7 @@ async def cache_in_step(conn: AsyncConn) -> None:
 
 
 class Cancelled:
-    """Work in a task of its own, which is cancelled the moment the work is suspended for the time `at`."""
+    """Run work in a new task, which is cancelled when the work is suspended for the `at`-th time."""
 
     def __init__(self, work: Coroutine[Any, Any, Any], at: int) -> None:
         self.work = work
@@ -162,7 +163,7 @@ class Cancelled:
 
 
 async def cancelled_at_every_await(connect: Callable[[], Coroutine[Any, Any, AsyncConn | WireConn]]) -> int:
-    """Cancel it at its first await, then at its second, and so on: nothing may be left. How many there are."""
+    """Cancel it at its first await, then at its second, and so on; assert that nothing is left. Return their number."""
     for n in itertools.count(1):
         before = open_sockets()
         attempt = Cancelled(connect(), at=n)
@@ -178,18 +179,18 @@ async def cancelled_at_every_await(connect: Callable[[], Coroutine[Any, Any, Asy
 
 
 async def outcome_of(awaited: Awaitable[Any]) -> Any:
-    """What it returns, or the exception it raises."""
+    """The result of an awaitable, or the exception it raises."""
     return (await asyncio.gather(awaited, return_exceptions=True))[0]
 
 
 def repeatable() -> random.Random:
-    """Random numbers; the seed is printed, and PG_WIRED_SEED gives the same ones again."""
+    """A random number generator. The seed is printed; PG_WIRED_SEED sets it, to repeat a run."""
     seed = int(os.environ.get(SEED) or secrets.randbits(32))
     print(f"{SEED}={seed}")
     return random.Random(seed)
 
 
 def segments_sent(sock: socket.socket) -> int:
-    """TCP segments with data that have left this socket; over loopback, with TCP_NODELAY, one for each small write."""
+    """The number of TCP data segments sent by this socket; on loopback with TCP_NODELAY, one for each small write."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_DATA_SEGS_OUT + 4)
     return int(struct.unpack_from("I", info, TCP_INFO_DATA_SEGS_OUT)[0])

@@ -1,4 +1,4 @@
-"""A primary and a streaming standby, both real: stopped, promoted, and made to follow. Knows nothing of pg_wired."""
+"""A real primary and streaming standby, which can be stopped, promoted and rejoined. Does not use pg_wired."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 
 from .postgres import DEADLINE, POLL, LaunchError, Mode, Postgres, Setting, Source
 
-# A standby looks for its primary once every five seconds otherwise, and keeps what it has not yet sent on for a minute.
+# By default a standby retries its primary every five seconds, and wal_sender_timeout is a minute.
 IMPATIENT: dict[str, Setting] = {"wal_retrieve_retry_interval": "100ms", "wal_sender_timeout": "10s"}
 
 
 class Node(Postgres):
-    """One of the two. It begins as a server of its own."""
+    """One of the two servers. It starts as an independent primary."""
 
     def follow(self, primary: Node) -> None:
-        """Throw its data away, and become a standby of that server, from a base backup; its own port stays."""
+        """Delete its data, and become a standby of that server from a base backup; keep its port."""
         self.stop("immediate")
         shutil.rmtree(self._data)
         source = f"{primary.dsn} application_name={self.port}"
         self._finish(self._run("pg_basebackup", "-D", self._data, "-d", source, "-c", "fast", "--no-sync"))
         self._write(self._data / "standby.signal", "")
-        # What ALTER SYSTEM told the primary: it would wait for a standby once it is one itself.
+        # Drop the primary's ALTER SYSTEM settings, with which this server would wait for a standby when promoted.
         self._write(self._data / "postgresql.auto.conf", "")
         self._settings = {**self._settings, "primary_conninfo": source}
         self.password = primary.password
@@ -37,12 +37,12 @@ class Node(Postgres):
         self._finish(self._run("pg_ctl", "promote", "-w", "-D", self._data))
 
     def sql(self, statement: str) -> str:
-        """What psql prints for it."""
+        """The output of psql for a statement."""
         command = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self.dsn, "-c", statement]
         return self._finish(self._run(*command)).strip()
 
     def until_sql(self, statement: str) -> None:
-        """Ask until the answer is true. Raises LaunchError after DEADLINE."""
+        """Repeat the query until it returns true. Raise LaunchError after DEADLINE."""
         limit = time.monotonic() + DEADLINE
         while self.sql(statement) != "t":
             if time.monotonic() > limit:
@@ -61,7 +61,7 @@ class Node(Postgres):
 
 
 class Cluster:
-    """`primary` and `standby` change places with `fail_over`. Everything here blocks: from a loop, in a thread."""
+    """`fail_over` swaps `primary` and `standby`. All methods block: call them from a thread when a loop is running."""
 
     def __init__(self, primary: Node, standby: Node, synchronous: bool) -> None:
         self.primary = primary
@@ -73,7 +73,7 @@ class Cluster:
     def launch(
         cls, *, source: Source | None = None, synchronous: bool = True, **settings: Setting
     ) -> Iterator[Cluster]:
-        """Both servers, with these settings, and the standby in step; stopped and removed in the end.
+        """Start both servers with these settings, the standby in step; stop and remove them at the end.
 
         With `synchronous` a COMMIT is acknowledged once the standby has it too (synchronous_commit is on).
         """
@@ -85,7 +85,7 @@ class Cluster:
 
     @property
     def is_in_step(self) -> bool:
-        """Whether the standby follows, and the primary waits for it if it is to."""
+        """Whether the standby replicates, synchronously or asynchronously as configured."""
         return self.primary.sql(self._in_step) == "t"
 
     @property
@@ -96,14 +96,14 @@ class Cluster:
 
     @property
     def dsn(self) -> str:
-        """Of both servers, the primary of the moment first."""
+        """A dsn with both servers, the current primary first."""
         nodes = (self.primary, self.standby)
         hosts, ports = ",".join(node.host for node in nodes), ",".join(str(node.port) for node in nodes)
         one = self.primary
         return f"host={hosts} port={ports} user={one.user} password={one.password} dbname={one.dbname}"
 
     def promote(self) -> None:
-        """The standby takes over. The old primary is left as it is, running or not."""
+        """Promote the standby and swap the two. The old primary is left as it is, running or not."""
         self.standby.promote()
         self.primary, self.standby = self.standby, self.primary
 
@@ -113,8 +113,8 @@ class Cluster:
         self.promote()
 
     def rejoin(self) -> None:
-        """The server that is not the primary becomes its standby, and is in step."""
-        if self.synchronous:  # else nothing could be written while there is no standby
+        """Make the other server the standby of the primary, and wait until it is in step."""
+        if self.synchronous:  # otherwise no write would be acknowledged while there is no standby
             self._wait_for_standby(False)
         self._join()
 

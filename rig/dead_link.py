@@ -1,8 +1,7 @@
-"""What becomes of connections whose network fails, in a namespace of its own: `unshare -n python -m rig.dead_link`.
+"""Connections whose network fails, in a separate network namespace: `unshare -n python -m rig.dead_link`.
 
-Prints as JSON what three of them raised, and after how many seconds: one for which no port was left, one with an
-unacknowledged request and tcp_user_timeout, one that was idle with keepalives. Needs to be root, for nothing but the
-namespace.
+Prints as JSON the errors of three of them, and the seconds until each: one without a free local port, one with an
+unacknowledged request and tcp_user_timeout, and an idle one with keepalives. Needs root, only for the namespace.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from pg_wired import AsyncConn, PgWireError
 from .checks import outcome_of, until
 from .postgres import Postgres
 
-USER_TIMEOUT = 1000  # milliseconds, as libpq has it
-IDLE = INTERVAL = COUNT = 1  # seconds, seconds, and how many
+USER_TIMEOUT = 1000  # milliseconds, as in libpq
+IDLE = INTERVAL = COUNT = 1  # seconds, seconds, and a number of probes
 PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 async def _use_up_ports(server: Postgres) -> tuple[str, str, str, float]:
-    """With two local ports left, and then enough of them again."""
+    """Connect until the two local ports left are used up; restore the range, and check that all connections work."""
     before = PORTS.read_text()
     PORTS.write_text("40000 40001")
     conns: list[AsyncConn] = []

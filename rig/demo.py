@@ -1,4 +1,4 @@
-"""`make demo`: the main job for real, on a server of its own or the one that the environment names."""
+"""`make demo`: the main features on a real server, a new one or the one that the environment names."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ IS_TERMINAL = sys.stdout.isatty()
 
 
 def say(title: str, *lines: str) -> None:
-    """One numbered finding."""
+    """Print a title and its lines."""
     print(f"\n\033[1m{title}\033[0m" if IS_TERMINAL else f"\n{title}")
     for line in lines:
         print(f"  {line}")
 
 
 def progress(text: str) -> None:
-    """A line that the next one overwrites; on a terminal only."""
+    """Print a line that the next one overwrites; only on a terminal."""
     if IS_TERMINAL:
         print(f"\r  {text:<60}", end="", flush=True)
 
@@ -59,7 +59,7 @@ async def error(conn: AsyncConn) -> None:
 
 
 async def point_selects(conn: AsyncConn, tasks: int, what: str) -> float:
-    """Run all queries from so many tasks on the one connection, check every answer, and return queries per second."""
+    """Run all queries from this many tasks on one connection, check every answer, and return queries per second."""
     counter = Progress(what, QUERIES)
 
     async def task(first: int) -> None:
@@ -85,7 +85,7 @@ async def sharing(conn: AsyncConn) -> None:
 
 
 async def with_spinner(awaitable: asyncio.Future[Rows], describe: Callable[[float], str]) -> Rows:
-    """Await it, showing the seconds that have gone by."""
+    """Await it, and show the elapsed seconds."""
     start = time.perf_counter()
     while not awaitable.done():
         progress(describe(time.perf_counter() - start))

@@ -1,7 +1,7 @@
-"""A scripted PostgreSQL on a socket, for tests: expect this, send that. Knows no SQL and starts no server.
+"""A scripted PostgreSQL on a socket, for tests: scripts expect and send messages. Knows no SQL and starts no server.
 
-Beyond the first bytes of a connection nothing is read before its script asks, so a script that does not read is a
-server that does not read.
+Except for the first bytes of a connection, data is read only when its script asks, so a script that does not read
+behaves like a server that does not read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DEADLINE = 20.0  # seconds for each wait, however busy the machine; an answer on
 READ = 65536  # bytes
 PID = 1001
 KEY = b"\0\1\2\3"
-# What clients look at; PostgreSQL reports more.
+# The parameters that clients use; PostgreSQL reports more.
 PARAMETERS: Mapping[str, str] = MappingProxyType(
     {"server_version": "18.0", "client_encoding": "UTF8", "standard_conforming_strings": "on"}
 )
@@ -65,31 +65,31 @@ class Peer(Verbs):
         return message
 
     async def welcome(self, parameters: Mapping[str, str] = PARAMETERS, *, pid: int = PID, key: bytes = KEY) -> None:
-        """What ends a login: AuthenticationOk, the parameters, the cancel key and ReadyForQuery."""
+        """Send the end of a login: AuthenticationOk, the parameters, the cancel key and ReadyForQuery."""
         reported = [m.ParameterStatus(name, value) for name, value in parameters.items()]
         await self.send(m.AuthenticationOk(), *reported, m.BackendKeyData(pid, key), m.ReadyForQuery("I"))
 
     async def cancel_request(self) -> m.CancelRequest:
-        """The next CancelRequest that comes, over whatever connection."""
+        """The next CancelRequest to arrive, on any connection."""
         return await self.fake.within(self.fake.cancels.get(), "a CancelRequest")
 
     async def eof(self) -> None:
-        """The client has to end the connection, and to send nothing more before."""
+        """Expect the client to end the connection without sending anything more."""
         try:
             data = bytes(self.talk.unread) or await self.read()
-        except ConnectionResetError:  # it closed with our bytes unread
+        except ConnectionResetError:  # the client closed with our bytes unread
             return
         assert not data, f"expected the end, got {data!r}"
 
     def close(self) -> None:
-        """End the connection with a FIN, as a server that exits."""
-        with suppress(OSError):  # to close with bytes unread would be a RST
+        """End the connection with a FIN, as a server that exits does."""
+        with suppress(OSError):  # closing with bytes unread would send a RST
             while self.sock.recv(READ):
                 pass
         self.sock.close()
 
     def reset(self) -> None:
-        """End the connection with a RST (socket(7): to linger for 0 seconds); TCP only."""
+        """End the connection with a RST (socket(7): linger for 0 seconds); TCP only."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
@@ -101,7 +101,7 @@ class Peer(Verbs):
         return self.talk.unread[4:8] == m.CancelRequest.code
 
     async def see_off(self) -> None:
-        """Wait for the client to end the connection; nothing else may come from it."""
+        """Wait for the client to end the connection; assert that it sends nothing but Terminate."""
         with self.sock, suppress(ConnectionResetError):
             while self.sock.fileno() >= 0:
                 message = self.talk.take()
@@ -115,17 +115,17 @@ class Peer(Verbs):
 
 
 async def until_terminate(peer: Peer) -> None:
-    """The script of a server that is asked nothing: it takes the login and the goodbye."""
+    """The script of a server that gets no requests: it accepts the login and expects Terminate."""
     await peer.startup()
     await peer.expect(m.Terminate)
     peer.close()
 
 
 class FakePG:
-    """A server whose every connection is answered by a script: always the same one, or one of a list after the other.
+    """A server that answers each connection with a script: always the same one, or the next one of a list.
 
-    When a script returns, its connection stays open until the client ends it; a message other than Terminate is a
-    failure then. Leaving the block waits for the scripts, and raises what went wrong in one, with the transcript.
+    When a script returns, its connection stays open until the client ends it; any message except Terminate is then a
+    failure. Leaving the block waits for the scripts, and raises a failure in one of them, with the transcript.
     `cancels` has the CancelRequests; their connections are closed at once, or held until `release_cancels`.
     """
 
@@ -153,18 +153,18 @@ class FakePG:
         self._resources = ExitStack()
 
     def release_cancels(self) -> None:
-        """Close the connections of cancel requests, those to come too."""
+        """Close the connections of cancel requests, including later ones."""
         self._cancels_may_end.set()
 
     def transcript(self) -> str:
-        """What was said on each connection, in the form of libpq's trace."""
+        """The messages on each connection, in the format of libpq's trace."""
         lines = []
         for number, peer in enumerate(self.peers, 1):
             lines += [f"-- connection {number}", *peer.talk.transcript()]
         return "\n".join(lines)
 
     async def within(self, awaited: Coroutine[Any, Any, T], what: str) -> T:
-        """Wait for it, but not longer than the deadline."""
+        """Await it, but not longer than the deadline."""
         try:
             async with asyncio.timeout(self.deadline):
                 return await awaited
@@ -202,10 +202,10 @@ class FakePG:
             raise self.failures[0]
 
     async def _wait_for_scripts(self) -> None:
-        with suppress(BlockingIOError):  # connections that the loop had no turn to accept
+        with suppress(BlockingIOError):  # connections that the loop has not accepted yet
             while True:
                 self._welcome(self._listener.accept()[0])
-        patience = 2 * self.deadline  # a wait inside a script has to speak first: it can say what for
+        patience = 2 * self.deadline  # a wait inside a script must fail first: its error says what it waited for
         late = (await asyncio.wait(self._serving, timeout=patience))[1] if self._serving else ()
         if late:
             self.failures.append(AssertionError(f"{len(late)} scripts had not ended {patience} s after the test"))
@@ -238,7 +238,7 @@ class FakePG:
         serving.add_done_callback(self._serving.discard)
 
     async def _serve(self, peer: Peer) -> None:
-        """Up to the end of the script, or until the CancelRequest is known; what comes then is waited for apart."""
+        """Run the script, or read the CancelRequest; another task then waits for the end of the connection."""
         try:
             if await peer.asks_for_cancel():
                 self.cancels.put_nowait((await peer.expect(m.CancelRequest))[0])

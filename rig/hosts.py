@@ -1,4 +1,4 @@
-"""Several scripted servers as the hosts of one connection string, and the scripts of the usual kinds of them."""
+"""Several scripted servers as the hosts of one connection string, and scripts for the usual kinds of servers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rig.fake_pg import PARAMETERS, FakePG, Peer, Script, error
 
 
 def server(name: str, **reported: str) -> Script:
-    """Lets everybody in, answers the questions about its kind, and takes its leave."""
+    """A script that accepts the login, answers queries about the kind of server, and expects Terminate."""
 
     async def script(peer: Peer) -> None:
         await peer.startup({**PARAMETERS, "name": name, **reported})
@@ -48,14 +48,14 @@ async def silent(peer: Peer) -> None:
 
 
 async def asking_in_clear(peer: Peer) -> None:
-    """It gets no answer."""
+    """Ask for a password in clear; the client must not answer."""
     await peer.expect(m.StartupMessage)
     await peer.send(m.AuthenticationCleartextPassword())
     await peer.eof()
 
 
 def whatever_comes(script: Script) -> Script:
-    """The same, for clients that break off anywhere."""
+    """The same script, for clients that may disconnect at any point."""
 
     async def tolerant(peer: Peer) -> None:
         with suppress(AssertionError, OSError):
@@ -92,7 +92,7 @@ class Hosts:
         }
 
     async def connect(self, *more: int, **options: Any) -> Any:
-        """The name of the server that is connected to, or the error."""
+        """The name of the server that the connection reached, or the error."""
         return await name_of(WireConn.connect(**self.options(*more, **options)))
 
 

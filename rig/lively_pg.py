@@ -1,5 +1,5 @@
-"""A FakePG that answers everything, for tests with many connections: each result is the one row (process id, first
-parameter). It knows BEGIN and ROLLBACK, can be told to hold its answers, to refuse and to drop connections."""
+"""A FakePG that answers every request, for tests with many connections: each result is one row (process id, first
+parameter). It tracks BEGIN, COMMIT and ROLLBACK, and can withhold answers, and refuse or drop connections."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ COLUMNS = ("pid", "parameter")
 
 
 class LivelyPG(FakePG):
-    """`sessions` are those logged in, by process id; `heard` counts the queries of each that ever was."""
+    """`sessions` has the current sessions by process id; `heard` counts the queries of every session so far."""
 
     def __init__(self, *, unix: bool = False) -> None:
         super().__init__(self._serve_session, unix=unix, deadline=30.0)
         self.sessions: dict[int, Peer] = {}
         self.heard: dict[int, int] = {}
         self.said: list[str] = []  # simple queries
-        self.refuses = False  # to let anybody in
-        self.most = 0  # sessions at one time
+        self.refuses = False  # connections
+        self.most = 0  # the highest number of concurrent sessions
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.mute: set[int] = set()  # sessions that answer nothing
-        self.standbys: set[int] = set()  # sessions that refuse to write, as if all did
+        self.standbys: set[int] = set()  # sessions that refuse every simple query, as a standby refuses writes
         self._pids = itertools.count(1)
 
     def kill(self, pid: int) -> None:
@@ -39,7 +39,7 @@ class LivelyPG(FakePG):
 
     async def _serve_session(self, peer: Peer) -> None:
         pid = next(self._pids)
-        with suppress(OSError):  # the client has gone
+        with suppress(OSError):  # the client is gone
             try:
                 if self.refuses:
                     await peer.recv()
@@ -47,7 +47,7 @@ class LivelyPG(FakePG):
                     peer.close()
                     return
                 await peer.startup(pid=pid, key=KEY)
-            except AssertionError:  # a client may give up
+            except AssertionError:  # a client may give up during the login
                 peer.sock.close()
                 return
             self.sessions[pid] = peer

@@ -1,4 +1,4 @@
-"""Somebody between client and server who ends TLS on both sides, and can change what is said. Knows no pg_wired."""
+"""A man in the middle that terminates TLS on both sides and can change the server's data. Does not use pg_wired."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def unchanged(data: bytes) -> bytes:
 
 
 def without_plus(data: bytes) -> bytes:
-    """AuthenticationSASL with the mechanism that binds taken out of its list."""
+    """Remove the mechanism with channel binding from an AuthenticationSASL message."""
     plus = b"SCRAM-SHA-256-PLUS\0"
     if plus not in data:
         return data
@@ -25,9 +25,9 @@ def without_plus(data: bytes) -> bytes:
 
 
 class Middle(Between):
-    """Shows `context`'s certificate, speaks TLS to the server at `target`, passes on what `edit` makes of its words.
+    """Present the certificate of `context`, speak TLS to the server at `target`, and pass its data through `edit`.
 
-    Without a target it is a TLS server that hangs up after the client's first words.
+    Without a target it is a TLS server that disconnects after the client's first byte.
     """
 
     def __init__(

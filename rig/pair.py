@@ -1,4 +1,4 @@
-"""A transport with a blocking socket at its other end, plain or TLS, and a receiver that keeps all. No protocol."""
+"""A transport with a blocking socket at its other end, plain or TLS, and buffers that keep all data. No protocol."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KINDS = ["plain", *VERSIONS]
 
 
 class Kept(Buffers):
-    """Keeps everything, through a buffer of a certain size."""
+    """Buffers that keep all received data; the receive buffer has the given size."""
 
     def __init__(self, size: int = 65536) -> None:
         super().__init__(size)
@@ -60,7 +60,7 @@ class Pair:
         return isinstance(self.theirs, ssl.SSLSocket)
 
     async def hear(self, size: int, at_once: int = 65536) -> bytes:
-        """So many bytes at the other end."""
+        """Read this many bytes at the other end."""
 
         def read() -> bytes:
             heard = b""
@@ -100,7 +100,7 @@ def encrypted(pair: Sockets, authority: trustme.CA, kind: str) -> Sockets:
 
 
 def connected(kind: str, authority: trustme.CA) -> Pair:
-    """A pair of this kind; needs a running loop."""
+    """Make a pair of this kind; needs a running loop."""
     ours, theirs = socket.socketpair()
     if kind != "plain":
         ours, theirs = encrypted((ours, theirs), authority, kind)

@@ -1,6 +1,6 @@
-"""PgBouncer of a given version in front of a PostgreSQL: started here, and sure to end. Knows nothing of pg_wired.
+"""A PgBouncer of a given version in front of a PostgreSQL, which always ends with its block. Does not use pg_wired.
 
-The binaries are those that `rig/pgbouncer.sh` unpacks, or the system's own where its version is the same.
+The binaries are those that `rig/pgbouncer.sh` unpacks, or the system's if it has the same version.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from .postgres import (
 
 PoolMode: TypeAlias = Literal["session", "transaction", "statement"]
 
-# 1.18 has no prepared statements across transactions (they came with 1.21), 1.24 has.
+# 1.18 does not support prepared statements across transactions (new in 1.21), 1.24 does.
 VERSIONS = ["1.18", "1.24"]
 ROOT = Path(__file__).parents[1]
-ADMIN = "pgbouncer"  # the database that is its console
+ADMIN = "pgbouncer"  # the name of its console database
 
 
 def binary(version: str) -> Path | None:
-    """PgBouncer of this version; None where there is none here, and `missing` says why."""
+    """The path of this version of PgBouncer; None if there is none here, and `missing` gives the reason."""
     unpacked = ROOT / f"build/pgbouncer-{version}/pgbouncer"
     found = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
     for path in (unpacked, *([Path(found)] if found else [])):
@@ -50,7 +50,7 @@ def binary(version: str) -> Path | None:
 
 
 def missing(version: str) -> str | None:
-    """Why `rig/pgbouncer.sh` could not have it; None where it did not run."""
+    """The reason why `rig/pgbouncer.sh` could not get it; None if that did not run."""
     with suppress(FileNotFoundError):
         return (ROOT / f"build/pgbouncer-{version}/missing").read_text().strip()
     return None
@@ -62,7 +62,7 @@ def _version(path: Path) -> str:
 
 
 class PgBouncer(Server):
-    """One pooler; `dsn` leads through it to the server's own database, `admin_dsn` to its console (simple_query)."""
+    """One pooler; `dsn` connects through it to the server's database, `admin_dsn` to its console (simple_query)."""
 
     def __init__(self, path: Path, target: Postgres, settings: Mapping[str, Setting], files: Mapping[str, str]) -> None:
         super().__init__("")
@@ -88,9 +88,9 @@ class PgBouncer(Server):
         files: Mapping[str, str] | None = None,
         **settings: Setting,
     ) -> Iterator[PgBouncer]:
-        """A new pooler with these settings of its [pgbouncer] section. Raises LaunchError.
+        """Start a new pooler with these settings in its [pgbouncer] section. Raises LaunchError.
 
-        `files` are put where it starts: settings may name them without a folder.
+        `files` are written to its working directory, so settings may name them without a folder.
         """
         path = binary(version)
         if path is None:
@@ -105,7 +105,7 @@ class PgBouncer(Server):
             pooler._watchdog.communicate(b"\n")
 
     def start(self) -> None:
-        """Start it, again too; returns when it takes connections."""
+        """Start it for the first time or again; return when it accepts connections."""
         before = len(self.log())
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -126,15 +126,15 @@ class PgBouncer(Server):
             time.sleep(POLL)
 
     def stop(self) -> None:
-        """End it at once, and all its connections. Does nothing where it is stopped."""
+        """End it and all its connections at once. Does nothing if it is stopped."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)  # every version knows this one, and it has nothing to save
+            self._process.send_signal(signal.SIGKILL)  # works with every version, and PgBouncer has no data to save
             self._process.wait()
             self._process = None
-            (self.folder / "pid").unlink(missing_ok=True)  # another start would take it for a running one
+            (self.folder / "pid").unlink(missing_ok=True)  # the next start would take it for a running PgBouncer
 
     def log(self) -> str:
-        """All that it has said so far."""
+        """Its log so far."""
         return (self.folder / "log").read_text(errors="replace")
 
     def _dsn(self, dbname: str) -> str:
@@ -173,7 +173,7 @@ class PgBouncer(Server):
             "auth_file": str(self.folder / "users"),
             "admin_users": self.target.user,
             "pidfile": str(self.folder / "pid"),
-            "server_login_retry": 1,  # seconds; fifteen otherwise, in which all clients are refused
+            "server_login_retry": 1,  # seconds; the default is fifteen, during which all clients are refused
             **self._settings,
         }
         database = f"* = host={self.target.host} port={self.target.port}"

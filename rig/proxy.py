@@ -1,10 +1,10 @@
-"""A TCP proxy that misbehaves on demand: holds bytes back, cuts, makes small segments. Knows no protocol.
+"""A TCP proxy that misbehaves on demand: it holds bytes back, cuts connections, sends small segments. Any protocol.
 
-Each direction has its own faults, which can be changed at any time and count for all connections:
+Each direction has its own faults, which can be changed at any time and apply to all connections:
 
     async with Proxy(server.host, server.port) as proxy:
         conn = await AsyncConn.connect(f"{server.dsn} {proxy.address}")
-        proxy.down.hold()  # nothing comes from the server any more
+        proxy.down.hold()  # no data arrives from the server any more
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Literal, TypeAlias
 End: TypeAlias = Literal["fin", "rst"]
 
 READ = 65536  # bytes
-RST = struct.pack("ii", 1, 0)  # socket(7): to linger for 0 seconds
+RST = struct.pack("ii", 1, 0)  # socket(7): linger for 0 seconds
 
 
 class Direction:
-    """What becomes of the bytes that go one way."""
+    """The faults and counters of one direction."""
 
     def __init__(self) -> None:
-        self.segment = READ  # bytes that are passed on at once
+        self.segment = READ  # the maximum number of bytes passed on at once
         self.delay = 0.0  # seconds before each of them
         self.cut_at: int | None = None  # this many bytes of a connection are passed on; then both its ends see `end`
         self.end: End = "fin"
-        self.passed = 0  # bytes in all
+        self.passed = 0  # bytes in total
         self._flows = asyncio.Event()
         self._flows.set()
 
@@ -39,15 +39,15 @@ class Direction:
         return not self._flows.is_set()
 
     def hold(self) -> None:
-        """Pass nothing on; what comes fills the buffers of the sockets."""
+        """Pass nothing on; data fills the buffers of the sockets."""
         self._flows.clear()
 
     def release(self) -> None:
-        """Go on, with what was held first."""
+        """Continue, beginning with the data that was held."""
         self._flows.set()
 
     async def pump(self, source: socket.socket, sink: socket.socket) -> End:
-        """Until one end closes, or the fault says so; how it is to end."""
+        """Pass data on until one end closes or `cut_at` is reached; return how to end the connection."""
         loop = asyncio.get_running_loop()
         done = 0
         while True:
@@ -69,7 +69,7 @@ class Direction:
 
 
 class Proxy:
-    """Between clients and one server; `up` is towards the server, `down` from it. Ends with its `async with` block."""
+    """A proxy to one server; `up` is the direction to the server, `down` from it. Ends with its `async with` block."""
 
     def __init__(self, host: str, port: int) -> None:
         self.target = (host, port)
@@ -85,7 +85,7 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        """What leads to it, in a connection string."""
+        """The host and port of the proxy, for a connection string."""
         return f"host=127.0.0.1 port={self.port}"
 
     @property
@@ -99,12 +99,12 @@ class Proxy:
             core.cancel()
 
     def hold(self) -> None:
-        """Nothing goes through any more; no connection ends."""
+        """Hold both directions; connections stay open."""
         self.up.hold()
         self.down.hold()
 
     def release(self) -> None:
-        """Everything goes through again."""
+        """Release both directions."""
         self.up.release()
         self.down.release()
 
@@ -133,7 +133,7 @@ class Proxy:
             core.add_done_callback(self._cores.pop)
 
     async def _serve(self, client: socket.socket, server: socket.socket) -> None:
-        end: End = "rst"  # for the client, where there is no server
+        end: End = "rst"  # for the client, if there is no server
         pumps: list[asyncio.Task[End]] = []
         try:
             await asyncio.get_running_loop().sock_connect(server, self.target)

@@ -1,4 +1,4 @@
-"""The server's half of SCRAM-SHA-256 and -PLUS, written apart from the client's: each proves the other. No socket."""
+"""The server side of SCRAM-SHA-256 and -PLUS, independent of the client's code, so that each tests the other."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class ProofError(Exception):
 
 @dataclass(slots=True)
 class ScramServer:
-    """One exchange: `first` answers the client's first message, `final` its last. `nonce` is the server's own half.
+    """One exchange: `first` answers the client's first message, `final` its last. `nonce` is the server's half.
 
-    `binding` is the hash of its certificate: with one it offers -PLUS too. `first_extensions` and `final_extensions`
-    are appended as they are, such as b",x=1".
+    `binding` is the hash of its certificate; if given, -PLUS is offered too. `first_extensions` and `final_extensions`
+    are appended unchanged, such as b",x=1".
     """
 
     password: bytes
@@ -33,14 +33,14 @@ class ScramServer:
 
     @property
     def mechanisms(self) -> tuple[str, ...]:
-        """What it offers, in PostgreSQL's order."""
+        """The mechanisms it offers, in PostgreSQL's order."""
         return ("SCRAM-SHA-256",) if self.binding is None else ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256")
 
     def first(self, client_first: bytes, mechanism: str = "SCRAM-SHA-256") -> bytes:
-        """The server-first-message; ProofError where header and mechanism do not fit (RFC 5802, 6)."""
+        """The server-first-message. Raises ProofError if header and mechanism do not fit (RFC 5802, 6)."""
         flag, _, rest = client_first.partition(b",,")
         self.gs2_header, self._client_first_bare = flag + b",,", rest
-        # "y" says that the client could bind and saw no -PLUS in the offer: then somebody has taken it out.
+        # "y" says that the client supports binding and saw no -PLUS in the offer: then it was removed in transit.
         plain = (b"n", b"y") if self.binding is None else (b"n",)
         fitting = plain if mechanism == "SCRAM-SHA-256" else (b"p=tls-server-end-point",)
         if mechanism not in self.mechanisms or flag not in fitting or not rest.startswith(b"n=,r="):
@@ -50,7 +50,7 @@ class ScramServer:
         return self._server_first
 
     def final(self, client_final: bytes) -> bytes:
-        """The server-final-message for a client-final-message whose proof is right; else ProofError."""
+        """The server-final-message for a client-final-message. Raises ProofError if the proof is wrong."""
         without_proof, _, proof = client_final.rpartition(b",p=")
         nonce = self._client_first_bare[5:] + self.nonce
         data = (self.binding or b"") if self.gs2_header.startswith(b"p") else b""

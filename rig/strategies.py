@@ -1,4 +1,4 @@
-"""Hypothesis strategies for messages, derived from the declarations of their fields. Knows no message by name."""
+"""Hypothesis strategies for messages, derived from the declarations of their fields."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ M = TypeVar("M", bound=Message)
 MOST_BYTES = 40
 MOST_ITEMS = 5
 
-# What a server or client can really have sent: bytes without a NUL, UTF-8 or not.
+# Text that a server or client can really send: bytes without a NUL, UTF-8 or not.
 TEXTS = st.binary(max_size=MOST_BYTES).map(lambda data: data.replace(b"\0", b"").decode("utf-8", "surrogateescape"))
 
 
@@ -31,12 +31,12 @@ def backend_messages() -> st.SearchStrategy[BackendMessage]:
 
 
 def frontend_messages() -> st.SearchStrategy[FrontendMessage]:
-    """Messages of any class that a client sends, the untagged ones of the startup too."""
+    """Messages of any class that a client sends, including the untagged ones of the startup."""
     return st.sampled_from(classes(FrontendMessage)).flatmap(message)
 
 
 def classes(family: type[M]) -> list[type[M]]:
-    """The classes derived from `family` that are messages themselves, not families of some."""
+    """The leaf classes derived from `family`, which are the messages themselves."""
     return [leaf for cls in family.__subclasses__() for leaf in (classes(cls) if cls.__subclasses__() else [cls])]
 
 
@@ -65,7 +65,7 @@ def _values(layout: Layout) -> st.SearchStrategy[Any]:
 
 
 def _goes_on(item: Layout, value: Any) -> bool:
-    """Whether the value can be an item of a list that a zero byte ends."""
+    """Whether the value can be an item of a list that ends with a zero byte."""
     out: list[bytes] = []
     item.write(value, out)
     return out[0][0] != 0

@@ -1,6 +1,6 @@
-"""The server's half of a conversation, for tests: what a script can expect and say. Knows messages, no SQL, no socket.
+"""The server's side of a conversation, for tests: the verbs of scripts. Knows messages, but no SQL and no sockets.
 
-`MemoryPG` speaks it to anything with `out` and `feed`; `rig.fake_pg` speaks it over sockets.
+`MemoryPG` uses them with anything that has `out` and `feed`; `rig.fake_pg` uses them over sockets.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 from pg_wired.protocol import messages as m
+from pg_wired.protocol.octets import LONG_LIMIT_BYTES
 from pg_wired.protocol.records import FieldDescription
 from pg_wired.protocol.trace import trace_line
-from pg_wired.protocol.types import LONG_LIMIT_BYTES, Row
+from pg_wired.protocol.types import Row
 
 T = TypeVar("T")
 
 TEXT = 25  # the type OID of text (pg_type.dat)
-# Ours: how much of a conversation is kept for its transcript: messages, bytes of a message, first bytes of raw ones.
+# Our limits for transcripts: the number of messages, the bytes of a message, the first bytes of raw data.
 KEPT = 1000
 LARGE = 16384
 WIDTH = 64
-# What the tag `p` means after each request; PasswordMessage after all others.
+# The message with tag `p` after each request; after all others it is PasswordMessage.
 PASSWORD_AS: dict[type[m.Message], type[m.AuthenticationResponse]] = {
     m.AuthenticationSASL: m.SASLInitialResponse,
     m.AuthenticationSASLContinue: m.SASLResponse,
@@ -33,7 +34,7 @@ PASSWORD_AS: dict[type[m.Message], type[m.AuthenticationResponse]] = {
 
 
 class Talk:
-    """The server's view of one connection's bytes: which messages they are, and a transcript of both directions."""
+    """The server's view of one connection: decodes and encodes messages, and keeps a transcript of both directions."""
 
     def __init__(self, is_started: bool) -> None:
         self._said: deque[tuple[Literal["F", "B"], m.Message | str]] = deque(maxlen=KEPT)
@@ -42,7 +43,7 @@ class Talk:
         self.password_as: type[m.AuthenticationResponse] = m.PasswordMessage
 
     def take(self) -> m.FrontendMessage | None:
-        """The next message; None where it has not come whole."""
+        """The next message; None if it has not arrived completely."""
         head = 5 if self.is_started else 4
         if len(self.unread) < head:
             return None
@@ -59,7 +60,7 @@ class Talk:
         return message
 
     def say(self, item: m.BackendMessage | bytes) -> bytes:
-        """The bytes of a message, or bytes as they are."""
+        """The bytes of a message; raw bytes are returned unchanged."""
         if isinstance(item, bytes):
             self._said.append(("B", f"{len(item)}\tbytes\t {item[:WIDTH]!r}"))
             return item
@@ -73,7 +74,7 @@ class Talk:
         self._said.append((sender, message if size <= LARGE else f"{size}\t{type(message).__name__}\t not kept"))
 
     def transcript(self, *, regress: bool = False) -> list[str]:
-        """What was said, each message in the form of libpq's trace."""
+        """The messages of both sides, in the format of libpq's trace."""
         return [
             f"{sender}\t{item}" if isinstance(item, str) else trace_line(item, sender=sender, regress=regress)
             for sender, item in self._said
@@ -81,14 +82,14 @@ class Talk:
 
 
 class Verbs:
-    """What a script can do, whatever carries the bytes. A failed expectation is an AssertionError."""
+    """The verbs of a script, for any transport. A failed expectation is an AssertionError."""
 
     def __init__(self, is_started: bool) -> None:
         self.talk = Talk(is_started)
         self.statements: dict[str, m.Parse] = {}
 
     async def read(self) -> bytes:
-        """What has come since, at least a byte; empty at the end."""
+        """New data, at least one byte; empty at the end."""
         raise NotImplementedError
 
     async def write(self, data: bytes) -> None:
@@ -103,7 +104,7 @@ class Verbs:
         return message
 
     async def expect(self, *patterns: type[m.Message] | m.Message) -> list[Any]:
-        """The next messages; each has to be of the class, or equal to the message, in its place."""
+        """The next messages; each has to be of the class, or equal to the message, given at its position."""
         taken = []
         for pattern in patterns:
             message = await self.recv()
@@ -120,16 +121,16 @@ class Verbs:
         return taken
 
     async def send(self, *items: m.BackendMessage | bytes) -> None:
-        """Messages, or bytes as they are, in one write."""
+        """Send messages or raw bytes in one write."""
         await self.write(b"".join(map(self.talk.say, items)))
 
     async def answer_rows(
         self, rows: Sequence[Row], tag: str | None = None, *, columns: Sequence[str] = (), status: str = "I"
     ) -> list[m.FrontendMessage]:
-        """Read one group and answer every message of it as PostgreSQL would, each Execute or the Query with these rows.
+        """Read one group and answer each of its messages as PostgreSQL would, Execute and Query with these rows.
 
-        `tag` is "SELECT" and their number without it. The columns are text, named `columns`, or else c1, c2 ...; where
-        there are neither rows nor columns, the statement has no result (NoData). Returns the group.
+        `tag` defaults to "SELECT" and the number of rows. The columns are text, named `columns`, or else c1, c2 ...;
+        without rows and columns the statement has no result (NoData). Returns the group.
         """
         names = columns or [f"c{number}" for number, _ in enumerate(rows[0] if rows else (), 1)]
         result = [*map(m.DataRow, rows), m.CommandComplete(f"SELECT {len(rows)}" if tag is None else tag)]
@@ -164,7 +165,7 @@ class Verbs:
         return group
 
     def _param_oids(self, name: str) -> tuple[int, ...]:
-        """What Parse said, and text for what it left open."""
+        """The parameter types given in Parse, and text for the others."""
         parse = self.statements[name]
         count = max(map(int, re.findall(r"\$(\d+)", parse.query)), default=0)
         return parse.param_oids + (TEXT,) * (count - len(parse.param_oids))
@@ -186,7 +187,7 @@ def describe(names: Sequence[str], formats: Sequence[int]) -> m.RowDescription |
 
 
 class Driver(Protocol):
-    """Something that speaks to a server without a socket."""
+    """A client that communicates with a server without a socket."""
 
     out: bytearray
 
@@ -208,7 +209,7 @@ class _Memory(Verbs):
 
 
 class MemoryPG:
-    """The verbs without waiting, for a driver whose startup is over: what it has put into `out` is all there is."""
+    """The verbs without waiting, for a driver whose startup is over: only bytes already in `out` can be read."""
 
     def __init__(self, driver: Driver) -> None:
         self._verbs = _Memory(driver)
@@ -231,7 +232,7 @@ class MemoryPG:
         return self._at_once(self._verbs.answer_rows(rows, tag, columns=columns, status=status))
 
     def _at_once(self, verb: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine that has nothing to wait for."""
+        """The result of a coroutine that does not wait."""
         try:
             verb.send(None)
         except StopIteration as end:

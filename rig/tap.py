@@ -1,4 +1,4 @@
-"""Between clients and a server: keeps what goes through, cuts it. Knows no protocol but TLS's record headers."""
+"""A proxy that records data between clients and a server, and can cut it. It knows only TLS record headers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READ = 65536  # bytes
 
 
 class Between:
-    """Listens on a port of loopback, and gives each connection to `serve`; all end with its `async with` block."""
+    """Listen on a port of loopback, and pass each connection to `serve`; all end with the `async with` block."""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.port = 0
@@ -24,11 +24,11 @@ class Between:
         self._writers: list[asyncio.StreamWriter] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection; it is closed behind this."""
+        """Serve one connection; it is closed afterwards."""
         raise NotImplementedError
 
     async def open(self, target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to there."""
+        """Open a connection to `target`."""
         reader, writer = await asyncio.open_connection(*target)
         self._writers.append(writer)
         return reader, writer
@@ -46,7 +46,7 @@ class Between:
         for writer in self._writers:
             writer.close()
         for writer in self._writers:
-            with suppress(OSError):  # the other end may have been faster
+            with suppress(OSError):  # the other end may have closed first
                 await writer.wait_closed()
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -65,7 +65,7 @@ class Between:
 
 
 class Line:
-    """One connection: `up` is what the client sent, `down` what the server did."""
+    """The data of one connection: `up` from the client, `down` from the server."""
 
     def __init__(self) -> None:
         self.up = bytearray()
@@ -73,7 +73,7 @@ class Line:
 
 
 class Tap(Between):
-    """`cut_at`: so many bytes of the server's are passed on, and then the client sees the end of the stream."""
+    """Record each connection. After `cut_at` bytes from the server, the client sees the end of the stream."""
 
     def __init__(self, target: Target, cut_at: int | None = None) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Tap(Between):
 
 
 async def both_ways(*ways: tuple[asyncio.StreamReader, asyncio.StreamWriter, Edit, int | None]) -> None:
-    """Until the first of them ends."""
+    """Pump in all these ways until the first of them ends."""
     pumps = [asyncio.ensure_future(_pump(*way)) for way in ways]
     try:
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -110,7 +110,7 @@ async def both_ways(*ways: tuple[asyncio.StreamReader, asyncio.StreamWriter, Edi
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, edit: Edit, limit: int | None) -> None:
-    """Until the source ends, or so many bytes have come from it."""
+    """Pass data on until the source ends, or `limit` bytes have come from it."""
     left = limit
     while left != 0 and (data := await source.read(READ if left is None else min(left, READ))):
         left = None if left is None else left - len(data)
@@ -119,7 +119,7 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, edit: 
 
 
 def records(stream: bytes) -> list[tuple[int, int]]:
-    """Where TLS records (RFC 8446, 5.1) begin in a stream, and their types; what is not whole ends the list."""
+    """The start and type of each TLS record (RFC 8446, 5.1) in a stream, up to the first incomplete one."""
     found, at = [], 0
     while at + 5 <= len(stream):
         end = at + 5 + int.from_bytes(stream[at + 3 : at + 5], "big")

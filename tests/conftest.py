@@ -1,4 +1,4 @@
-"""What every test may count on: the build it was meant for, one server for all, and both event loops."""
+"""Checks and fixtures for all tests: the build under test, the servers, and both event loops."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from rig.postgres import FOR_TESTS, SOURCES, LaunchError, Postgres, Server, bina
 if importlib.util.find_spec("pg_wired") is None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-# Timings decide no test, and a failing one prints how to repeat it.
+# No test fails because of its timing, and a failing test prints how to repeat it.
 hypothesis.settings.register_profile("tests", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("tests")
 
-# What libpq reads from the environment is for the tests to set.
+# Remove the variables that libpq reads; tests set those they need.
 for name in [name for name in os.environ if name.startswith("PG") and not name.startswith("PG_WIRED_")]:
     del os.environ[name]
 
@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Say which build runs, against which server; fail at once if it is not the build that was asked for."""
+    """Print which build runs against which server; fail at once if it is not the build in PG_WIRED_EXPECT."""
     spec = importlib.util.find_spec("pg_wired.session.session")
     build = "compiled" if spec and str(spec.origin).endswith(".so") else "interpreted"
     expected = os.environ.get("PG_WIRED_EXPECT")
@@ -57,9 +57,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`make test` runs all tests twice, but those marked `servers` on the compiled build alone, where there is one.
+    """`make test` runs all tests twice, but those marked `servers` only on the compiled build, if there is one.
 
-    They take longest, and come first: no core should wait for them at the end.
+    They take longest, so they run first: otherwise the other cores would be idle at the end.
     """
     items.sort(key=lambda item: item.get_closest_marker("servers") is None)
     if os.environ.get("PG_WIRED_EXPECT") != "interpreted" or os.environ.get("PG_WIRED_PURE"):
@@ -78,15 +78,15 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
 
 @pytest.fixture(scope="session")
 def postgres(pytestconfig: pytest.Config) -> Iterator[Server]:
-    """The server for all tests that only need its `dsn`: ours, or the one that PG_WIRED_TEST_DSN names."""
+    """The server for all tests that only need its `dsn`: one we start, or the one in PG_WIRED_TEST_DSN."""
     with find(*FOR_TESTS, source=pytestconfig.getoption("--postgres")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def launched(pytestconfig: pytest.Config) -> Iterator[Postgres]:
-    """A server of our own, for the poolers and the faults in front of it; whoever stops it starts it again."""
-    # A backend whose client is gone ends at once, also inside pg_sleep.
+    """A server that we start, for tests with poolers or faults; a test that stops it starts it again."""
+    # A backend whose client has disconnected ends at once, also inside pg_sleep.
     settings: dict[str, Any] = {"restart_after_crash": True, "client_connection_check_interval": "20ms"}
     with Postgres.launch(source=pytestconfig.getoption("--postgres"), **settings) as server:
         yield server
@@ -100,7 +100,7 @@ def launched_cluster(pytestconfig: pytest.Config) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(launched_cluster: Cluster) -> Cluster:
-    """A primary and a standby in step with it, whatever the test before has left of them."""
+    """A primary and a standby in step with it, whatever the previous test did to them."""
     if not launched_cluster.is_in_step:
         launched_cluster.rejoin()
     return launched_cluster
@@ -108,12 +108,12 @@ def cluster(launched_cluster: Cluster) -> Cluster:
 
 @pytest.fixture(scope="session")
 def authority() -> trustme.CA:
-    """Whose certificate `tls_server` shows."""
+    """The authority that issues the certificate of `tls_server`."""
     return trustme.CA()
 
 
 @pytest.fixture(scope="session")
 def tls_server(authority: trustme.CA) -> Iterator[Postgres]:
-    """A PostgreSQL with TLS and a certificate for localhost. Who changes its certificate puts the old one back."""
+    """A PostgreSQL with TLS and a certificate for localhost. A test that changes the certificate restores it."""
     with certificates.launch(certificates.issued(authority, certificates.NAME)) as server:
         yield server

@@ -1,4 +1,4 @@
-"""What never ends by itself, and how to see that it was ended."""
+"""Queries that never end by themselves, and a check that one was stopped."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 from pg_wired import AsyncConn
 from rig.checks import SOON, answers, until_sql
 
-# A function in the select list makes its rows as they are asked for; in FROM it would make them all first.
+# A function in the select list produces its rows on demand; in FROM it would produce all of them first.
 ENDLESS = "select generate_series(1, 1000000000), repeat('x', 100)"
 ENDLESS_COPY = f"copy ({ENDLESS}) to stdout"
 
 
 async def was_stopped(conn: AsyncConn, admin: AsyncConn) -> None:
-    """The connection is free within a second, and nothing of what it asked for runs on."""
+    """Assert that within SOON the connection answers again and its backend is idle."""
     begin = time.monotonic()
     await answers(conn)
     await until_sql(admin, f"select state = 'idle' from pg_stat_activity where pid = {conn.backend_pid}")

@@ -1,4 +1,4 @@
-"""A ledger's other half: what the callers know of each number they wrote, to be compared with what is there."""
+"""A record of what the callers know about each number they wrote, to compare with the numbers in the table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pg_wired import Outcome
 
 
 class Book:
-    """What the callers know of each number. A cancelled or an unknown one may be there or not."""
+    """What the callers know about each number. One that was cancelled, or is UNKNOWN, may be there or not."""
 
     def __init__(self) -> None:
         self.there: set[int] = set()
@@ -26,13 +26,13 @@ class Book:
             self.absent.add(number)
 
     def check(self, found: Iterable[int]) -> None:
-        """Everything that was acknowledged is there, and nothing that was refused or never sent."""
+        """Assert that every acknowledged number was found, and no number that was refused or never sent."""
         found = set(found)
         assert not self.there - found, f"acknowledged, and not there: {sorted(self.there - found)[:20]}"
         assert not self.absent & found, f"refused or never sent, and there: {sorted(self.absent & found)[:20]}"
 
     def check_once(self, found: Iterable[int]) -> None:
-        """As `check`, and nothing is there twice."""
+        """As `check`; also assert that no number was found twice."""
         counted = Counter(found)
         twice = [number for number, times in counted.items() if times > 1]
         assert not twice, f"written twice: {twice[:20]}"

@@ -1,4 +1,4 @@
-"""How requests ended, as plain values, and what they left on the server: the words that tests of the verbs share."""
+"""Helper functions for tests of requests: how each one ended, as plain values, and its effect on the server."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from pg_wired import AsyncConn, Outcome, PgWireError, Rows
 from rig.checks import outcome_of, until_sql
 
-# What no statement gets past while somebody has shut the `gate`: it takes as long as a test wants, not as a clock does.
+# A statement that calls this waits while the `gate` is shut: for as long as the test wants, independent of time.
 GATE = "pg_advisory_xact_lock_shared(1)"
 ABORTED = ("PipelineAborted", Outcome.REJECTED)
 
 
 def settings(end: Any) -> Any:
-    """A command tag; or the SQLSTATE, else the class, of an error, with what it says of the effect."""
+    """A command tag; or an error's SQLSTATE (its class name if it has none) and its outcome."""
     if isinstance(end, Rows):
         return end.command_tag
     assert isinstance(end, PgWireError), repr(end)
@@ -23,7 +23,7 @@ def settings(end: Any) -> Any:
 
 
 async def ends(*replies: Awaitable[Any]) -> list[Any]:
-    """How each of them ended, awaited in order."""
+    """How each reply ended, awaited in order."""
     return [settings(await outcome_of(reply)) for reply in replies]
 
 
@@ -33,13 +33,13 @@ async def column(conn: AsyncConn, sql: str) -> list[int]:
 
 
 async def until_asleep(admin: AsyncConn, pid: int | None) -> None:
-    """Until that session is inside pg_sleep, as the server tells another one."""
+    """Wait until that session is inside pg_sleep, according to pg_stat_activity."""
     await until_sql(admin, f"select wait_event = 'PgSleep' from pg_stat_activity where pid = {pid}")
 
 
 @asynccontextmanager
 async def gate(dsn: str) -> AsyncIterator[None]:
-    """It is shut on that server inside the block."""
+    """Shut the gate on that server inside the block."""
     async with await AsyncConn.connect(dsn) as keeper:
         await keeper.exec_query("select pg_advisory_lock(1)")
         yield

@@ -1,4 +1,4 @@
-"""Many tasks that use a pool without end, whatever happens to it, and a book of how each call ended."""
+"""Many tasks that use a pool continuously, whatever happens to it, and a record of how each call ended."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rig.checks import until
 from tests.ledger import Book
 from tests.servers.poolers import own_answer
 
-TIMEOUT = 15.0  # seconds that each call has
-LATE = 10.0  # seconds beyond, before it counts as hung; an idle machine keeps deadlines to milliseconds
+TIMEOUT = 15.0  # seconds: the timeout of each call
+LATE = 10.0  # seconds past its timeout before a call counts as hung; an idle machine keeps deadlines to milliseconds
 
 
 class Crowd:
-    """`async with Crowd(pool, rng) as crowd`: so many tasks, until the block ends. Each call has to end in time.
+    """`async with Crowd(pool, rng) as crowd`: `size` tasks until the block ends. Each call has to end in time.
 
-    `writes` is the share of calls that insert a new number; what else is asked is something with one right answer.
+    `writes` is the share of calls that insert a new number; each other call checks an answer that is known.
     """
 
     def __init__(self, pool: AsyncPool, rng: random.Random, size: int = 100, writes: float = 1.0) -> None:
@@ -50,7 +50,7 @@ class Crowd:
             raise failures[0]
 
     async def done(self, more: int, seconds: float = 30.0) -> None:
-        """Until so many more calls have succeeded."""
+        """Wait until that many more calls have succeeded."""
         goal = self.answers + more
         await until(lambda: self.answers >= goal, f"{more} more answers; so far {self.book.ends}", seconds)
 
@@ -63,7 +63,7 @@ class Crowd:
                 self.answers += 1
             except PgWireError as error:
                 self.book.ends[f"call: {type(error).__name__} {error.outcome.name}"] += 1
-                await asyncio.sleep(0.01)  # a pool that is down refuses some at once
+                await asyncio.sleep(0.01)  # a pool that is down refuses some calls at once
             self.late = max(self.late, time.monotonic() - begin - TIMEOUT)
 
     async def _write(self) -> None:
@@ -92,7 +92,7 @@ class Crowd:
 
 
 async def new_ledger(dsn: str, is_unique: bool) -> None:
-    """With a key, a number that is written twice is refused; without one, it is seen to be there twice."""
+    """Create the table. With a key, writing a number twice is refused; without one, the number is found twice."""
     async with await AsyncConn.connect(dsn) as admin:
         key = "primary key" if is_unique else ""
         await admin.simple_query(f"drop table if exists ledger; create table ledger(n int {key})")
@@ -105,12 +105,12 @@ async def ledger(dsn: str) -> list[int]:
 
 
 async def whole(pool: AsyncPool, seconds: float = 30.0) -> float:
-    """Until all its connections are up; returns how many seconds that took."""
+    """Wait until all its connections are up; return how many seconds that took."""
     return await until(lambda: pool.alive_count == pool.size, f"a whole pool: {pool.stats()}", seconds)
 
 
 async def well(pool: AsyncPool, seconds: float = 30.0) -> float:
-    """Until the pool is whole and answers a hundred questions without a failure; returns how many seconds that took."""
+    """Wait until the pool is whole and answers a hundred queries without a failure; return the seconds it took."""
     begin = time.monotonic()
     while True:
         await whole(pool, seconds)

@@ -1,4 +1,4 @@
-"""What the tests of exec_transaction write to: a table whose key is checked at COMMIT, and one for their setups."""
+"""The tables that tests of exec_transaction write to: one whose key is checked at COMMIT, and one for setups."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ TABLES = """
 
 
 async def done(conn: AsyncConn) -> list[int]:
-    """What is committed, as the server tells another connection."""
+    """The committed numbers, as another connection sees them."""
     return await column(conn, "select a from done order by a")
 
 
 async def usable(conn: AsyncConn) -> None:
-    """No transaction is open, here or for the server, and the next one gets its own answer."""
+    """Assert that no transaction is open, here or on the server, and that the connection still answers."""
     await answers(conn)
     assert conn.transaction_status is TransactionStatus.IDLE

@@ -31,9 +31,8 @@ if typing.TYPE_CHECKING:
     from .config.tls import TlsConfig, TlsMode
     from .connect.cancel import CancelToken
     from .connect.wire_conn import WireConn
-    from .pool.async_pool import AsyncPool
+    from .pool.async_pool import AsyncPool, PoolStats
     from .pool.listener import PoolListener
-    from .pool.pool_stats import PoolStats
     from .protocol.columns import Column
     from .protocol.records import FieldDescription, ListenerGap, Notification, NotificationGap, StatementDescription
 
@@ -55,7 +54,7 @@ _LATER = {
     "NotificationReceiver": "client.notifications",
     "PgPipeline": "client.pipeline",
     "PoolListener": "pool.listener",
-    "PoolStats": "pool.pool_stats",
+    "PoolStats": "pool.async_pool",
     "RowStream": "client.row_stream",
     "StatementDescription": "protocol.records",
     "TlsConfig": "config.tls",

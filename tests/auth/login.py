@@ -1,4 +1,4 @@
-"""A login whose server is the test: the handshake driven step by step. Knows nothing of sockets."""
+"""Drive the handshake step by step, with the test as the server and without sockets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SASL = m.AuthenticationSASL(("SCRAM-SHA-256",))
 
 
 def policy(**changes: Any) -> Policy:
-    """The one of a Unix socket and no option, but for what is changed."""
+    """The policy of a Unix socket without options, with these changes."""
     usual: dict[str, Any] = {
         "require_auth": None,
         "channel_binding": "prefer",
@@ -41,7 +41,7 @@ USUAL = policy()
 
 
 class Login:
-    """A handshake, and the last step it took; it is told the password when it asks, and `asked` says how often."""
+    """A handshake and its steps so far. It receives the password when it asks; `asked` counts the requests."""
 
     def __init__(self, password: str | None = PASSWORD, *, policy: Policy = USUAL, **parameters: str) -> None:
         self.password = password
@@ -57,13 +57,13 @@ class Login:
         self.sent.append(step)
 
     def take(self, *replies: Reply) -> Step:
-        """Hand in what the server sends; the step after the last of it."""
+        """Pass on the server's messages; return the step after the last one."""
         for reply in replies:
             self._send(reply)
         return self.sent[-1]
 
     def finish(self, *replies: Reply) -> HandshakeResult:
-        """The same, where the last reply is the last of all."""
+        """Pass on the server's messages, of which the last one completes the handshake."""
         self.take(*replies[:-1])
         with pytest.raises(StopIteration) as caught:
             self._send(replies[-1])
@@ -72,7 +72,10 @@ class Login:
         return startup
 
     def fail(self, *replies: Reply) -> PgWireError:
-        """The same, where the last reply ends it: nothing is sent in answer, and the password stays hidden."""
+        """Pass on the server's messages, of which the last one makes the handshake fail: nothing is sent in answer.
+
+        The error must not show the password.
+        """
         self.take(*replies[:-1])
         with pytest.raises(PgWireError) as caught:
             self._send(replies[-1])
@@ -82,7 +85,7 @@ class Login:
 
 
 def decode(step: Step, password_as: type[m.AuthenticationResponse] = m.PasswordMessage) -> Any:
-    """The one tagged message that a step sends."""
+    """Decode the single tagged message that a step sends."""
     assert isinstance(step, bytes)
     assert int.from_bytes(step[1:5]) == len(step) - 1
     return m.decode_frontend(step[0], step[5:], password_as)
@@ -93,7 +96,7 @@ def scram_server(iterations: int = 7, **options: Any) -> ScramServer:
 
 
 def play_scram(login: Login, server: ScramServer, stop: str = "") -> m.BackendMessage:
-    """The exchange up to, and without, the AuthenticationSASLFinal that is returned; or up to the step named `stop`."""
+    """Play the exchange and return the AuthenticationSASLFinal, not yet taken, or the message of the step `stop`."""
     initial = decode(login.take(m.AuthenticationSASL(server.mechanisms)), m.SASLInitialResponse)
     server_first = m.AuthenticationSASLContinue(server.first(initial.response, initial.mechanism))
     if stop == "challenge":

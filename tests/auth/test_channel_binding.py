@@ -1,4 +1,4 @@
-"""The hash that binds a login to a certificate, by RFC 5929; and what is said where there is none."""
+"""The hash that binds a login to a certificate (RFC 5929), and the reason given if there is none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pg_wired.auth.channel_binding import MISSING, end_point
 from rig.certificates import SIGNATURES, self_signed
 
 HASHES = {
-    "RSA-SHA1": "sha256",  # RFC 5929, 4.1: in its place
+    "RSA-SHA1": "sha256",  # RFC 5929, 4.1: SHA-256 replaces SHA-1
     "RSA-SHA256": "sha256",
     "RSA-SHA384": "sha384",
     "RSA-SHA512": "sha512",
@@ -27,7 +27,7 @@ def der(signature: str) -> bytes:
 
 
 @pytest.mark.parametrize("signature", SIGNATURES)
-def test_the_hash_is_that_of_the_signature(signature: str) -> None:
+def test_the_certificate_is_hashed_with_the_hash_of_its_signature(signature: str) -> None:
     certificate = der(signature)
     if signature in HASHES:
         assert end_point(certificate) == (hashlib.new(HASHES[signature], certificate).digest(), "")
@@ -35,7 +35,7 @@ def test_the_hash_is_that_of_the_signature(signature: str) -> None:
         assert end_point(certificate) == (None, "Ed25519 certificates have no hash (RFC 5929, 4.1)")
 
 
-def test_certificates_that_cannot_be_read() -> None:
+def test_an_unreadable_certificate_gives_no_binding() -> None:
     for certificate in (b"", None):
         assert end_point(certificate) == (None, "the server showed no certificate")
     whole = der("ECDSA-SHA256")
@@ -45,7 +45,7 @@ def test_certificates_that_cannot_be_read() -> None:
 
 
 @pytest.mark.parametrize("version", [1, 4, 9])
-def test_a_version_that_x509_does_not_know(version: int) -> None:
+def test_an_unknown_x509_version_gives_no_binding(version: int) -> None:
     """RFC 5280, 4.1: [0] EXPLICIT INTEGER, and 2 is v3."""
     whole = der("ECDSA-SHA256")
     binding, why = end_point(
@@ -54,7 +54,7 @@ def test_a_version_that_x509_does_not_know(version: int) -> None:
     assert binding is None and "unknown kind" in why
 
 
-def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_cryptography_package_there_is_no_binding(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
         monkeypatch.setitem(sys.modules, name, None)
     assert end_point(b"some") == (None, MISSING)

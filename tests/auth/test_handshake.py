@@ -1,4 +1,4 @@
-"""The handshake against servers that keep to the protocol, break it, or lie; each test plays the server itself."""
+"""The handshake with servers that obey the protocol, break it, or lie; each test plays the server itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FATAL = m.ErrorResponse((("S", "FATAL"), ("V", "FATAL"), ("C", "28P01"), ("M", "
 # ---- StartupMessage --------------------------------------------------------------------------------------------------
 
 
-def test_startup_message_comes_first() -> None:
+def test_the_startup_message_is_sent_first() -> None:
     login = Login(database="db", application_name="naïve \udcff", options="")
     (step,) = login.sent
     assert isinstance(step, bytes)
@@ -58,20 +58,20 @@ def test_startup_message_comes_first() -> None:
         ({"x\udd00": ""}, r"the startup parameter 'x\udd00' contains a NUL or half a surrogate pair"),
     ],
 )
-def test_parameters_that_cannot_be_sent(changes: dict[str, str], reason: str) -> None:
+def test_startup_parameters_that_cannot_be_sent_are_refused(changes: dict[str, str], reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
         next(handshake({"user": "alice", **changes}, policy(), nonce=NONCE))
     assert str(caught.value).startswith(reason)
     assert caught.value.outcome is Outcome.NOT_SENT
 
 
-def test_user_is_needed() -> None:
+def test_a_handshake_without_a_user_is_refused() -> None:
     with pytest.raises(ConfigError, match="a user is needed to connect"):
         next(handshake({"database": "x"}, policy(), nonce=NONCE))
 
 
 @pytest.mark.parametrize("password", ["hunter\0two", "hunter\ud800two"])
-def test_password_that_cannot_be_sent_is_not_shown(password: str) -> None:
+def test_an_error_for_an_unsendable_password_does_not_show_it(password: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Login(password).take(m.AuthenticationCleartextPassword())
     assert str(caught.value).startswith("the password contains ")
@@ -79,8 +79,8 @@ def test_password_that_cannot_be_sent_is_not_shown(password: str) -> None:
     assert "hunter" not in seen and "two" not in seen
 
 
-def test_length_of_the_startup_message_is_the_servers_limit() -> None:
-    """Measured on PostgreSQL 15 and 18: 10,000 bytes behind the length word are read, 10,001 are not."""
+def test_the_startup_message_may_be_as_long_as_servers_read() -> None:
+    """Measured on PostgreSQL 15 and 18: 10,000 bytes after the length word are read, 10,001 are not."""
     room = 10_000 - len(b"\0\3\0\0user\0alice\0application_name\0\0\0")
     (step,) = Login(application_name="x" * room).sent
     assert isinstance(step, bytes) and len(step) == 4 + 10_000
@@ -92,21 +92,21 @@ def test_length_of_the_startup_message_is_the_servers_limit() -> None:
 
 
 @pytest.mark.parametrize("password", [None, "", PASSWORD])
-def test_trust(password: str | None) -> None:
+def test_a_login_by_trust_needs_no_password(password: str | None) -> None:
     login = Login(password)
     startup = login.finish(OK, READY)
     assert startup == HandshakeResult({}, None, None, "trust", False, (3, 0), (), ())
     assert (login.sent[1:], login.asked) == ([b""], 0)
 
 
-def test_cleartext() -> None:
+def test_a_cleartext_password_is_sent_as_utf8() -> None:
     login = Login("pässword \udcff")
     step = login.take(m.AuthenticationCleartextPassword())
     assert step == b"p\0\0\0\x10" + b"p\xc3\xa4ssword \xff\0"
     assert login.finish(OK, READY).auth_mechanism == "cleartext"
 
 
-def test_md5() -> None:
+def test_an_md5_login_sends_the_salted_hash_and_warns() -> None:
     login = Login("pä\udcff", user="älice")
     step = login.take(m.AuthenticationMD5Password(b"salt"))
     inner = hashlib.md5(b"p\xc3\xa4\xff\xc3\xa4lice").hexdigest()
@@ -116,7 +116,7 @@ def test_md5() -> None:
     assert startup.warnings == ("md5 passwords are deprecated: change to scram-sha-256 (password_encryption)",)
 
 
-def test_md5_where_openssl_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_md5_fails_with_a_clear_error_if_openssl_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(_: bytes) -> None:
         raise ValueError("[digital envelope routines] unsupported")
 
@@ -126,7 +126,7 @@ def test_md5_where_openssl_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("extensions", [b"", b",x=1"])
-def test_scram(extensions: bytes) -> None:
+def test_a_scram_login_succeeds_and_warns_about_few_iterations(extensions: bytes) -> None:
     login = Login()
     final = play_scram(login, scram_server(first_extensions=extensions, final_extensions=extensions))
     startup = login.finish(final, OK, READY)
@@ -136,7 +136,7 @@ def test_scram(extensions: bytes) -> None:
 
 
 @pytest.mark.parametrize("extensions", [b"", b",x=1"])
-def test_scram_bound_to_the_certificate(extensions: bytes) -> None:
+def test_a_scram_login_can_be_bound_to_the_certificate(extensions: bytes) -> None:
     login = Login(policy=policy(is_tls=True, binding=b"hash", channel_binding="require"))
     server = scram_server(4096, binding=b"hash", first_extensions=extensions, final_extensions=extensions)
     startup = login.finish(play_scram(login, server), OK, READY)
@@ -144,7 +144,7 @@ def test_scram_bound_to_the_certificate(extensions: bytes) -> None:
     assert (startup.auth_mechanism, startup.channel_bound, startup.warnings) == ("SCRAM-SHA-256-PLUS", True, ())
 
 
-def test_scram_among_other_mechanisms() -> None:
+def test_scram_is_chosen_among_other_mechanisms() -> None:
     login = Login()
     offer = m.AuthenticationSASL(("GS2-KRB5", "OAUTHBEARER", "SCRAM-SHA-256"))
     assert decode(login.take(offer), m.SASLInitialResponse) == m.SASLInitialResponse(
@@ -152,14 +152,14 @@ def test_scram_among_other_mechanisms() -> None:
     )
 
 
-def test_the_password_is_asked_for_where_it_is_needed() -> None:
+def test_the_password_is_asked_for_only_when_it_is_needed() -> None:
     steps = handshake({"user": "alice"}, policy(), nonce=NONCE)
     next(steps)
     assert steps.send(SASL) == AskPassword()
     assert steps.send("secret") == m.encode(m.SASLInitialResponse("SCRAM-SHA-256", b"n,,n=,r=client-nonce"))
 
 
-def test_scram_prepares_the_password() -> None:
+def test_scram_prepares_the_password_with_saslprep() -> None:
     login = Login("I\u00adX")
     login.take(SASL)
     step = login.take(m.AuthenticationSASLContinue(scram_server().first(b"n,,n=,r=client-nonce")))
@@ -167,7 +167,7 @@ def test_scram_prepares_the_password() -> None:
     assert step.password == b"IX"
 
 
-def test_derive_key_hides_the_password_and_can_be_a_key() -> None:
+def test_derive_key_hides_the_password_and_is_hashable() -> None:
     derive = DeriveKey(b"secret", b"salt", 4096)
     assert repr(derive) == "DeriveKey(password='***', salt=b'salt', iterations=4096)"
     assert {derive: 1}[DeriveKey(b"secret", b"salt", 4096)] == 1
@@ -182,7 +182,9 @@ def test_derive_key_hides_the_password_and_can_be_a_key() -> None:
         (SASL, "SCRAM-SHA-256"),
     ],
 )
-def test_missing_password(request_: m.BackendMessage, name: str, password: str | None) -> None:
+def test_a_missing_password_is_reported_with_the_method_that_needs_it(
+    request_: m.BackendMessage, name: str, password: str | None
+) -> None:
     error = Login(password).fail(request_)
     assert isinstance(error, AuthenticationError)
     assert str(error) == (
@@ -199,7 +201,7 @@ def test_missing_password(request_: m.BackendMessage, name: str, password: str |
         (m.AuthenticationSSPI(), "sspi"),
     ],
 )
-def test_unsupported_methods(request_: m.BackendMessage, name: str) -> None:
+def test_unsupported_methods_are_refused_by_name(request_: m.BackendMessage, name: str) -> None:
     error = Login().fail(request_)
     assert isinstance(error, AuthenticationError)
     assert f"asks for {name}, which is not supported" in str(error)
@@ -228,13 +230,13 @@ def test_iteration_counts_up_to_the_cap_are_hashed(iterations: int) -> None:
 
 
 @pytest.mark.parametrize("final", [b"v=" + b"A" * 43 + b"=", b"e=other-error", b"", b"v=junk"])
-def test_wrong_server_signature(final: bytes) -> None:
+def test_a_wrong_server_signature_fails_the_login(final: bytes) -> None:
     login = Login()
     play_scram(login, scram_server())
     assert isinstance(login.fail(m.AuthenticationSASLFinal(final)), AuthenticationError)
 
 
-def test_ok_without_a_server_signature() -> None:
+def test_ok_before_the_server_signature_fails_the_login() -> None:
     for stop in ("challenge", ""):
         login = Login()
         play_scram(login, scram_server(), stop)
@@ -244,7 +246,7 @@ def test_ok_without_a_server_signature() -> None:
         assert "leaves out a step of the authentication, and may be an impostor" in str(error)
 
 
-# ---- The grammar: what may come where --------------------------------------------------------------------------------
+# ---- The grammar: which messages are legal in which state ----------------------------------------------------------
 
 REQUESTS: set[type[m.BackendMessage]] = {
     m.AuthenticationOk,
@@ -267,7 +269,7 @@ VERSION = m.NegotiateProtocolVersion(3 << 16, ())
 
 
 def login_at(state: str) -> Login:
-    """A login that waits for the server in this state."""
+    """A login that is waiting for the server in this state."""
     login = Login()
     match state:
         case "negotiated":
@@ -291,14 +293,14 @@ def login_at(state: str) -> Login:
 
 @pytest.mark.parametrize("state", ["start", "negotiated"])
 @pytest.mark.parametrize("message", [m.AuthenticationSASLContinue(b""), m.AuthenticationSASLFinal(b"")])
-def test_no_authentication_begins_in_its_middle(state: str, message: m.BackendMessage) -> None:
+def test_an_authentication_cannot_begin_in_the_middle(state: str, message: m.BackendMessage) -> None:
     error = login_at(state).fail(message)
     assert isinstance(error, ProtocolError) and f"{type(message).__name__} came first" in str(error)
 
 
 @pytest.mark.parametrize("state", LEGAL)
 @given(data=st.data())
-def test_every_other_message_is_the_end(state: str, data: st.DataObject) -> None:
+def test_every_message_that_is_not_legal_in_a_state_fails_the_login(state: str, data: st.DataObject) -> None:
     others = [cls for cls in strategies.classes(m.BackendMessage) if cls not in LEGAL[state]]
     message = data.draw(st.sampled_from(others).flatmap(strategies.message))
     error = login_at(state).fail(message)
@@ -315,7 +317,7 @@ def test_every_other_message_is_the_end(state: str, data: st.DataObject) -> None
 
 
 @pytest.mark.parametrize("state", LEGAL)
-def test_error_response_is_raised_with_its_fields(state: str) -> None:
+def test_an_error_response_is_raised_with_its_fields(state: str) -> None:
     error = login_at(state).fail(FATAL)
     assert isinstance(error, PgError)
     assert (error.code, error.severity, error.message, error.is_fatal) == ("28P01", "FATAL", "no", True)
@@ -334,19 +336,21 @@ NEWER = policy(versions=((3, 0), (3, 2)))
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_versions_that_no_server_may_answer(newest: tuple[int, int], version: int, options: tuple[str, ...]) -> None:
+def test_versions_that_the_server_must_not_answer_are_refused(
+    newest: tuple[int, int], version: int, options: tuple[str, ...]
+) -> None:
     error = Login(policy=policy(versions=((3, 0), newest))).fail(m.NegotiateProtocolVersion(version, options))
     assert isinstance(error, ProtocolError)
     assert f"the server answers protocol 3.{newest[1]} with version" in str(error)
     assert len(str(error)) < 300
 
 
-def test_a_newer_version_than_asked_for() -> None:
+def test_a_newer_version_than_requested_is_refused() -> None:
     assert isinstance(Login().fail(m.NegotiateProtocolVersion(3 << 16 | 2, ())), ProtocolError)
 
 
 @pytest.mark.parametrize(("version", "size"), [((3, 2), 4), ((3, 2), 32), ((3, 2), 256)])
-def test_version_3_2_has_longer_keys(version: tuple[int, int], size: int) -> None:
+def test_version_3_2_accepts_longer_keys(version: tuple[int, int], size: int) -> None:
     login = Login(policy=policy(versions=((3, 0), version)))
     (step,) = login.sent
     assert isinstance(step, bytes) and step[4:8] == b"\0\3\0\2"
@@ -355,26 +359,26 @@ def test_version_3_2_has_longer_keys(version: tuple[int, int], size: int) -> Non
 
 
 @pytest.mark.parametrize(("answer", "size"), [(3 << 16, 4), (3 << 16 | 2, 256)])
-def test_negotiated_down_or_not_at_all(answer: int, size: int) -> None:
+def test_the_server_may_negotiate_an_older_version_or_keep_the_requested_one(answer: int, size: int) -> None:
     login = Login(policy=NEWER)
     startup = login.finish(m.NegotiateProtocolVersion(answer, ()), OK, m.BackendKeyData(42, bytes(size)), READY)
     assert startup.protocol_version == (3, answer & 3)
 
 
-def test_negotiated_down_the_key_is_short() -> None:
+def test_a_long_key_is_refused_after_negotiating_down_to_3_0() -> None:
     login = Login(policy=NEWER)
     error = login.fail(m.NegotiateProtocolVersion(3 << 16, ()), OK, m.BackendKeyData(42, bytes(32)))
     assert isinstance(error, ProtocolError) and "a key that is not 4 bytes long" in str(error)
 
 
-def test_the_oldest_version_that_will_do() -> None:
+def test_a_version_below_min_protocol_version_is_refused() -> None:
     error = Login(policy=policy(versions=((3, 2), (3, 2)))).fail(m.NegotiateProtocolVersion(3 << 16, ()))
     assert isinstance(error, AuthenticationError)
     assert str(error) == "the server speaks protocol 3.0 at most, and min_protocol_version is 3.2"
 
 
 @pytest.mark.parametrize("password_request", [None, SASL])
-def test_version_3_0_changes_nothing(password_request: m.BackendMessage | None) -> None:
+def test_a_negotiation_to_the_requested_version_changes_nothing(password_request: m.BackendMessage | None) -> None:
     login = Login()
     assert login.take(VERSION) == b""
     if password_request:
@@ -386,7 +390,7 @@ def test_version_3_0_changes_nothing(password_request: m.BackendMessage | None) 
 # ---- From AuthenticationOk to ReadyForQuery --------------------------------------------------------------------------
 
 
-def test_settings_key_and_notices() -> None:
+def test_settings_key_and_notices_are_in_the_result() -> None:
     notice = m.NoticeResponse((("S", "WARNING"), ("M", "collation version mismatch")))
     startup = Login().finish(
         OK,
@@ -412,19 +416,19 @@ def test_settings_key_and_notices() -> None:
 
 
 @pytest.mark.parametrize("key", [m.BackendKeyData(42, bytes(5)), m.BackendKeyData(42, bytes(256))])
-def test_key_of_another_protocol(key: m.BackendKeyData) -> None:
+def test_a_key_too_long_for_the_protocol_version_is_refused(key: m.BackendKeyData) -> None:
     error = Login().fail(OK, key)
     assert isinstance(error, ProtocolError) and "BackendKeyData" in str(error)
 
 
 @pytest.mark.parametrize("status", "TE")
-def test_session_begins_idle(status: str) -> None:
+def test_a_first_ready_for_query_that_is_not_idle_is_refused(status: str) -> None:
     error = Login().fail(OK, m.ReadyForQuery(status))
     assert isinstance(error, ProtocolError)
     assert str(error) == f"startup: the first ReadyForQuery has the status {status}"
 
 
-def test_at_most_a_thousand_settings_and_notices() -> None:
+def test_more_than_a_thousand_settings_or_notices_are_refused() -> None:
     settings = [m.ParameterStatus(f"s{number}", "") for number in range(1000)]
     notices = [m.NoticeResponse(())] * 1000
     startup = Login().finish(OK, *settings, *notices, READY)

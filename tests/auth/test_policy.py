@@ -1,4 +1,4 @@
-"""The policy as the handshake obeys it: every way to log in against every rule, and what was asked before a refusal."""
+"""The policy as the handshake applies it: every login method against every rule, and no password before a refusal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pg_wired.errors import AuthenticationError
 from pg_wired.protocol import messages as m
 from tests.auth.login import OK, READY, Login, decode, play_scram, policy, scram_server
 
-# What a server asks for, by the word that `require_auth` has for it.
+# The request of a server for each method name of `require_auth`.
 ASKED: dict[str, m.Authentication] = {
     "none": OK,
     "password": m.AuthenticationCleartextPassword(),
@@ -22,7 +22,7 @@ ASKED: dict[str, m.Authentication] = {
     "gss": m.AuthenticationGSS(),
     "sspi": m.AuthenticationSSPI(),
 }
-# The value, and what it allows of these.
+# Each value and the methods that it allows.
 REQUIRE_AUTH: dict[str, set[str]] = {
     "": set(ASKED),
     **{method: {method} for method in METHODS},
@@ -35,7 +35,7 @@ UNBUILT = {"gss", "sspi"}
 
 
 @pytest.mark.parametrize(("value", "method"), list(product(REQUIRE_AUTH, ASKED)))
-def test_require_auth(value: str, method: str) -> None:
+def test_require_auth_accepts_exactly_the_methods_it_allows(value: str, method: str) -> None:
     allowed = ConnConfig.parse(user="u", require_auth=value, environ={}).require_auth
     login = Login(policy=policy(require_auth=allowed))
     if method in REQUIRE_AUTH[value] - UNBUILT:
@@ -53,7 +53,7 @@ def test_require_auth(value: str, method: str) -> None:
     assert refused_by_policy == (method not in REQUIRE_AUTH[value])
 
 
-def test_what_is_allowed_is_named_in_the_order_of_libpq() -> None:
+def test_allowed_methods_are_named_in_the_order_of_libpq() -> None:
     login = Login(policy=policy(require_auth=frozenset({"scram-sha-256", "password", "password in clear"})))
     said = str(login.fail(ASKED["md5"]))
     assert said == "the server asks for md5, and require_auth allows only password, scram-sha-256"
@@ -63,7 +63,7 @@ def test_what_is_allowed_is_named_in_the_order_of_libpq() -> None:
 
 @pytest.mark.parametrize("value", ["", "password", "md5,password", "!md5", "!none"])
 @pytest.mark.parametrize("is_private", [True, False])
-def test_a_password_in_clear_must_be_named(value: str, is_private: bool) -> None:
+def test_a_cleartext_password_on_a_readable_connection_must_be_allowed_by_name(value: str, is_private: bool) -> None:
     allowed = ConnConfig.parse(user="u", require_auth=value, environ={}).require_auth
     login = Login(policy=policy(require_auth=allowed, is_private=is_private))
     if is_private or value.endswith("password"):
@@ -79,7 +79,7 @@ def test_a_password_in_clear_must_be_named(value: str, is_private: bool) -> None
 
 
 @pytest.mark.parametrize("method", ["none", "password", "md5", "gss", "sspi"])
-def test_binding_required_of_a_login_that_has_none(method: str) -> None:
+def test_required_channel_binding_refuses_methods_without_it(method: str) -> None:
     login = Login(policy=policy(channel_binding="require", is_tls=True, binding=b"hash"))
     error = login.fail(ASKED[method])
     assert isinstance(error, AuthenticationError)
@@ -88,8 +88,8 @@ def test_binding_required_of_a_login_that_has_none(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ASKED)
-def test_a_certificate_required_of_a_connection_without_tls(method: str) -> None:
-    """On a Unix socket too, as with libpq."""
+def test_sslcertmode_require_refuses_a_connection_without_tls(method: str) -> None:
+    """This includes Unix sockets, as in libpq."""
     required = ConnConfig.parse(user="u", sslcertmode="require", environ={})
     login = Login(policy=required.policy(is_private=True, is_tls=False, binding=None, no_binding=""))
     error = login.fail(ASKED[method])
@@ -101,7 +101,7 @@ def test_a_certificate_required_of_a_connection_without_tls(method: str) -> None
 
 
 PLUS, PLAIN = "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"
-# The connection, as the driver describes it.
+# The connections, as the driver describes them.
 CONNECTIONS: dict[str, dict[str, Any]] = {
     "plain": {"is_tls": False, "binding": None, "no_binding": "there is no TLS"},
     "tls": {"is_tls": True, "binding": b"hash", "no_binding": ""},
@@ -109,8 +109,8 @@ CONNECTIONS: dict[str, dict[str, Any]] = {
 }
 STRIPPED = "over a connection without TLS"
 NO_HASH = "Ed25519 certificates have no hash"
-# channel_binding, connection, offer -> the mechanism and its flag, or the reason why not. RFC 5802, 6; libpq but for
-# "no hash", where it cannot go on at all.
+# channel_binding, connection, offer -> the mechanism and its flag, or the reason for the refusal. RFC 5802, 6; as in
+# libpq except for "no hash", where libpq cannot continue at all.
 BINDING: dict[tuple[str, str, tuple[str, ...]], str] = {
     ("disable", "plain", (PLAIN,)): f"{PLAIN} n",
     ("disable", "plain", (PLUS, PLAIN)): STRIPPED,
@@ -143,7 +143,9 @@ BINDING: dict[tuple[str, str, tuple[str, ...]], str] = {
 
 
 @pytest.mark.parametrize(("binding", "connection", "offer"), BINDING)
-def test_channel_binding(binding: str, connection: str, offer: tuple[str, ...]) -> None:
+def test_channel_binding_decides_the_mechanism_or_the_refusal(
+    binding: str, connection: str, offer: tuple[str, ...]
+) -> None:
     expected = BINDING[binding, connection, offer]
     login = Login(policy=policy(channel_binding=binding, **CONNECTIONS[connection]))
     if not expected.startswith("SCRAM-SHA-256") or "cannot" in expected:
@@ -154,7 +156,7 @@ def test_channel_binding(binding: str, connection: str, offer: tuple[str, ...]) 
         return
     initial = decode(login.take(m.AuthenticationSASL(offer)), m.SASLInitialResponse)
     assert f"{initial.mechanism} {initial.response.partition(b',')[0].decode()}" == expected
-    # And with a server that keeps to the RFC it goes through to the end, bound exactly where it says so.
+    # With a server that obeys the RFC the login completes, and it is bound exactly if it says so.
     login = Login(policy=policy(channel_binding=binding, **CONNECTIONS[connection]))
     server = scram_server(binding=b"hash" if PLUS in offer else None)
     startup = login.finish(play_scram(login, server), OK, READY)
@@ -173,7 +175,7 @@ def test_channel_binding(binding: str, connection: str, offer: tuple[str, ...]) 
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_mechanisms(mechanisms: tuple[str, ...], offer: str) -> None:
+def test_an_offer_without_scram_or_with_too_many_mechanisms_is_refused(mechanisms: tuple[str, ...], offer: str) -> None:
     error = Login().fail(m.AuthenticationSASL(mechanisms))
     assert isinstance(error, AuthenticationError)
     assert str(error).startswith(f"the server offers {offer}")
@@ -181,12 +183,12 @@ def test_mechanisms(mechanisms: tuple[str, ...], offer: str) -> None:
     assert len(str(error)) < 300
 
 
-def test_as_many_mechanisms_as_allowed() -> None:
+def test_an_offer_of_a_hundred_mechanisms_is_accepted() -> None:
     assert Login().take(m.AuthenticationSASL(("X",) * 99 + ("SCRAM-SHA-256",)))
 
 
-def test_binding_is_checked_when_the_login_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if some way to log in should ever get past the checks before it: here they are all off."""
+def test_channel_binding_is_checked_again_at_the_end_of_the_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last check works even if a login method passed all earlier ones; here they are disabled."""
     monkeypatch.setattr(Policy, "allow", lambda _policy, _method: None)
     error = Login(policy=policy(channel_binding="require")).fail(OK)
     assert isinstance(error, AuthenticationError) and "let us in without channel binding" in str(error)
@@ -197,7 +199,7 @@ def test_binding_is_checked_when_the_login_ends(monkeypatch: pytest.MonkeyPatch)
     policy().check_end(False)
 
 
-def test_the_policy_of_a_configuration() -> None:
+def test_a_configuration_makes_the_corresponding_policy() -> None:
     config = ConnConfig.parse(
         "user=u require_auth=!none channel_binding=disable min_protocol_version=3.2 scram_min_iterations=4096",
         environ={},

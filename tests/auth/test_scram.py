@@ -1,4 +1,4 @@
-"""SCRAM-SHA-256: the RFC's vector, exchanges with an independent server, and servers that lie."""
+"""SCRAM-SHA-256: the vector of the RFC, exchanges with an independent server, and servers that lie."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def server_first(
 
 
 def refused(message: bytes) -> str:
-    """Why the client refuses this server-first-message."""
+    """The reason why the client refuses this server-first-message."""
     with pytest.raises(AuthenticationError) as caught:
         Challenge.parse(message, NONCE, 1, CAP)
     assert caught.value.outcome is Outcome.NOT_SENT
     return str(caught.value)
 
 
-def test_vector_of_rfc_7677() -> None:
-    """Section 3. PostgreSQL's clients leave the user name empty; the vector has one, so it is put in."""
+def test_the_vector_of_rfc_7677_is_reproduced() -> None:
+    """Section 3. PostgreSQL clients leave the user name empty; the vector has one, so the test inserts it."""
     first = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
     challenge = Challenge.parse(first, NONCE, 4096, 4096)._replace(
         messages=b"n=user,r=" + NONCE.encode() + b"," + first
@@ -67,12 +67,12 @@ def test_vector_of_rfc_7677() -> None:
     answer.verify(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
 
 
-def test_client_first_names_nobody() -> None:
+def test_client_first_leaves_the_user_name_empty() -> None:
     assert client_first("abc") == b"n,,n=,r=abc"
 
 
 @given(server=SERVERS, nonce=NONCES)
-def test_exchange(server: ScramServer, nonce: str) -> None:
+def test_an_exchange_with_an_independent_server_succeeds(server: ScramServer, nonce: str) -> None:
     challenge = Challenge.parse(server.first(client_first(nonce)), nonce, 1, 20)
     assert (challenge.salt, challenge.iterations) == (server.salt, server.iterations)
     answer = challenge.answer(salted_password(server.password, challenge.salt, challenge.iterations))
@@ -83,7 +83,7 @@ HASHES = st.binary(min_size=1, max_size=64)
 
 
 @given(server=SERVERS, nonce=NONCES, binding=HASHES)
-def test_exchange_bound_to_the_certificate(server: ScramServer, nonce: str, binding: bytes) -> None:
+def test_an_exchange_bound_to_the_certificate_succeeds(server: ScramServer, nonce: str, binding: bytes) -> None:
     server = dataclasses.replace(server, binding=binding)
     channel = bound_to(binding)
     assert client_first(nonce, channel).startswith(b"p=tls-server-end-point,,n=,r=")
@@ -93,8 +93,10 @@ def test_exchange_bound_to_the_certificate(server: ScramServer, nonce: str, bind
 
 
 @given(server=SERVERS, nonce=NONCES, ours=HASHES, theirs=HASHES)
-def test_another_certificate_is_found_out(server: ScramServer, nonce: str, ours: bytes, theirs: bytes) -> None:
-    """A man in the middle of TLS has a certificate of his own: what he passes on does not fit the server's."""
+def test_the_server_refuses_a_proof_bound_to_another_certificate(
+    server: ScramServer, nonce: str, ours: bytes, theirs: bytes
+) -> None:
+    """A man in the middle of TLS has another certificate, so the proof does not match that of the server."""
     server = dataclasses.replace(server, binding=theirs)
     challenge = Challenge.parse(server.first(client_first(nonce, bound_to(ours)), "SCRAM-SHA-256-PLUS"), nonce, 1, 20)
     answer = challenge.answer(salted_password(server.password, challenge.salt, challenge.iterations), bound_to(ours))
@@ -109,14 +111,16 @@ def test_another_certificate_is_found_out(server: ScramServer, nonce: str, ours:
         (UNBOUND, None, "SCRAM-SHA-256", True),
         (NOT_OFFERED, None, "SCRAM-SHA-256", True),
         (UNBOUND, b"hash", "SCRAM-SHA-256", True),
-        (NOT_OFFERED, b"hash", "SCRAM-SHA-256", False),  # -PLUS was taken out of the offer
+        (NOT_OFFERED, b"hash", "SCRAM-SHA-256", False),  # -PLUS was removed from the offer
         (bound_to(b"hash"), b"hash", "SCRAM-SHA-256", False),
         (bound_to(b"hash"), b"hash", "SCRAM-SHA-256-PLUS", True),
         (UNBOUND, b"hash", "SCRAM-SHA-256-PLUS", False),
         (bound_to(b"hash"), None, "SCRAM-SHA-256-PLUS", False),
     ],
 )
-def test_flags_as_a_server_takes_them(channel: Channel, binding: bytes | None, mechanism: str, is_taken: bool) -> None:
+def test_the_server_accepts_exactly_the_matching_channel_flags(
+    channel: Channel, binding: bytes | None, mechanism: str, is_taken: bool
+) -> None:
     server = ScramServer(b"p", b"salt", 1, b"server", binding=binding)
     try:
         challenge = Challenge.parse(server.first(client_first(NONCE, channel), mechanism), NONCE, 1, CAP)
@@ -128,12 +132,12 @@ def test_flags_as_a_server_takes_them(channel: Channel, binding: bytes | None, m
         assert is_taken
 
 
-def test_repr_of_a_channel_hides_nothing_but_noise() -> None:
+def test_the_repr_of_a_channel_shows_its_header() -> None:
     assert repr(bound_to(b"hash")) == "Channel(b'p=tls-server-end-point,,', ...)"
 
 
 @given(server=SERVERS, nonce=NONCES, wrong=st.binary(max_size=80))
-def test_wrong_password(server: ScramServer, nonce: str, wrong: bytes) -> None:
+def test_the_server_refuses_the_proof_of_a_wrong_password(server: ScramServer, nonce: str, wrong: bytes) -> None:
     challenge = Challenge.parse(server.first(client_first(nonce)), nonce, 1, 20)
     answer = challenge.answer(salted_password(wrong, challenge.salt, challenge.iterations))
     if wrong.rstrip(b"\0") != server.password.rstrip(b"\0"):  # HMAC pads a key with zeros
@@ -152,7 +156,7 @@ def test_one_changed_byte_of_any_message_ends_the_exchange(
     def pass_on(name: str, message: bytes) -> bytes:
         if name != victim:
             return message
-        # What comes after the verifier is signed by nobody (RFC 5802, 7), so it is left alone.
+        # The bytes after the verifier are not signed (RFC 5802, 7), so they are left unchanged.
         signed = message[: 2 + 44] if name == "server-final" else message
         index = data.draw(st.integers(0, len(signed) - 1))
         octet = data.draw(st.integers(0, 255).filter(lambda octet: octet != message[index]))
@@ -169,18 +173,18 @@ def test_one_changed_byte_of_any_message_ends_the_exchange(
     "iterations",
     [b"0", b"-1", b"+1", b"4096x", b" 4096", b"4096 ", b"04096", b"4_096", b"1e3", b"0x10", "٤".encode(), b"1.0"],
 )
-def test_iteration_count_is_a_positive_decimal_number(iterations: bytes) -> None:
+def test_an_iteration_count_that_is_no_positive_decimal_number_is_refused(iterations: bytes) -> None:
     assert "not a positive decimal number" in refused(server_first(iterations=iterations))
 
 
 @pytest.mark.parametrize("iterations", [CAP + 1, 999_999, 2**31 - 1, 10**30, "9" * 20_000])
-def test_iteration_count_has_a_cap(iterations: int | str) -> None:
+def test_an_iteration_count_above_the_cap_is_refused(iterations: int | str) -> None:
     reason = refused(server_first(iterations=str(iterations).encode()))
     assert reason == "SCRAM-SHA-256: the server asks for more than 100000 iterations (scram_max_iterations)"
 
 
 @pytest.mark.parametrize(("asked", "least"), [(4095, 4096), (1, 2), (9, 10)])
-def test_iteration_count_has_a_floor(asked: int, least: int) -> None:
+def test_an_iteration_count_below_the_minimum_is_refused(asked: int, least: int) -> None:
     with pytest.raises(AuthenticationError) as caught:
         Challenge.parse(server_first(iterations=b"%d" % asked), NONCE, least, CAP)
     assert (
@@ -190,7 +194,7 @@ def test_iteration_count_has_a_floor(asked: int, least: int) -> None:
 
 
 @pytest.mark.parametrize("iterations", [1, CAP])
-def test_iteration_count_up_to_the_cap(iterations: int) -> None:
+def test_iteration_counts_up_to_the_cap_are_accepted(iterations: int) -> None:
     assert Challenge.parse(server_first(iterations=b"%d" % iterations), NONCE, 1, CAP).iterations == iterations
 
 
@@ -209,11 +213,11 @@ def test_iteration_count_up_to_the_cap(iterations: int) -> None:
         (NONCE.encode() + b"x" * 65_536, "1 to 1024 printable"),
     ],
 )
-def test_nonce(nonce: bytes, reason: str) -> None:
+def test_a_nonce_that_is_not_a_printable_extension_of_ours_is_refused(nonce: bytes, reason: str) -> None:
     assert reason in refused(server_first(nonce))
 
 
-def test_longest_nonce() -> None:
+def test_a_nonce_of_1024_characters_is_accepted() -> None:
     nonce = NONCE + "x" * (1024 - len(NONCE))
     assert Challenge.parse(server_first(nonce.encode()), NONCE, 1, CAP).nonce == nonce
 
@@ -226,12 +230,12 @@ def test_longest_nonce() -> None:
     ],
     ids=lambda salt: repr(salt[:20]),
 )
-def test_salt_is_canonical_base64_and_short(salt: bytes) -> None:
+def test_a_salt_that_is_not_short_canonical_base64_is_refused(salt: bytes) -> None:
     assert "the salt is not base64 of 1 to 1024 bytes" in refused(server_first(salt=salt))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1023, 1024])
-def test_salt_sizes(size: int) -> None:
+def test_salts_of_1_to_1024_bytes_are_accepted(size: int) -> None:
     assert Challenge.parse(server_first(salt=b64encode(bytes(size))), NONCE, 1, CAP).salt == bytes(size)
 
 
@@ -249,7 +253,7 @@ WELL_FORMED = {b"r": NONCE_FIELD, b"s": SALT_FIELD, b"i": COUNT_FIELD}
         *("r,s=,i", "r=,s,i", "r,s,i=", "e=other-error", "v=" + "A" * 43 + "=", "r;s;i"),
     ],
 )
-def test_server_first_message_is_well_formed(fields: str) -> None:
+def test_a_malformed_server_first_message_is_refused(fields: str) -> None:
     octets = [field.encode("utf-8", "surrogateescape") for field in fields.split(",")]
     message = b",".join(WELL_FORMED.get(field, field) for field in octets)
     reason = "the server-first-message is malformed: r, s, i are due, in this order and once each"
@@ -257,7 +261,7 @@ def test_server_first_message_is_well_formed(fields: str) -> None:
 
 
 @pytest.mark.parametrize("message", [b"m=x," + server_first(), server_first() + b",m=x"])
-def test_mandatory_extension(message: bytes) -> None:
+def test_a_mandatory_extension_is_refused(message: bytes) -> None:
     assert "mandatory extension" in refused(message)
 
 
@@ -265,7 +269,7 @@ SIGNATURE = bytes(range(32))
 
 
 @pytest.mark.parametrize("extensions", [b"", b",x=1", b",x=1,y=a=b"])
-def test_server_signature(extensions: bytes) -> None:
+def test_the_right_server_signature_is_accepted_with_any_extensions(extensions: bytes) -> None:
     Answer(b"", SIGNATURE).verify(b"v=" + b64encode(SIGNATURE) + extensions)
 
 
@@ -290,7 +294,7 @@ def test_server_signature(extensions: bytes) -> None:
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_wrong_server_final_message(message: bytes, reason: str) -> None:
+def test_a_wrong_server_final_message_is_refused_with_the_reason(message: bytes, reason: str) -> None:
     with pytest.raises(AuthenticationError) as caught:
         Answer(b"", SIGNATURE).verify(message)
     assert reason in str(caught.value)
@@ -302,9 +306,11 @@ TRIPLES = st.tuples(st.binary(max_size=3), st.binary(max_size=3), st.integers(1,
 
 
 @given(st.lists(TRIPLES, max_size=40), st.integers(1, 5))
-def test_salted_passwords_are_those_of_the_same_three(asked: list[tuple[bytes, bytes, int]], capacity: int) -> None:
+def test_salted_passwords_are_cached_by_password_salt_and_iterations(
+    asked: list[tuple[bytes, bytes, int]], capacity: int
+) -> None:
     cache = SaltedPasswords(capacity)
-    model: dict[tuple[bytes, bytes, int], bytes] = {}  # the last to be forgotten last
+    model: dict[tuple[bytes, bytes, int], bytes] = {}  # the least recently used comes first
     for triple in asked:
         known = cache.get(*triple)
         assert known == model.get(triple)
@@ -315,14 +321,14 @@ def test_salted_passwords_are_those_of_the_same_three(asked: list[tuple[bytes, b
         assert len(cache) == len(model) <= capacity
 
 
-def test_salted_passwords_keep_no_password() -> None:
+def test_the_cache_of_salted_passwords_keeps_no_password() -> None:
     cache = SaltedPasswords()
     cache.put(b"tops3cret", b"salt", 4096, b"salted")
     kept = pickle.dumps(vars(cache)) + repr(cache).encode()
     assert b"tops3cret" not in kept and b"salted" not in repr(cache).encode()
     assert cache.get(b"tops3cret", b"salt", 4096) == b"salted"
-    assert cache.get(b"ttops3cret", b"sal", 4096) is None  # the salt's length is part of what is asked
+    assert cache.get(b"ttops3cret", b"sal", 4096) is None  # the length of the salt is part of the key
 
 
-def test_repr_hides_the_proof() -> None:
+def test_the_repr_of_an_answer_hides_the_proof() -> None:
     assert repr(Answer(b"c=biws,r=x,p=proof", SIGNATURE)) == "Answer(...)"

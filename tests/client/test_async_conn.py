@@ -1,4 +1,4 @@
-"""What a request returns, and what it refuses, against a real server on both loops."""
+"""The results of requests and the refusal of wrong arguments, against a real server on both loops."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_parameters_are_bytes_str_or_none(conn: AsyncConn) -> None:
         "select $1::text, $2::text, $3::text, $4::text, $5::text",
         [b"bytes", buffer, memoryview(b"memoryview"), "h\u00e9\U0001f600", None],
     )
-    buffer[:] = b"overwritten!"  # what was passed is what is sent
+    buffer[:] = b"overwritten!"  # the value at the time of the call is sent
     assert list(await reply) == [(b"bytes", b"bytearray", b"memoryview", "h\u00e9\U0001f600".encode(), None)]
 
 
@@ -80,14 +80,14 @@ async def test_fields_show_the_formats_that_were_asked_for(conn: AsyncConn) -> N
             FieldDescription("b", 0, 0, TEXT, -1, -1, shown[1]),
         )
         assert list(rows) == [(b"\0\0\0\1" if shown[0] else b"1", b"x")]
-    # many at once, before the description of the first has come
+    # several at once, before the description of the first has arrived
     twin = sql + " -- once more"
     many = await asyncio.gather(*[conn.exec_query(twin, result_formats=asked) for asked, _ in cases])
     assert [tuple(field.format for field in rows.fields) for rows in many] == [shown for _, shown in cases]
 
 
 @ends_clean()
-async def test_no_columns_and_as_many_as_the_server_has(conn: AsyncConn) -> None:
+async def test_rows_may_have_from_none_to_1664_columns(conn: AsyncConn) -> None:
     for _ in range(2):
         assert list(await conn.exec_query("select from generate_series(1, 3)")) == [(), (), ()]
         wide = await conn.exec_query("select " + ", ".join(map(str, range(1664))))
@@ -99,7 +99,7 @@ async def test_no_columns_and_as_many_as_the_server_has(conn: AsyncConn) -> None
 
 
 @ends_clean()
-async def test_what_has_no_rows_is_empty(conn: AsyncConn) -> None:
+async def test_statements_without_rows_return_empty_rows(conn: AsyncConn) -> None:
     table = "create temp table nothing(a int)"
     for sql, tag in ((table, "CREATE TABLE"), ("insert into nothing values (1), (2)", "INSERT 0 2"), ("", "")):
         rows = await conn.exec_query(sql)
@@ -113,7 +113,7 @@ async def test_what_has_no_rows_is_empty(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_tags_and_counts(conn: AsyncConn) -> None:
+async def test_each_command_returns_its_tag_and_row_count(conn: AsyncConn) -> None:
     for sql, tag, count in (
         ("create temp table counted(a int)", "CREATE TABLE", None),
         ("insert into counted select generate_series(1, 1234)", "INSERT 0 1234", 1234),
@@ -130,7 +130,7 @@ async def test_tags_and_counts(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_large_values(conn: AsyncConn) -> None:
+async def test_large_values_arrive_unchanged(conn: AsyncConn) -> None:
     for size in (1, 262_143, 262_144, 5_000_000):
         rows = await conn.exec_query("select $1::bytea, 'tail'", (b"x" * size,), param_formats=1, result_formats=[1, 0])
         assert rows[0][0] == b"x" * size and rows[0][1] == b"tail"
@@ -141,7 +141,7 @@ async def test_large_values(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_a_simple_query_returns_one_rows_for_each_statement(conn: AsyncConn) -> None:
+async def test_a_simple_query_returns_one_rows_object_for_each_statement(conn: AsyncConn) -> None:
     results = await conn.simple_query(
         "select 1 as a; create temp table s(b int); select 2, 3 union all select null, 5;;"
     )
@@ -157,7 +157,7 @@ async def test_a_simple_query_returns_one_rows_for_each_statement(conn: AsyncCon
 
 
 @ends_clean()
-async def test_the_partial_results_of_a_failed_simple_query(conn: AsyncConn) -> None:
+async def test_a_failed_simple_query_keeps_its_partial_results(conn: AsyncConn) -> None:
     with pytest.raises(PgError) as caught:
         await conn.simple_query("select 1; select 2; select 1/0; select 3")
     assert (caught.value.code, caught.value.outcome) == ("22012", Outcome.REJECTED)
@@ -166,7 +166,7 @@ async def test_the_partial_results_of_a_failed_simple_query(conn: AsyncConn) -> 
 
 
 @ends_clean()
-async def test_rules_that_add_results(conn: AsyncConn) -> None:
+async def test_a_simple_query_returns_the_results_that_rules_add(conn: AsyncConn) -> None:
     await conn.simple_query(
         "create temp table ruled(a int);"
         "create rule one as on insert to ruled do also select 1 as x from generate_series(1, 2);"
@@ -183,7 +183,7 @@ async def test_rules_that_add_results(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_describe(conn: AsyncConn) -> None:
+async def test_describe_returns_parameter_types_and_fields(conn: AsyncConn) -> None:
     described = await conn.describe("select $1::int4 + $2 as sum, $3::text", (0, 20))
     assert described.param_oids == (INT4, 20, TEXT)
     assert [(field.name, field.type_oid) for field in described.fields] == [("sum", 20), ("text", TEXT)]
@@ -199,7 +199,7 @@ async def test_describe(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_the_call_itself_says_what_is_wrong_with_its_arguments(conn: AsyncConn) -> None:
+async def test_invalid_arguments_are_refused_by_the_call(conn: AsyncConn) -> None:
     refused: list[tuple[type[Exception], dict[str, Any]]] = [
         (TypeError, {"sql": b"select 1"}),
         (ConfigError, {"sql": "select '\0'"}),
@@ -225,7 +225,7 @@ async def test_the_call_itself_says_what_is_wrong_with_its_arguments(conn: Async
 
 
 @ends_clean()
-async def test_as_many_parameters_as_the_protocol_has(conn: AsyncConn) -> None:
+async def test_a_query_takes_up_to_65535_parameters(conn: AsyncConn) -> None:
     for count in (0, 1, 32_767, 65_535):
         wanted = ", ".join(f"${n}::text" for n in range(1, count + 1))
         rows = await conn.exec_query(f"select cardinality(array[{wanted}]::text[])", ("x",) * count)
@@ -233,7 +233,7 @@ async def test_as_many_parameters_as_the_protocol_has(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_the_server_refuses_what_only_it_can_know(conn: AsyncConn) -> None:
+async def test_statements_and_values_that_the_server_rejects_raise_its_error(conn: AsyncConn) -> None:
     for sql, params, code in (
         ("select $1::text", (), "08P01"),
         ("select 1", ("x",), "08P01"),
@@ -253,7 +253,7 @@ async def test_the_server_refuses_what_only_it_can_know(conn: AsyncConn) -> None
 
 
 @ends_clean()
-async def test_state(conn: AsyncConn, postgres: Server) -> None:
+async def test_the_attributes_show_the_state_of_the_connection(conn: AsyncConn, postgres: Server) -> None:
     assert (await conn.exec_query("select pg_backend_pid()"))[0] == (str(conn.backend_pid).encode(),)
     assert conn.parameters["client_encoding"] == "UTF8" and conn.parameters["server_version"]
     assert (conn.protocol_version, conn.transaction_status) == ((3, 0), TransactionStatus.IDLE)
@@ -271,7 +271,7 @@ async def test_state(conn: AsyncConn, postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_a_setting_is_seen_before_its_caller_goes_on(conn: AsyncConn) -> None:
+async def test_a_changed_setting_is_visible_when_its_request_returns(conn: AsyncConn) -> None:
     for zone in ("Europe/Berlin", "Asia/Tokyo"):
         await conn.exec_query(f"set timezone = '{zone}'")
         assert conn.parameters["TimeZone"] == zone
@@ -280,7 +280,7 @@ async def test_a_setting_is_seen_before_its_caller_goes_on(conn: AsyncConn) -> N
 
 
 @ends_clean()
-async def test_notices_and_notifications_do_not_disturb(conn: AsyncConn) -> None:
+async def test_notices_and_notifications_do_not_disturb_requests(conn: AsyncConn) -> None:
     await conn.exec_query("listen here")
     before = conn.dropped_notifications
     replies = [

@@ -1,4 +1,4 @@
-"""The end by our own will: close() in every state finishes what was submitted, abort() tells everyone by position."""
+"""Closing: close() finishes submitted requests; abort() fails each one with the outcome that its position implies."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROW = [(b"1",)]
 
 
 async def closed(conn: AsyncConn) -> None:
-    """After the end every request is refused at once, and the rest has no effect."""
+    """After the end every request is refused at once, and cancelling, closing or aborting has no effect."""
     assert not conn.is_alive and conn.is_broken and conn.in_flight == 0
     group = m.encode(m.Sync())
     asks: list[Callable[[], Any]] = [
@@ -57,7 +57,7 @@ async def closed(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_idle() -> None:
+async def test_closing_an_idle_connection_sends_terminate_and_a_fin() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.expect(m.Terminate)
@@ -71,7 +71,7 @@ async def test_idle() -> None:
 
 
 @ends_clean()
-async def test_the_server_sees_an_orderly_end(postgres: Server) -> None:
+async def test_close_ends_the_session_on_the_server(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn) as admin:
         conn = await AsyncConn.connect(postgres.dsn)
         await conn.exec_query("select 1")
@@ -81,7 +81,7 @@ async def test_the_server_sees_an_orderly_end(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_what_was_submitted_is_finished(postgres: Server) -> None:
+async def test_close_finishes_submitted_requests_and_refuses_new_ones(postgres: Server) -> None:
     conn = await AsyncConn.connect(postgres.dsn, max_in_flight=7)
     replies = [conn.exec_query("select $1::int4, pg_sleep(0.0001)", (str(n),)) for n in range(100)]
     closing = asyncio.ensure_future(conn.close())
@@ -95,7 +95,7 @@ async def test_what_was_submitted_is_finished(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_many_close_at_once(postgres: Server) -> None:
+async def test_several_tasks_can_close_at_once(postgres: Server) -> None:
     conn = await AsyncConn.connect(postgres.dsn)
     reply = conn.exec_query("select pg_sleep(0.05), 1")
     await asyncio.gather(*[conn.close() for _ in range(10)])
@@ -104,7 +104,7 @@ async def test_many_close_at_once(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_one_terminate() -> None:
+async def test_concurrent_closes_send_one_terminate() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.answer_rows(ROW)
@@ -119,7 +119,7 @@ async def test_one_terminate() -> None:
 
 
 @ends_clean()
-async def test_a_server_that_does_not_answer() -> None:
+async def test_close_times_out_if_the_server_does_not_answer() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.group()
@@ -137,7 +137,7 @@ async def test_a_server_that_does_not_answer() -> None:
 
 
 @ends_clean()
-async def test_a_server_that_does_not_close() -> None:
+async def test_close_returns_without_error_if_the_server_does_not_close() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.expect(m.Terminate)
@@ -168,7 +168,7 @@ async def test_a_cancelled_close_closes_at_once(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_abort_tells_everyone_by_position() -> None:
+async def test_abort_fails_each_request_with_the_outcome_of_its_position() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.answer_rows(ROW)
@@ -193,7 +193,7 @@ async def test_abort_tells_everyone_by_position() -> None:
 
 
 @ends_clean()
-async def test_abort_in_the_turn_of_the_request_has_sent_the_first_only(postgres: Server) -> None:
+async def test_abort_in_the_same_loop_iteration_has_sent_only_the_first_request(postgres: Server) -> None:
     conn = await AsyncConn.connect(postgres.dsn)
     replies = [conn.exec_query("select 1") for _ in range(3)]
     conn.abort()
@@ -203,7 +203,7 @@ async def test_abort_in_the_turn_of_the_request_has_sent_the_first_only(postgres
 
 
 @ends_clean()
-async def test_a_window_of_answers_before_the_end(postgres: Server) -> None:
+async def test_leaving_the_block_waits_for_a_thousand_answers(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn) as conn:
         replies = [conn.exec_query("select $1::int4", (str(n),)) for n in range(1000)]
     assert all(isinstance(reply.result(), Rows) for reply in replies)
@@ -211,7 +211,7 @@ async def test_a_window_of_answers_before_the_end(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_closing_while_a_cancel_request_is_under_way() -> None:
+async def test_close_leaves_no_task_while_a_cancel_request_is_under_way() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.group()
@@ -227,7 +227,7 @@ async def test_closing_while_a_cancel_request_is_under_way() -> None:
         reply.cancel()
         await until(lambda: "ReadyForQuery" in fake.transcript().split("Sync")[-1], "the answer")
         await conn.close(timeout=2)
-        # nothing of the connection is left behind, not even what waits for the server to take a cancel request
+        # no task of the connection remains, not even the one that waits for the server to accept the cancel request
         assert asyncio.all_tasks() - fake._tasks == {asyncio.current_task()}
         await closed(conn)
 
@@ -237,7 +237,7 @@ async def test_a_dropped_connection_warns_and_closes(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn) as admin:
         conn = await AsyncConn.connect(postgres.dsn)
         await conn.exec_query("select 1")
-        await asyncio.sleep(0.05)  # the watch has looked, and rests
+        await asyncio.sleep(0.05)  # the watchdog has made its check and is idle
         pid = conn.backend_pid
         with pytest.warns(ResourceWarning, match=f"unclosed <AsyncConn .* pid={pid}"):
             del conn
@@ -246,7 +246,7 @@ async def test_a_dropped_connection_warns_and_closes(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_a_dropped_connection_still_answers_whoever_waits(postgres: Server) -> None:
+async def test_requests_of_a_dropped_connection_still_end(postgres: Server) -> None:
     conn = await AsyncConn.connect(postgres.dsn)
     replies = [conn.exec_query("select pg_sleep(0.1), $1::int4", (str(n),)) for n in range(2)]
     with pytest.warns(ResourceWarning, match="unclosed <AsyncConn"):
@@ -261,7 +261,9 @@ async def test_a_dropped_connection_still_answers_whoever_waits(postgres: Server
 
 @pytest.mark.parametrize("error", [ValueError("mine"), asyncio.CancelledError()])
 @ends_clean()
-async def test_an_exception_of_the_block_comes_out_as_it_is(postgres: Server, error: BaseException) -> None:
+async def test_an_exception_in_the_block_propagates_and_stops_its_requests(
+    postgres: Server, error: BaseException
+) -> None:
     begin = time.monotonic()
     with pytest.raises(type(error)) as caught:
         async with await AsyncConn.connect(postgres.dsn) as conn:
@@ -273,8 +275,8 @@ async def test_an_exception_of_the_block_comes_out_as_it_is(postgres: Server, er
 
 
 @ends_clean()
-async def test_abort_from_another_thread(postgres: Server) -> None:
-    """The loop would not wake up for it; where none runs there is nobody to be woken."""
+async def test_abort_from_another_thread_is_refused_unless_already_closed(postgres: Server) -> None:
+    """The call would not wake up the loop. If no loop is running, there is none to wake up."""
     async with (
         await AsyncConn.connect(postgres.dsn) as conn,
         await WireConn.connect(postgres.dsn) as wire,
@@ -288,17 +290,17 @@ async def test_abort_from_another_thread(postgres: Server) -> None:
         assert isinstance(await outcome_of(waiting), ConnectionClosed)
         assert await pool.exec_query("select 1")
     for each in (conn, wire, pool):
-        await asyncio.to_thread(each.abort)  # nothing is left to be ended
+        await asyncio.to_thread(each.abort)  # there is nothing left to end
     await asyncio.get_running_loop().shutdown_default_executor()
 
 
 @ends_clean()
-async def test_dropped_in_another_thread(postgres: Server) -> None:
-    """The garbage collector comes in any; the loop closes it, which in debug mode is particular about who calls."""
+async def test_a_connection_dropped_in_another_thread_is_closed_by_its_loop(postgres: Server) -> None:
+    """The garbage collector runs in any thread; the loop, which in debug mode checks the calling thread, closes it."""
     asyncio.get_running_loop().set_debug(True)
     async with await AsyncConn.connect(postgres.dsn) as admin:
         held = [await AsyncConn.connect(postgres.dsn)]
-        pid, gone = held[0].backend_pid, held[0]._transport.closed
+        pid, gone = held[0].backend_pid, held[0]._core.transport.closed
 
         def drop() -> None:
             held.clear()
@@ -313,14 +315,16 @@ async def test_dropped_in_another_thread(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_the_constructor_says_how_to_connect() -> None:
+async def test_calling_the_constructor_says_how_to_connect() -> None:
     with pytest.raises(TypeError, match=r"await AsyncConn\.connect\(dsn\)"):
         AsyncConn("host=localhost")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("timeout", "error"), [(-1, ConfigError), (float("nan"), ConfigError), ("5", TypeError)])
 @ends_clean()
-async def test_what_is_no_timeout(postgres: Server, timeout: Any, error: type[Exception]) -> None:
+async def test_invalid_timeouts_are_refused_by_close_and_cancel(
+    postgres: Server, timeout: Any, error: type[Exception]
+) -> None:
     async with await WireConn.connect(postgres.dsn) as wire, await AsyncConn.connect(postgres.dsn) as conn:
         for take in (conn.close, wire.close, conn.cancel_token().cancel):
             with pytest.raises(error, match="timeout is "):

@@ -1,4 +1,4 @@
-"""Death by the server's hand, real ones: seen when it happens, with its last words, and honest about what ran."""
+"""A real server ends the connection: noticed at once, with its last message as the cause and the right outcomes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rig.postgres import Mode, Postgres
 
 pytestmark = pytest.mark.both_loops
 
-# What a dying server leaves of a request: its last word, or none.
+# The SQLSTATE of the last message that a server sends, if any, before it ends a connection.
 SHUTDOWN, CRASH = "57P01", "57P02"
 
 
@@ -61,19 +61,23 @@ async def terminate(admin: AsyncConn, conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_idle(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_termination_while_idle_is_noticed_and_explained_to_later_requests(
+    conn: AsyncConn, admin: AsyncConn
+) -> None:
     await terminate(admin, conn)
     await until(lambda: not conn.is_alive, "the death to be seen")
     assert conn.is_broken
-    for _ in range(2):  # when it has said why, and when it has closed
+    for _ in range(2):  # after its last message, and after it has closed
         with pytest.raises(ConnectionClosed, match="terminating connection") as caught:
             conn.exec_query("select 1")
         assert (cause_of(caught.value), caught.value.outcome) == (SHUTDOWN, Outcome.NOT_SENT)
-        await until(lambda: conn._transport.is_closed, "the close")
+        await until(lambda: conn._core.transport.is_closed, "the close")
 
 
 @ends_clean()
-async def test_during_a_query(conn: AsyncConn, admin: AsyncConn, server: Postgres) -> None:
+async def test_termination_during_a_query_fails_it_and_later_requests_as_unknown(
+    conn: AsyncConn, admin: AsyncConn, server: Postgres
+) -> None:
     before = [insert(conn, n) for n in range(5)]
     running = conn.exec_query("insert into ledger select 50 from pg_sleep(30)")
     behind = [insert(conn, n) for n in range(60, 65)]
@@ -86,7 +90,9 @@ async def test_during_a_query(conn: AsyncConn, admin: AsyncConn, server: Postgre
 
 
 @ends_clean()
-async def test_what_was_never_sent_says_so(server: Postgres, admin: AsyncConn, conn: AsyncConn) -> None:
+async def test_termination_fails_unsent_requests_as_not_sent(
+    server: Postgres, admin: AsyncConn, conn: AsyncConn
+) -> None:
     async with await AsyncConn.connect(server.dsn, max_in_flight=2) as narrow:
         replies = [narrow.exec_query("select pg_sleep(30)"), *[insert(narrow, n) for n in range(5)]]
         await asyncio.sleep(0)
@@ -98,7 +104,7 @@ async def test_what_was_never_sent_says_so(server: Postgres, admin: AsyncConn, c
 
 
 @ends_clean()
-async def test_a_session_that_idles_too_long(server: Postgres, admin: AsyncConn) -> None:
+async def test_idle_session_timeout_ends_the_connection_with_its_error(server: Postgres, admin: AsyncConn) -> None:
     if int(re.match(r"\d+", server.version)[0]) < 14:  # type: ignore[index]
         return
     async with await AsyncConn.connect(server.dsn) as conn:
@@ -110,7 +116,7 @@ async def test_a_session_that_idles_too_long(server: Postgres, admin: AsyncConn)
 
 
 @ends_clean()
-async def test_a_timeout_of_the_statement_is_no_end(conn: AsyncConn) -> None:
+async def test_a_statement_timeout_does_not_end_the_connection(conn: AsyncConn) -> None:
     await conn.exec_query("set statement_timeout = '500ms'")
     replies = [conn.exec_query("select 1"), conn.exec_query("select pg_sleep(5)"), conn.exec_query("select 3")]
     results = await asyncio.gather(*replies, return_exceptions=True)
@@ -120,7 +126,9 @@ async def test_a_timeout_of_the_statement_is_no_end(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_a_commit_before_the_end_is_not_denied(conn: AsyncConn, admin: AsyncConn, server: Postgres) -> None:
+async def test_termination_after_a_commit_leaves_the_outcome_unknown(
+    conn: AsyncConn, admin: AsyncConn, server: Postgres
+) -> None:
     running = conn.simple_query("begin; insert into ledger values (7); commit; select pg_sleep(30)")
     while await ledger(server) != {7}:
         await asyncio.sleep(0.005)
@@ -131,7 +139,7 @@ async def test_a_commit_before_the_end_is_not_denied(conn: AsyncConn, admin: Asy
 
 
 async def under_load(server: Postgres, mode: Mode) -> tuple[dict[int, Any], dict[int, Any]]:
-    """Inserts of many tasks, and what became of each, while the server is stopped; then what it says to the idle."""
+    """Stop the server while many tasks insert: return the result of each insert, and the errors of idle connections."""
     rng = repeatable()
     load = await AsyncConn.connect(server.dsn, max_in_flight=20)
     idle = [await AsyncConn.connect(server.dsn) for _ in range(3)]
@@ -168,7 +176,9 @@ async def under_load(server: Postgres, mode: Mode) -> tuple[dict[int, Any], dict
 
 @pytest.mark.parametrize(("mode", "words"), [("fast", {SHUTDOWN}), ("immediate", {SHUTDOWN, CRASH})])
 @ends_clean(60)
-async def test_the_server_stops_under_load(server: Postgres, conn: AsyncConn, mode: Mode, words: set[str]) -> None:
+async def test_outcomes_are_right_when_the_server_stops_under_load(
+    server: Postgres, conn: AsyncConn, mode: Mode, words: set[str]
+) -> None:
     results, says = await under_load(server, mode)
     acknowledged = {number for number, result in results.items() if isinstance(result, Rows)}
     not_run = {n for n, r in results.items() if getattr(r, "outcome", None) in (Outcome.NOT_SENT, Outcome.REJECTED)}
@@ -177,17 +187,19 @@ async def test_the_server_stops_under_load(server: Postgres, conn: AsyncConn, mo
     assert len(acknowledged) > 100 and len(results) > len(acknowledged)
     for result in results.values():
         if not isinstance(result, Rows):
-            # Who quits at once, with requests unread, may reset the connection without a word.
+            # A server that quits at once, with requests unread, may reset the connection without a message.
             assert (mode == "immediate" and isinstance(result, IoError)) or cause_of(result) in {None, *words}, result
     heard = {cause_of(error) for error in says.values()}
     assert len(says) == 3 and heard & words
-    # Nor has one a word that is told to quit inside of a send: it has answered, and had no turn since.
+    # A backend that must quit during a send leaves no message either: it has answered and has not run since.
     assert heard <= words | ({None} if mode == "immediate" else set())
 
 
 @ends_clean(60)
-async def test_a_backend_that_is_killed(conn: AsyncConn, admin: AsyncConn, server: Postgres) -> None:
-    """A bare end; and the other sessions are thrown out by the crash that it is, with a notice."""
+async def test_a_killed_backend_ends_all_sessions_with_outcome_unknown(
+    conn: AsyncConn, admin: AsyncConn, server: Postgres
+) -> None:
+    """Its connection ends without a message. The server treats it as a crash and ends other sessions with a notice."""
     running = conn.exec_query("select pg_sleep(30)")
     neighbour = admin.exec_query("select pg_sleep(30)")
     await asyncio.sleep(0.05)

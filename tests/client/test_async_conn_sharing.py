@@ -1,4 +1,4 @@
-"""Many tasks on one connection: everyone gets their own answer, whatever the others do."""
+"""Many tasks on one connection: each gets its own answer, whatever the others do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.outcomes import GATE, gate
 pytestmark = pytest.mark.both_loops
 
 SIZES = [0, 1, 10, 100, 1000, 10_000, 100_000, 1_048_576]
-OFTEN = [400, 400, 400, 400, 200, 100, 20, 2]  # how often each of them
+OFTEN = [400, 400, 400, 400, 200, 100, 20, 2]  # the weight of each size
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ async def conn(postgres: Server) -> AsyncIterator[AsyncConn]:
 
 
 class Caller:
-    """One of many tasks: asks for its own nonce, and knows what it has to get."""
+    """One of many tasks: it queries its own nonce and knows the right answer."""
 
     def __init__(self, conn: AsyncConn, number: int, rng: random.Random) -> None:
         self.conn = conn
@@ -91,7 +91,7 @@ class Caller:
         self.check(await self.conn.submit(m.encode(m.Parse("", sql), bind, m.Describe("P"), m.Execute(), m.Sync())))
 
     async def run(self) -> str:
-        """How it ended; anything but what had to be is raised."""
+        """Return how the request ended; raise any error that was not expected."""
         asking = asyncio.ensure_future(self.ask())
         if self.patience is not None:
             asyncio.get_running_loop().call_later(self.delay + self.patience, asking.cancel)
@@ -110,7 +110,7 @@ class Caller:
 
 @pytest.mark.parametrize("max_in_flight", [1, 3, 256])
 @ends_clean(60)
-async def test_everyone_gets_their_own_answer(postgres: Server, max_in_flight: int) -> None:
+async def test_each_of_a_thousand_tasks_gets_its_own_answer(postgres: Server, max_in_flight: int) -> None:
     rng = repeatable()
     async with await AsyncConn.connect(postgres.dsn, max_in_flight=max_in_flight, statement_cache_size=20) as conn:
         callers = [Caller(conn, number, rng) for number in range(1000)]
@@ -120,13 +120,13 @@ async def test_everyone_gets_their_own_answer(postgres: Server, max_in_flight: i
 
 
 async def all_at_once(conn: AsyncConn, count: int, size: int = 32 * 1024) -> None:
-    """Submit so many in one turn of the loop, before anything can be read; all have to be answered."""
+    """Submit `count` requests in one loop iteration, before anything can be read; all must be answered."""
     payloads = [bytes([65 + n]) * size for n in range(26)]
     replies = [conn.exec_query("select $1::text", (payloads[n % 26],)) for n in range(count)]
-    assert len(conn._session.out) <= HIGH_WATER_BYTES + 2 * size  # the rest waits as objects (I10)
+    assert len(conn._core.session.out) <= HIGH_WATER_BYTES + 2 * size  # the rest wait as objects (I10)
     for n, reply in enumerate(replies):
         assert list(await reply) == [(payloads[n % 26],)]
-    assert len(conn._session.buffer) == BUFFER_BYTES and not conn._session.out and conn.in_flight == 0
+    assert len(conn._core.session.buffer) == BUFFER_BYTES and not conn._core.session.out and conn.in_flight == 0
 
 
 @ends_clean(60)
@@ -136,7 +136,7 @@ async def test_large_requests_and_results_never_block_each_other(conn: AsyncConn
 
 
 @ends_clean(60)
-async def test_not_even_through_the_smallest_buffers() -> None:
+async def test_large_requests_and_results_do_not_block_in_the_smallest_buffers() -> None:
     def shrink(sock: socket.socket) -> None:
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, 4096)
@@ -151,12 +151,12 @@ async def test_not_even_through_the_smallest_buffers() -> None:
 
     count = 200
     async with FakePG(script, unix=True) as fake, await AsyncConn.connect(fake.dsn) as conn:
-        shrink(conn._transport._sock)
+        shrink(conn._core.transport._sock)
         await all_at_once(conn, count)
 
 
 def answer(group: list[m.FrontendMessage], row: tuple[bytes | None, ...]) -> list[m.BackendMessage]:
-    """What a server says to a query of one text parameter and one text column."""
+    """A server's answer to a query with one text parameter and one text column."""
     fields = m.RowDescription((FieldDescription("c", 0, 0, 25, -1, -1, 0),))
     kinds = {type(message) for message in group}
     parsed = [m.ParseComplete(), m.ParameterDescription((25,)), fields] if m.Parse in kinds else []
@@ -166,7 +166,7 @@ def answer(group: list[m.FrontendMessage], row: tuple[bytes | None, ...]) -> lis
 
 
 @ends_clean()
-async def test_a_slow_request_does_not_make_others_late_for_their_deadlines(postgres: Server, conn: AsyncConn) -> None:
+async def test_a_slow_request_does_not_delay_the_deadlines_of_others(postgres: Server, conn: AsyncConn) -> None:
     loop = asyncio.get_running_loop()
 
     async def hasty(limit: float) -> None:
@@ -212,8 +212,8 @@ async def test_simple_and_extended_requests_keep_their_order(conn: AsyncConn) ->
 
 
 @ends_clean()
-async def test_what_is_in_flight_is_bounded() -> None:
-    """The server sees no more than `max_in_flight` requests that it has not answered, and all of them in order."""
+async def test_at_most_max_in_flight_requests_are_sent_unanswered() -> None:
+    """The server sees at most `max_in_flight` unanswered requests, and sees all requests in order."""
     seen: list[bytes | None] = []
 
     async def script(peer: Peer) -> None:

@@ -1,4 +1,4 @@
-"""Streams that end anywhere or make no sense: everyone who waits is told at once, and told the truth."""
+"""Streams that end at any byte or are malformed: each waiting request fails at once, with the right outcome."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rows(*values: bytes) -> list[m.BackendMessage]:
     return [*[m.DataRow((value,)) for value in values], m.CommandComplete(f"SELECT {len(values)}")]
 
 
-# Four requests, and what each is answered with; the reply ends with its last byte.
+# The answers to four requests; each request is finished by the last byte of its answer.
 ANSWERS: list[list[m.BackendMessage]] = [
     [m.ParseComplete(), m.ParameterDescription(()), FIELDS, m.BindComplete(), *rows(b"first", b"1"), READY],
     [m.BindComplete(), FIELDS, *rows(b"second", b"2"), READY],
@@ -68,15 +68,15 @@ def simplified(result: Any) -> Any:
 
 
 async def cut_off(fake: FakePG) -> list[Any]:
-    """What becomes of the four requests."""
+    """The results of the four requests."""
     conn = await AsyncConn.connect(fake.dsn)
     results = await asyncio.gather(*ask(conn), return_exceptions=True)
-    assert not conn.is_alive and conn._transport.is_closed
+    assert not conn.is_alive and conn._core.transport.is_closed
     return [simplified(result) for result in results]
 
 
 def script_of(cut: list[int], reset: bool) -> Any:
-    """Answer with so many bytes of the stream, and end."""
+    """Answer with the first `cut[0]` bytes of the stream, then end the connection."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -93,24 +93,24 @@ def script_of(cut: list[int], reset: bool) -> Any:
 
 @pytest.mark.parametrize(("reset", "step"), [(False, 1), (True, 5)], ids=["FIN", "RST"])
 @ends_clean(60)
-async def test_the_end_at_every_byte(reset: bool, step: int) -> None:
+async def test_an_end_at_any_byte_fails_only_the_unfinished_requests(reset: bool, step: int) -> None:
     cut = [0]
     async with FakePG(script_of(cut, reset)) as fake:
         for cut[0] in range(0, len(STREAM), step):
             results = await cut_off(fake)
             finished = sum(end <= cut[0] for end in ENDS)
-            if reset:  # it may overtake what was sent before
+            if reset:  # a reset may overtake the data sent before it
                 finished = min(finished, sum(not isinstance(result, ConnectionClosed | IoError) for result in results))
             assert results[:finished] == RESULTS[:finished], cut
             for result in results[finished:]:
                 assert isinstance(result, ConnectionClosed | IoError) and result.outcome is Outcome.UNKNOWN, cut
 
 
-# ---- the last words
+# ---- the last message
 
 
 async def raise_after(*items: m.BackendMessage | bytes) -> Any:
-    """What a request ends with when the server answers so, and closes."""
+    """The result of a request when the server sends `items` and closes."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -121,7 +121,7 @@ async def raise_after(*items: m.BackendMessage | bytes) -> Any:
     async with FakePG(script) as fake:
         conn = await AsyncConn.connect(fake.dsn)
         result = await outcome_of(conn.simple_query("select 1"))
-        await until(lambda: conn._transport.is_closed, "the end")
+        await until(lambda: conn._core.transport.is_closed, "the end")
         return result
 
 
@@ -145,7 +145,7 @@ LAST_WORDS: dict[str, tuple[list[m.BackendMessage], str | None]] = {
 
 @pytest.mark.parametrize(("items", "code"), LAST_WORDS.values(), ids=LAST_WORDS)
 @ends_clean()
-async def test_the_last_words_are_the_cause(items: list[m.BackendMessage], code: str | None) -> None:
+async def test_the_last_message_of_the_server_is_the_cause(items: list[m.BackendMessage], code: str | None) -> None:
     result = await raise_after(*items)
     assert type(result) is ConnectionClosed and result.outcome is Outcome.UNKNOWN
     assert (result.__cause__.code if isinstance(result.__cause__, PgError) else result.__cause__) == code
@@ -154,13 +154,13 @@ async def test_the_last_words_are_the_cause(items: list[m.BackendMessage], code:
 
 
 @ends_clean()
-async def test_an_answer_and_the_end_in_one_go() -> None:
+async def test_an_answer_that_arrives_with_the_end_is_returned() -> None:
     assert [list(each) for each in await raise_after(FIELDS, *rows(b"1"), READY, FATAL)] == [[(b"1",)]]
 
 
 @pytest.mark.parametrize("size", [10, 10_000_000])
 @ends_clean()
-async def test_the_last_words_are_found_although_a_write_fails_first(size: int) -> None:
+async def test_the_last_message_is_found_even_if_a_write_fails_first(size: int) -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await over.wait()
@@ -170,23 +170,23 @@ async def test_the_last_words_are_found_although_a_write_fails_first(size: int) 
         conn = await AsyncConn.connect(fake.dsn)
         [peer] = fake.peers
         await asyncio.sleep(0)
-        # Before the loop has seen any of it, the client writes.
+        # The client writes before the loop has noticed any of this.
         peer.sock.send(m.encode(FATAL))
         peer.reset()
         result = await outcome_of(conn.exec_query("select $1", (b"x" * size,)))
         over.set()
         assert type(result) is ConnectionClosed
         assert isinstance(result.__cause__, PgError) and result.__cause__.code == "57P01"
-        assert result.outcome is Outcome.NOT_SENT  # send() has refused it
+        assert result.outcome is Outcome.NOT_SENT  # send() refused the data
 
 
 @ends_clean()
-async def test_the_server_goes_while_the_client_is_writing() -> None:
+async def test_a_server_that_closes_during_a_write_fails_requests_with_their_outcomes() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await blocked.wait()
         peer.sock.send(m.encode(FATAL))
-        peer.sock.close()  # with bytes unread: a RST
+        peer.sock.close()  # with bytes unread, so it sends a RST
 
     blocked = asyncio.Event()
     async with FakePG(script) as fake:
@@ -200,7 +200,7 @@ async def test_the_server_goes_while_the_client_is_writing() -> None:
             assert isinstance(result.__cause__, PgError) and result.__cause__.code == "57P01"
 
 
-# ---- what makes no sense
+# ---- malformed streams
 
 
 GARBAGE: dict[str, bytes] = {
@@ -233,7 +233,7 @@ GARBAGE: dict[str, bytes] = {
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
 @ends_clean()
-async def test_garbage_ends_it_for_everyone_at_once(garbage: bytes) -> None:
+async def test_garbage_fails_all_requests_at_once(garbage: bytes) -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         for _ in range(3):
@@ -252,7 +252,7 @@ async def test_garbage_ends_it_for_everyone_at_once(garbage: bytes) -> None:
         assert [type(result) for result in results] == [ProtocolError] * 4
         outcomes = [getattr(result, "outcome", None) for result in results]
         assert outcomes == [Outcome.UNKNOWN] * 3 + [Outcome.NOT_SENT]
-        assert not conn.is_alive and conn._transport.is_closed
+        assert not conn.is_alive and conn._core.transport.is_closed
         with pytest.raises(ProtocolError) as caught:
             conn.exec_query("select 3")
         assert caught.value.outcome is Outcome.NOT_SENT
@@ -260,7 +260,7 @@ async def test_garbage_ends_it_for_everyone_at_once(garbage: bytes) -> None:
 
 @pytest.mark.parametrize("garbage", [READY, m.DataRow((b"1",)), m.CommandComplete("X"), b"!", b"Z\0\0\0\0"])
 @ends_clean()
-async def test_garbage_while_idle(garbage: m.BackendMessage | bytes) -> None:
+async def test_garbage_while_idle_ends_the_connection(garbage: m.BackendMessage | bytes) -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await idle.wait()
@@ -271,13 +271,13 @@ async def test_garbage_while_idle(garbage: m.BackendMessage | bytes) -> None:
     async with FakePG(script) as fake:
         conn = await AsyncConn.connect(fake.dsn)
         idle.set()
-        await until(lambda: conn._transport.is_closed, "the end")
+        await until(lambda: conn._core.transport.is_closed, "the end")
         with pytest.raises(ProtocolError):
             conn.exec_query("select 1")
 
 
 @ends_clean()
-async def test_a_flood_of_settings_is_refused() -> None:
+async def test_more_than_1000_settings_end_the_connection() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         flood = [m.ParameterStatus(f"name{number}", "x") for number in range(1500)]

@@ -1,4 +1,4 @@
-"""Statements whose columns change under way: DDL, cursors, EXECUTE. Right rows and fields, no error of the cache's."""
+"""Statements whose columns change between uses (DDL, cursors, EXECUTE): right rows and fields, no cache errors."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ async def conn(postgres: Server) -> AsyncIterator[AsyncConn]:
 
 
 def whole(rows: Rows) -> None:
-    """The rows fit the fields."""
+    """Assert that the rows fit the fields."""
     assert {len(row) for row in rows} <= {len(rows.fields)}
 
 
 @ends_clean()
-async def test_a_column_more_and_a_column_less(conn: AsyncConn) -> None:
+async def test_rows_follow_ddl_that_changes_the_columns(conn: AsyncConn) -> None:
     former = ["a", "b"]
     for ddl, names in (
         ("alter table shaped add c text", ["a", "b", "c"]),
@@ -60,7 +60,7 @@ async def test_a_column_more_and_a_column_less(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_the_types_are_those_of_the_table_that_is_there_now(conn: AsyncConn) -> None:
+async def test_field_types_follow_an_altered_column_type(conn: AsyncConn) -> None:
     first = await conn.exec_query("select * from shaped")
     await conn.simple_query("alter table shaped alter b type text")
     second = await conn.exec_query("select * from shaped")
@@ -69,7 +69,7 @@ async def test_the_types_are_those_of_the_table_that_is_there_now(conn: AsyncCon
 
 
 @ends_clean()
-async def test_a_change_made_by_somebody_else(conn: AsyncConn, postgres: Server) -> None:
+async def test_rows_follow_ddl_of_another_connection(conn: AsyncConn, postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn) as other:
         await other.simple_query("drop table if exists common; create table common as select 0 as n")
         for columns in range(1, 15):
@@ -86,7 +86,7 @@ async def test_a_change_made_by_somebody_else(conn: AsyncConn, postgres: Server)
 
 
 @ends_clean()
-async def test_what_a_name_means_depends_on_the_search_path(conn: AsyncConn) -> None:
+async def test_rows_follow_a_change_of_the_search_path(conn: AsyncConn) -> None:
     await conn.simple_query(
         "drop schema if exists one, two cascade; create schema one; create schema two;"
         "create table one.meant as select 'one' as a; create table two.meant as select 'two' as a, 2 as b"
@@ -101,7 +101,7 @@ async def test_what_a_name_means_depends_on_the_search_path(conn: AsyncConn) -> 
 
 
 @ends_clean()
-async def test_fetch_follows_its_cursor(conn: AsyncConn) -> None:
+async def test_fetch_returns_the_columns_of_the_current_cursor(conn: AsyncConn) -> None:
     for width in (1, 3, 2, 0, 5):
         columns = ", ".join(f"g * 10 + {n} as c{n}" for n in range(width))
         await conn.exec_query(f"declare held cursor with hold for select {columns} from generate_series(1, 9) g")
@@ -116,7 +116,7 @@ async def test_fetch_follows_its_cursor(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_a_cursor_that_changes_between_pipelined_fetches(conn: AsyncConn) -> None:
+async def test_pipelined_fetches_follow_a_cursor_that_is_declared_again(conn: AsyncConn) -> None:
     await conn.exec_query("declare held cursor with hold for select 1 as a from generate_series(1, 50)")
     await conn.exec_query("fetch 2 from held")
     replies: list[asyncio.Future[Any]] = [conn.exec_query("fetch 2 from held") for _ in range(5)]
@@ -131,7 +131,7 @@ async def test_a_cursor_that_changes_between_pipelined_fetches(conn: AsyncConn) 
 
 
 @ends_clean()
-async def test_execute_follows_what_was_prepared(conn: AsyncConn) -> None:
+async def test_execute_returns_the_columns_of_the_current_prepared_statement(conn: AsyncConn) -> None:
     for body, row in (("select 1", (b"1",)), ("select 1, 2, 3", (b"1", b"2", b"3")), ("select from shaped", ())):
         await conn.exec_query(f"prepare inner_one as {body}")
         replies = [conn.exec_query("execute inner_one") for _ in range(5)]
@@ -143,7 +143,7 @@ async def test_execute_follows_what_was_prepared(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_other_statements_with_results(conn: AsyncConn) -> None:
+async def test_other_statements_with_results_can_be_repeated(conn: AsyncConn) -> None:
     await conn.simple_query(
         "create or replace procedure pg_temp.two(inout a int, inout b int) language sql as 'select 1, 2'"
     )
@@ -159,7 +159,7 @@ async def test_other_statements_with_results(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_functions_that_return_another_shape(conn: AsyncConn) -> None:
+async def test_functions_with_a_new_result_type_cause_no_cache_errors(conn: AsyncConn) -> None:
     for columns in ("a int", "a int, b text", "a text"):
         await conn.simple_query("drop function if exists pg_temp.shape()")
         names = ", ".join(f"null::{column.split()[1]}" for column in columns.split(", "))
@@ -169,7 +169,7 @@ async def test_functions_that_return_another_shape(conn: AsyncConn) -> None:
         for result in await asyncio.gather(
             *[conn.exec_query("select * from pg_temp.shape()") for _ in range(3)], return_exceptions=True
         ):
-            if isinstance(result, BaseException):  # the server may hold on to the function that was dropped
+            if isinstance(result, BaseException):  # the server may still use the dropped function
                 assert isinstance(result, PgError) and result.code not in CACHE_ERRORS, result
             else:
                 whole(result)
@@ -177,7 +177,7 @@ async def test_functions_that_return_another_shape(conn: AsyncConn) -> None:
 
 
 class Workload:
-    """A mix of everything that may upset a cache, by many tasks at once on one connection and one beside it."""
+    """A mix of requests that may invalidate the cache, by many concurrent tasks on one connection and a second one."""
 
     def __init__(self, conn: AsyncConn, other: AsyncConn, rng: random.Random) -> None:
         self.conn = conn
@@ -239,7 +239,7 @@ class Workload:
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 8, 256])
 @ends_clean(60)
-async def test_whatever_happens_nobody_sees_the_cache(postgres: Server, capacity: int) -> None:
+async def test_a_random_workload_sees_no_cache_errors(postgres: Server, capacity: int) -> None:
     rng = repeatable()
     async with (
         await AsyncConn.connect(postgres.dsn, statement_cache_size=capacity) as conn,

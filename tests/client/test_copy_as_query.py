@@ -1,4 +1,4 @@
-"""A COPY that slips in as a query: refused without harm if nothing is behind it, told honestly if something is."""
+"""A COPY sent as a query: refused without harm if no request follows it, with the right outcome if one does."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def refused(reply: asyncio.Future[Any], outcome: Outcome) -> UsageError:
 
 @pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
 @ends_clean()
-async def test_in_alone(conn: AsyncConn, ask: Ask) -> None:
+async def test_a_sole_copy_in_is_refused_without_harm(conn: AsyncConn, ask: Ask) -> None:
     for _ in range(2):
         error = await refused(ask(conn, "copy copied from stdin"), Outcome.REJECTED)
         assert "copy_in()" in str(error)
@@ -56,7 +56,9 @@ async def test_in_alone(conn: AsyncConn, ask: Ask) -> None:
 
 @pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
 @ends_clean()
-async def test_in_behind_others(conn: AsyncConn, postgres: Server, ask: Ask) -> None:
+async def test_a_copy_in_after_other_requests_is_refused_without_harm(
+    conn: AsyncConn, postgres: Server, ask: Ask
+) -> None:
     before = [conn.exec_query("insert into copied values ($1)", (str(n),)) for n in range(5)]
     await refused(ask(conn, "copy copied from stdin"), Outcome.REJECTED)
     await asyncio.gather(*before)
@@ -66,7 +68,7 @@ async def test_in_behind_others(conn: AsyncConn, postgres: Server, ask: Ask) -> 
 
 @pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
 @ends_clean()
-async def test_in_with_others_behind(conn: AsyncConn, postgres: Server, ask: Ask) -> None:
+async def test_a_copy_in_before_other_requests_ends_the_connection(conn: AsyncConn, postgres: Server, ask: Ask) -> None:
     before = [conn.exec_query("insert into copied values ($1)", (str(n),)) for n in range(5)]
     slipped = ask(conn, "copy copied from stdin")
     behind: list[asyncio.Future[Any]] = [conn.exec_query("insert into copied values (99)")]
@@ -78,13 +80,15 @@ async def test_in_with_others_behind(conn: AsyncConn, postgres: Server, ask: Ask
         lost = await outcome_of(reply)
         assert isinstance(lost, ConnectionClosed) and lost.outcome is Outcome.UNKNOWN
     assert not conn.is_alive
-    await until(lambda: conn._transport.is_closed, "the end")
+    await until(lambda: conn._core.transport.is_closed, "the end")
     assert await copied(postgres) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
 @ends_clean()
-async def test_out(conn: AsyncConn, postgres: Server, ask: Ask) -> None:
+async def test_a_copy_out_is_refused_and_later_requests_are_answered(
+    conn: AsyncConn, postgres: Server, ask: Ask
+) -> None:
     await conn.exec_query("insert into copied values (1)")
     for sql in (
         "copy copied to stdout",
@@ -101,7 +105,9 @@ async def test_out(conn: AsyncConn, postgres: Server, ask: Ask) -> None:
 
 
 @ends_clean()
-async def test_among_other_statements(conn: AsyncConn, postgres: Server) -> None:
+async def test_a_copy_among_other_statements_is_refused_with_the_right_outcome(
+    conn: AsyncConn, postgres: Server
+) -> None:
     for sql, outcome in (
         ("select 1; copy copied from stdin; select 2", Outcome.REJECTED),
         ("copy copied to stdout; insert into copied values (1); copy copied to stdout", Outcome.UNKNOWN),
@@ -115,7 +121,7 @@ async def test_among_other_statements(conn: AsyncConn, postgres: Server) -> None
 
 
 @ends_clean()
-async def test_what_the_server_refuses_itself(conn: AsyncConn) -> None:
+async def test_a_copy_that_the_server_rejects_raises_its_error(conn: AsyncConn) -> None:
     for ask in ASKS.values():
         error = await outcome_of(ask(conn, "copy no_such_table from stdin"))
         assert isinstance(error, PgError) and error.code == "42P01"
@@ -126,7 +132,7 @@ async def test_what_the_server_refuses_itself(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_cancelled_ones(conn: AsyncConn) -> None:
+async def test_a_cancelled_copy_leaves_the_connection_usable(conn: AsyncConn) -> None:
     for ask in ASKS.values():
         for sql in ("copy copied from stdin", "copy copied to stdout"):
             ask(conn, sql).cancel()

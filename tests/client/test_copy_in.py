@@ -1,4 +1,4 @@
-"""COPY in: every byte of any source arrives, and what the client does wrong it is told, and harms nothing."""
+"""COPY in: every byte of any source arrives; a mistake of the client raises an error and does no harm."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def copied(conn: AsyncConn) -> list[tuple[bytes | None, ...]]:
 
 
 async def later(chunks: Iterable[Any], pause: float | None = None) -> AsyncIterator[Any]:
-    """The same, asynchronously."""
+    """The same chunks, asynchronously."""
     for chunk in chunks:
         if pause is not None:
             await asyncio.sleep(pause)
@@ -49,7 +49,7 @@ async def later(chunks: Iterable[Any], pause: float | None = None) -> AsyncItera
 
 
 class Source:
-    """An endless source of rows that counts what it was asked for."""
+    """An endless source of rows that counts the chunks it was asked for."""
 
     def __init__(self, line: bytes = b"1\tx\n" * 1000, last: Callable[[], Awaitable[None]] | None = None) -> None:
         self.line = line
@@ -67,16 +67,16 @@ class Source:
 
 
 async def never() -> AsyncIterator[bytes]:
-    """One row, and then nothing for ever."""
+    """Yield one row, then wait forever."""
     yield b"1\tx\n"
     await asyncio.get_running_loop().create_future()
 
 
-# ---- what arrives
+# ---- data
 
 
 @ends_clean()
-async def test_every_kind_of_source(conn: AsyncConn) -> None:
+async def test_every_kind_of_source_delivers_its_rows(conn: AsyncConn) -> None:
     data = b"1\tone\n2\ttwo\n"
     sources: list[Any] = [
         data,
@@ -95,7 +95,7 @@ async def test_every_kind_of_source(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_nothing_at_all(conn: AsyncConn) -> None:
+async def test_an_empty_source_copies_no_rows(conn: AsyncConn) -> None:
     sources: list[Any] = [b"", bytearray(), memoryview(b""), io.BytesIO(), [], [b"", b""], iter([]), later([])]
     for source in sources:
         assert await conn.copy_in(SQL, source) == 0
@@ -105,7 +105,7 @@ async def test_nothing_at_all(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_formats_pass_through(conn: AsyncConn) -> None:
+async def test_text_csv_and_binary_data_pass_through_unchanged(conn: AsyncConn) -> None:
     assert await conn.copy_in(SQL, b"1\ta\\tb\n2\t\\N\n\\.\n") == 2
     assert await conn.copy_in(SQL + " (format csv, header)", b'i,s\n3,"a ""b"",\n"\n4,\n') == 2
     binary = b"PGCOPY\n\xff\r\n\0" + bytes(8) + struct.pack("!hiiii", 2, 4, 5, 1, 0x78)[:14]
@@ -115,7 +115,7 @@ async def test_formats_pass_through(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_rows_in_binary(conn: AsyncConn) -> None:
+async def test_copy_in_rows_encodes_rows_in_binary_and_refuses_other_types(conn: AsyncConn) -> None:
     rows = [(struct.pack("!i", n), None if n % 3 else b"x" * n) for n in range(2000)]
     assert await conn.copy_in_rows(SQL + " (format binary)", rows) == 2000
     assert await copied(conn) == [(b"%d" % n, s) for n, (_, s) in enumerate(rows)]
@@ -126,7 +126,7 @@ async def test_rows_in_binary(conn: AsyncConn) -> None:
 
 
 @ends_clean(60)
-async def test_a_row_may_be_split_anywhere(conn: AsyncConn) -> None:
+async def test_a_row_may_be_split_across_chunks_anywhere(conn: AsyncConn) -> None:
     rng = repeatable()
     data = b"".join(b"%d\t%s\n" % (n, b"y" * rng.randrange(2000)) for n in range(1000))
     before = None
@@ -144,7 +144,7 @@ async def test_a_row_may_be_split_anywhere(conn: AsyncConn) -> None:
 
 
 @ends_clean(60)
-async def test_a_chunk_of_64_mib(conn: AsyncConn) -> None:
+async def test_a_chunk_of_64_mib_arrives_whole(conn: AsyncConn) -> None:
     line = b"7\t" + b"z" * 1021 + b"\n"
     assert await conn.copy_in(SQL, line * 65536) == 65536
     assert list(await conn.exec_query("select sum(length(s)), min(i), max(i) from copied")) == [
@@ -153,7 +153,7 @@ async def test_a_chunk_of_64_mib(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_others_are_served_before_and_behind(conn: AsyncConn) -> None:
+async def test_requests_before_and_after_a_copy_are_answered_in_order(conn: AsyncConn) -> None:
     before = conn.exec_query("select count(*) from copied")
     copying = asyncio.create_task(conn.copy_in(SQL, later([b"1\tx\n"] * 10, pause=0.001)))
     await asyncio.sleep(0)
@@ -163,11 +163,11 @@ async def test_others_are_served_before_and_behind(conn: AsyncConn) -> None:
     assert list(await behind) == [(b"10",)]
 
 
-# ---- what the client does wrong
+# ---- mistakes of the client
 
 
 @ends_clean()
-async def test_what_is_no_source(conn: AsyncConn) -> None:
+async def test_sources_of_a_wrong_type_are_refused(conn: AsyncConn) -> None:
     sources: list[Any] = [
         "1\tx\n",
         None,
@@ -187,7 +187,7 @@ async def test_what_is_no_source(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_an_exception_of_the_source_comes_back_and_nothing_stays(conn: AsyncConn) -> None:
+async def test_an_exception_of_the_source_propagates_and_no_row_is_kept(conn: AsyncConn) -> None:
     def broken(rows: int) -> Iterator[bytes]:
         yield from [b"1\tx\n"] * rows
         raise KeyError("mine\0", "ü" * 3000)
@@ -207,7 +207,7 @@ async def test_an_exception_of_the_source_comes_back_and_nothing_stays(conn: Asy
 
 
 @ends_clean()
-async def test_the_reason_goes_to_the_server(conn: AsyncConn) -> None:
+async def test_an_exception_of_the_source_is_sent_in_copy_fail(conn: AsyncConn) -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.expect(m.Query(SQL))
@@ -228,7 +228,7 @@ async def test_the_reason_goes_to_the_server(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_an_exception_of_the_source_outlives_the_connection() -> None:
+async def test_an_exception_of_the_source_propagates_even_if_the_connection_is_lost() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.expect(m.Query)
@@ -248,7 +248,7 @@ async def test_an_exception_of_the_source_outlives_the_connection() -> None:
 
 
 @ends_clean()
-async def test_not_a_copy_from_stdin(conn: AsyncConn) -> None:
+async def test_anything_but_one_copy_from_stdin_is_refused(conn: AsyncConn) -> None:
     async def source() -> AsyncIterator[bytes]:
         pytest.fail("the source was asked")
         yield b""
@@ -274,7 +274,7 @@ async def test_not_a_copy_from_stdin(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_in_a_transaction_that_fails(conn: AsyncConn) -> None:
+async def test_a_failed_copy_inside_a_transaction_fails_the_transaction(conn: AsyncConn) -> None:
     async with conn.exclusive() as mine:
         await mine.simple_query("begin")
         assert await mine.copy_in(SQL, b"1\tx\n") == 1
@@ -296,7 +296,7 @@ async def test_in_a_transaction_that_fails(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_a_source_may_use_its_buffer_again(conn: AsyncConn) -> None:
+async def test_a_source_may_reuse_its_buffer(conn: AsyncConn) -> None:
     def source() -> Iterator[bytearray]:
         buffer = bytearray()
         for number in range(5):

@@ -1,4 +1,4 @@
-"""How a COPY in ends that the server refuses, or that somebody cancels, times out or cuts off."""
+"""How a COPY in ends if the server refuses it, or if it is cancelled, times out or loses its connection."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def copied(conn: AsyncConn) -> list[tuple[bytes | None, ...]]:
 
 
 async def later(chunks: Iterable[Any], pause: float | None = None) -> AsyncIterator[Any]:
-    """The same, asynchronously."""
+    """The same chunks, asynchronously."""
     for chunk in chunks:
         if pause is not None:
             await asyncio.sleep(pause)
@@ -49,7 +49,7 @@ async def later(chunks: Iterable[Any], pause: float | None = None) -> AsyncItera
 
 
 class Source:
-    """An endless source of rows that counts what it was asked for."""
+    """An endless source of rows that counts the chunks it was asked for."""
 
     def __init__(self, line: bytes = b"1\tx\n" * 1000, last: Callable[[], Awaitable[None]] | None = None) -> None:
         self.line = line
@@ -67,16 +67,16 @@ class Source:
 
 
 async def never() -> AsyncIterator[bytes]:
-    """One row, and then nothing for ever."""
+    """Yield one row, then wait forever."""
     yield b"1\tx\n"
     await asyncio.get_running_loop().create_future()
 
 
-# ---- what the server does not like
+# ---- errors of the server
 
 
 @ends_clean()
-async def test_the_source_is_not_asked_before_the_server_has_agreed(conn: AsyncConn) -> None:
+async def test_the_source_is_not_read_before_the_server_accepts_the_copy(conn: AsyncConn) -> None:
     source = Source()
     for sql, code in (("copy missing from stdin", "42P01"), (SQL + " (format nonsense)", "22023"), ("cop", "42601")):
         with pytest.raises(PgError) as caught:
@@ -88,7 +88,7 @@ async def test_the_source_is_not_asked_before_the_server_has_agreed(conn: AsyncC
 
 @ends_clean()
 async def test_a_bad_row_stops_an_endless_source(conn: AsyncConn) -> None:
-    """Within what the sockets and one frame hold; its own clean-up runs."""
+    """It stops after what the sockets and one frame hold, and the source's own cleanup runs."""
     source = Source(b"bad\trow\n" * 16384)
     with pytest.raises(PgError) as caught:
         await conn.copy_in(SQL, source)
@@ -99,8 +99,8 @@ async def test_a_bad_row_stops_an_endless_source(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_no_copy_done_behind_an_error() -> None:
-    """The source stops within one chunk once the error is there, and nothing more is said about the COPY."""
+async def test_no_copy_done_is_sent_after_an_error() -> None:
+    """The source stops within one chunk after the error arrives, and nothing more is sent for the COPY."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -130,8 +130,8 @@ async def test_no_copy_done_behind_an_error() -> None:
 
 
 @ends_clean()
-async def test_an_answer_that_comes_before_the_data_has_left() -> None:
-    """The rest of the data is in the way of whatever comes next, but must not stop it for good."""
+async def test_unsent_data_after_an_error_does_not_block_the_next_request() -> None:
+    """The unsent data delays the next request but must not block it forever."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -147,7 +147,7 @@ async def test_an_answer_that_comes_before_the_data_has_left() -> None:
     has_much, is_answered = asyncio.Event(), asyncio.Event()
     async with FakePG(script) as fake, await AsyncConn.connect(fake.dsn) as conn:
         copying = asyncio.create_task(conn.copy_in(SQL, Source()))
-        await until(lambda: len(conn._session.out) > HIGH_WATER_BYTES, "the client to wait")
+        await until(lambda: len(conn._core.session.out) > HIGH_WATER_BYTES, "the client to wait")
         has_much.set()
         assert isinstance(await outcome_of(copying), PgError)
         following = conn.simple_query("select 1")
@@ -157,7 +157,7 @@ async def test_an_answer_that_comes_before_the_data_has_left() -> None:
 
 
 @ends_clean()
-async def test_a_deferred_constraint_is_no_success(conn: AsyncConn) -> None:
+async def test_a_violated_deferred_constraint_fails_the_copy(conn: AsyncConn) -> None:
     await conn.simple_query("alter table copied add constraint one unique (i) deferrable initially deferred")
     with pytest.raises(PgError) as caught:
         await conn.copy_in(SQL, b"1\tx\n1\ty\n")
@@ -170,8 +170,10 @@ async def test_a_deferred_constraint_is_no_success(conn: AsyncConn) -> None:
 
 @pytest.mark.parametrize("state", ["waits for data", "is busy"])
 @ends_clean()
-async def test_cancelled_while_the_server(conn: AsyncConn, admin: AsyncConn, state: str) -> None:
-    """A CancelRequest alone does nothing while it waits for data, CopyFail alone nothing while it is busy."""
+async def test_cancelling_stops_the_copy_in_every_state_of_the_server(
+    conn: AsyncConn, admin: AsyncConn, state: str
+) -> None:
+    """A CancelRequest alone has no effect while the server waits for data, CopyFail alone none while it is busy."""
     await conn.simple_query(
         "create or replace function slow() returns trigger language plpgsql as "
         "$$ begin perform pg_sleep(30); return new; end $$; "
@@ -190,7 +192,7 @@ async def test_cancelled_while_the_server(conn: AsyncConn, admin: AsyncConn, sta
 
 
 @ends_clean(60)
-async def test_cancelled_at_every_await(conn: AsyncConn) -> None:
+async def test_cancelling_at_any_await_leaves_the_connection_usable(conn: AsyncConn) -> None:
     for n in itertools.count(1):
         work = Cancelled(conn.copy_in(SQL, later([b"1\tx\n"] * 3, pause=0)), at=n)
         result = await outcome_of(work.run())
@@ -202,8 +204,8 @@ async def test_cancelled_at_every_await(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_cancelled_before_the_server_has_agreed() -> None:
-    """It begins the COPY all the same, and has to be told that nothing comes."""
+async def test_cancelling_before_the_server_accepts_the_copy_sends_copy_fail() -> None:
+    """The server begins the COPY anyway, and must be sent a CopyFail."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -228,7 +230,7 @@ async def test_cancelled_before_the_server_has_agreed() -> None:
 
 
 @ends_clean()
-async def test_deadlines(conn: AsyncConn) -> None:
+async def test_a_copy_past_its_deadline_times_out_with_the_right_outcome(conn: AsyncConn) -> None:
     async def late(limit: float, outcome: Outcome, source: Any) -> None:
         begin = time.monotonic()
         with pytest.raises(RequestTimeout) as caught:
@@ -250,7 +252,7 @@ async def test_deadlines(conn: AsyncConn) -> None:
 
 @pytest.mark.parametrize("end", ["cancel", "timeout"])
 @ends_clean()
-async def test_a_server_that_does_not_read(end: str) -> None:
+async def test_a_copy_to_a_server_that_does_not_read_can_be_cancelled_and_times_out(end: str) -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.expect(m.Query(SQL))
@@ -263,10 +265,10 @@ async def test_a_server_that_does_not_read(end: str) -> None:
     async with FakePG(script) as fake:
         conn = await AsyncConn.connect(fake.dsn)
         copying = asyncio.create_task(conn.copy_in(SQL, source, timeout=0.3 if end == "timeout" else None))
-        await until(lambda: len(conn._session.out) > HIGH_WATER_BYTES, "the client to wait")
+        await until(lambda: len(conn._core.session.out) > HIGH_WATER_BYTES, "the client to wait")
         asked = source.asked
         await asyncio.sleep(0.05)
-        assert source.asked == asked  # the source has to wait, too
+        assert source.asked == asked  # the source has to wait too
         if end == "cancel":
             copying.cancel()
             await peer_may_end(over)
@@ -277,13 +279,15 @@ async def test_a_server_that_does_not_read(end: str) -> None:
 
 
 async def peer_may_end(over: asyncio.Event) -> None:
-    """A server that never reads cannot be told anything: the connection has to go."""
+    """A server that never reads receives no message: the connection has to end."""
     await asyncio.sleep(0.05)
     over.set()
 
 
 @ends_clean()
-async def test_the_connection_is_lost(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_lost_connection_fails_the_copy_as_unknown_and_the_next_as_not_sent(
+    conn: AsyncConn, admin: AsyncConn
+) -> None:
     copying = asyncio.create_task(conn.copy_in(SQL, never()))
     await until_sql(
         admin,
@@ -299,8 +303,8 @@ async def test_the_connection_is_lost(conn: AsyncConn, admin: AsyncConn) -> None
 
 
 @ends_clean()
-async def test_success_is_ready_for_query_alone() -> None:
-    """An end at any byte of the answer to CopyDone is none (I2)."""
+async def test_a_copy_succeeds_only_with_ready_for_query() -> None:
+    """A copy whose connection ends within the answer to CopyDone has not succeeded (I2)."""
     answer = m.encode(m.CommandComplete("COPY 1"), READY)
 
     async def script(peer: Peer) -> None:
@@ -322,7 +326,7 @@ async def test_success_is_ready_for_query_alone() -> None:
 
 @pytest.mark.parametrize("stray", [m.CopyData(b"x"), m.CopyDone(), m.CommandComplete("COPY 1"), READY], ids=repr)
 @ends_clean()
-async def test_what_a_server_must_not_say_while_it_is_given_data(stray: m.BackendMessage) -> None:
+async def test_messages_out_of_place_during_a_copy_end_the_connection(stray: m.BackendMessage) -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.expect(m.Query)

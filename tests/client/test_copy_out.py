@@ -1,4 +1,4 @@
-"""COPY out: the server's bytes as they come, it waits for a slow reader, and an early end leaves nothing behind."""
+"""COPY out: the server's data arrives unchanged, and an error or a lost connection is never taken for success."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def all_of(conn: AsyncConn, sql: str, **options: Any) -> bytes:
 
 
 def copying(*data: m.BackendMessage | bytes, wait: asyncio.Event | None = None) -> Any:
-    """A server that answers a COPY with this."""
+    """A server that answers a COPY with `data`."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -53,11 +53,11 @@ def copying(*data: m.BackendMessage | bytes, wait: asyncio.Event | None = None) 
     return script
 
 
-# ---- the whole of it
+# ---- data
 
 
 @ends_clean()
-async def test_formats_pass_through(conn: AsyncConn) -> None:
+async def test_text_csv_and_binary_data_pass_through_unchanged(conn: AsyncConn) -> None:
     query = "select 1 as a, null as b, e'x\\ty' as c"
     for options, expected in (
         ("", b"1\t\\N\tx\\ty\n"),
@@ -69,7 +69,7 @@ async def test_formats_pass_through(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_what_is_to_come_is_said_first(conn: AsyncConn) -> None:
+async def test_the_copy_header_is_known_before_the_first_data(conn: AsyncConn) -> None:
     for options, code in (("", 0), ("(format csv)", 0), ("(format binary)", 1)):
         copy = conn.copy_out(f"copy (select 1, 2) to stdout {options}")
         assert copy.copy_header is None
@@ -79,7 +79,7 @@ async def test_what_is_to_come_is_said_first(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_nothing_at_all(conn: AsyncConn) -> None:
+async def test_an_empty_result_yields_no_data(conn: AsyncConn) -> None:
     assert await all_of(conn, "copy (select 1 where false) to stdout") == b""
     async with conn.copy_out_rows("copy (select 1 where false) to stdout (format binary)") as rows:
         assert [row async for row in rows] == []
@@ -88,7 +88,7 @@ async def test_nothing_at_all(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_large_data(conn: AsyncConn) -> None:
+async def test_large_data_arrives_unchanged(conn: AsyncConn) -> None:
     sql = "copy (select i, repeat('y', i % 1000) from generate_series(1, 40000) i) to stdout"
     expected = b"".join(b"%d\t%s\n" % (i, b"y" * (i % 1000)) for i in range(1, 40001))
     assert await all_of(conn, sql) == expected
@@ -98,7 +98,7 @@ async def test_large_data(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_rows(conn: AsyncConn) -> None:
+async def test_copy_out_rows_decodes_binary_rows_and_refuses_text(conn: AsyncConn) -> None:
     sql = "copy (select i, case when i % 3 > 0 then repeat('y', i) end from generate_series(1, 3000) i) to stdout"
     expected = [(i.to_bytes(4, "big"), b"y" * i if i % 3 else None) for i in range(1, 3001)]
     async with conn.copy_out_rows(sql + " (format binary)") as rows:
@@ -112,7 +112,7 @@ async def test_rows(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_reading_goes_on_where_it_was_left(conn: AsyncConn) -> None:
+async def test_reading_continues_where_it_stopped(conn: AsyncConn) -> None:
     sql = "copy (select generate_series(1, 5)) to stdout (format binary)"
     seen = []
     async with conn.copy_out_rows(sql) as rows:
@@ -128,15 +128,15 @@ async def test_reading_goes_on_where_it_was_left(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_a_step_at_a_time(conn: AsyncConn) -> None:
-    """It is an asynchronous iterator, so `anext` takes it, within its block and without."""
+async def test_anext_reads_rows_inside_and_outside_a_block(conn: AsyncConn) -> None:
+    """It is an asynchronous iterator, so `anext` accepts it, with or without a block."""
     sql = "copy (select generate_series(1, 2)) to stdout (format binary)"
     async with conn.copy_out_rows(sql) as rows:
         assert [await anext(rows), await anext(rows), await anext(rows, None)] == [(b"\0\0\0\1",), (b"\0\0\0\2",), None]
     loose = aiter(conn.copy_out_rows(sql))
     assert [await anext(loose), await anext(loose), await anext(loose, None)] == [(b"\0\0\0\1",), (b"\0\0\0\2",), None]
     other = conn.exec_query("select pg_sleep(0.05), 1")
-    assert await anext(loose, None) is None  # it is over, and nothing of others' concern
+    assert await anext(loose, None) is None  # it has ended and does not affect other requests
     assert list(await other) == [(b"", b"1")]
     await answers(conn)
 
@@ -145,7 +145,7 @@ async def test_a_step_at_a_time(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_what_came_before_an_error_is_delivered(conn: AsyncConn) -> None:
+async def test_data_before_an_error_is_delivered(conn: AsyncConn) -> None:
     sql = "copy (select 10 / (50001 - i) from generate_series(1, 60000) i) to stdout"
     lines = 0
     with pytest.raises(PgError) as caught:
@@ -164,7 +164,7 @@ async def test_what_came_before_an_error_is_delivered(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_not_one_copy_to_stdout(conn: AsyncConn) -> None:
+async def test_anything_but_one_copy_to_stdout_is_refused(conn: AsyncConn) -> None:
     await conn.simple_query("create temp table copied(a int)")
     copy = "copy (select 1) to stdout"
     for sql in (
@@ -179,7 +179,7 @@ async def test_not_one_copy_to_stdout(conn: AsyncConn) -> None:
         with pytest.raises(UsageError, match="COPY"):
             await all_of(conn, sql)
         await answers(conn)
-    assert await all_of(conn, f"{copy}; select generate_series(1, 200000)") == b"1\n"  # no row is taken for data
+    assert await all_of(conn, f"{copy}; select generate_series(1, 200000)") == b"1\n"  # no row is mistaken for data
     await answers(conn)
 
 
@@ -218,8 +218,10 @@ async def test_an_end_at_any_byte_is_never_a_success() -> None:
     ],
 )
 @ends_clean()
-async def test_data_that_is_not_the_format(data: list[m.BackendMessage], message: str) -> None:
-    """The messages were sound, so the connection goes on."""
+async def test_malformed_binary_data_raises_an_error_but_keeps_the_connection(
+    data: list[m.BackendMessage], message: str
+) -> None:
+    """The messages themselves were valid, so the connection stays open."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -236,7 +238,7 @@ async def test_data_that_is_not_the_format(data: list[m.BackendMessage], message
 
 @pytest.mark.parametrize("stray", [m.DataRow((b"x",)), m.CommandComplete("COPY 1"), READY], ids=repr)
 @ends_clean()
-async def test_what_a_server_must_not_say_between_the_data(stray: m.BackendMessage) -> None:
+async def test_messages_out_of_place_between_the_data_end_the_connection(stray: m.BackendMessage) -> None:
     async with FakePG(copying(m.CopyData(b"x"), stray, wait=None)) as fake:
         conn = await AsyncConn.connect(fake.dsn)
         with pytest.raises(ProtocolError, match="out of place"):
@@ -246,7 +248,7 @@ async def test_what_a_server_must_not_say_between_the_data(stray: m.BackendMessa
 
 @pytest.mark.parametrize("stray", [m.CopyData(b"x"), m.CopyDone(), m.CopyOutResponse(0, ())], ids=repr)
 @ends_clean()
-async def test_copy_messages_where_there_is_no_copy(stray: m.BackendMessage) -> None:
+async def test_copy_messages_outside_a_copy_end_the_connection(stray: m.BackendMessage) -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.group()
@@ -260,8 +262,8 @@ async def test_copy_messages_where_there_is_no_copy(stray: m.BackendMessage) -> 
 
 
 @ends_clean()
-async def test_an_error_behind_the_data() -> None:
-    """CopyDone is no success, and CommandComplete neither (I2)."""
+async def test_an_error_after_the_data_fails_the_copy() -> None:
+    """Neither CopyDone nor CommandComplete means success (I2)."""
     done: list[m.BackendMessage] = [m.CopyData(b"x"), m.CopyDone(), m.CommandComplete("COPY 1")]
     for count in (1, 2, 3):
 
@@ -277,12 +279,12 @@ async def test_an_error_behind_the_data() -> None:
 
 
 @ends_clean()
-async def test_the_connection_is_lost_in_the_middle(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_lost_connection_in_the_middle_raises_connection_closed(conn: AsyncConn, admin: AsyncConn) -> None:
     with pytest.raises(ConnectionClosed) as caught:
         async with conn.copy_out(ENDLESS_COPY) as data:
             await anext(aiter(data))
             await admin.exec_query(f"select pg_terminate_backend({conn.backend_pid})")
             async for buffer in data:
                 assert buffer
-    cause = caught.value.__cause__  # none where there was no room for the last words: postgres.c, whereToSendOutput
+    cause = caught.value.__cause__  # none if there was no room for the last message: postgres.c, whereToSendOutput
     assert cause is None or (isinstance(cause, PgError) and cause.code == "57P01")

@@ -1,4 +1,4 @@
-"""COPY out to a reader that is slow, leaves early, comes late or drops it: the server waits or stops."""
+"""COPY out to a reader that is slow, leaves early, is too late or drops the copy: the server waits or stops."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def all_of(conn: AsyncConn, sql: str, **options: Any) -> bytes:
 
 
 def copying(*data: m.BackendMessage | bytes, wait: asyncio.Event | None = None) -> Any:
-    """A server that answers a COPY with this."""
+    """A server that answers a COPY with `data`."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -89,7 +89,7 @@ async def test_the_server_waits_for_a_slow_reader() -> None:
 
 @pytest.mark.parametrize("kind", ["data", "rows"])
 @ends_clean(60)
-async def test_leaving_early(conn: AsyncConn, admin: AsyncConn, kind: str) -> None:
+async def test_leaving_early_stops_the_copy_on_the_server(conn: AsyncConn, admin: AsyncConn, kind: str) -> None:
     def copy() -> Any:
         return conn.copy_out(ENDLESS_COPY) if kind == "data" else conn.copy_out_rows(ENDLESS_COPY + " (format binary)")
 
@@ -116,8 +116,8 @@ async def test_leaving_early(conn: AsyncConn, admin: AsyncConn, kind: str) -> No
 
 
 @ends_clean()
-async def test_dropped_without_a_word(conn: AsyncConn, admin: AsyncConn) -> None:
-    """Also as a part of a cycle, which only the garbage collector finds; and what never began has nothing to end."""
+async def test_a_dropped_iterator_stops_the_copy_on_the_server(conn: AsyncConn, admin: AsyncConn) -> None:
+    """Also in a cycle, which only the garbage collector finds. A copy that never began has nothing to end."""
     conn.copy_out(ENDLESS_COPY)
     aiter(conn.copy_out(ENDLESS_COPY))
     loose = aiter(conn.copy_out(ENDLESS_COPY))
@@ -130,7 +130,7 @@ async def test_dropped_without_a_word(conn: AsyncConn, admin: AsyncConn) -> None
 
 
 @ends_clean()
-async def test_closed_twice_with_others_behind(conn: AsyncConn) -> None:
+async def test_closing_twice_does_not_affect_later_requests(conn: AsyncConn) -> None:
     async with conn.copy_out("copy (select 1) to stdout") as data:
         assert [buffer async for buffer in data] == [b"1\n"]
         await data.aclose()
@@ -147,12 +147,12 @@ async def asleep(conn: AsyncConn, number: int) -> int:
 
 
 @ends_clean()
-async def test_outside_its_block(conn: AsyncConn) -> None:
+async def test_use_outside_the_block_is_refused(conn: AsyncConn) -> None:
     copy = conn.copy_out(ENDLESS_COPY)
     async with copy as data:
         await anext(aiter(data))
     with pytest.raises((UsageError, StopAsyncIteration)):
-        for _ in itertools.count():  # of what it had got already, it may give the rest
+        for _ in itertools.count():  # it may still yield the data that it has already received
             await anext(aiter(copy))
     with pytest.raises(UsageError):
         async with copy:
@@ -162,7 +162,9 @@ async def test_outside_its_block(conn: AsyncConn) -> None:
 
 @pytest.mark.parametrize("is_loose", [False, True], ids=["block", "loose"])
 @ends_clean(60)
-async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn, is_loose: bool) -> None:
+async def test_cancelling_at_any_await_stops_the_copy_on_the_server(
+    conn: AsyncConn, admin: AsyncConn, is_loose: bool
+) -> None:
     async def read() -> None:
         seen = 0
         copy = conn.copy_out(ENDLESS_COPY)
@@ -185,7 +187,7 @@ async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn, is_lo
 
 
 @ends_clean()
-async def test_deadlines(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_copy_past_its_deadline_times_out_with_the_right_outcome(conn: AsyncConn, admin: AsyncConn) -> None:
     async def late(sql: str, limit: float, outcome: Outcome) -> None:
         begin = time.monotonic()
         with pytest.raises(RequestTimeout) as caught:
@@ -204,7 +206,7 @@ async def test_deadlines(conn: AsyncConn, admin: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_its_owner_cannot_wait_for_himself(conn: AsyncConn) -> None:
+async def test_requests_of_the_owner_inside_the_block_are_refused(conn: AsyncConn) -> None:
     async with conn.copy_out("copy (select 1) to stdout") as data:
         for ask in (conn.exec_query, conn.simple_query, conn.describe):
             with pytest.raises(UsageError, match=r"copy_out\(\)"):
@@ -215,7 +217,7 @@ async def test_its_owner_cannot_wait_for_himself(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_inside_a_transaction(conn: AsyncConn) -> None:
+async def test_copy_out_inside_a_transaction_can_be_read_or_left_early(conn: AsyncConn) -> None:
     async with conn.exclusive() as mine:
         await mine.simple_query("begin; create temp table copied as select generate_series(1, 3) as a")
         async with mine.copy_out("copy copied to stdout") as data:

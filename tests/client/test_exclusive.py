@@ -1,4 +1,4 @@
-"""exclusive(): a connection for one owner, and nothing of him behind it."""
+"""exclusive(): a connection for one owner, with nothing of that owner left afterwards."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def admin(postgres: Server) -> AsyncIterator[AsyncConn]:
 
 @pytest.mark.smoke
 @ends_clean()
-async def test_a_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_other_tasks_wait_while_the_owner_runs_a_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
     async with conn.exclusive() as mine:
         await mine.exec_query("begin")
         assert mine.transaction_status is TransactionStatus.IN_TRANSACTION
@@ -58,7 +58,7 @@ async def ask(conn: AsyncConn, sql: str) -> list[Any]:
 
 
 @ends_clean()
-async def test_an_error_inside_is_the_owners_own(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_an_error_fails_the_owners_transaction_until_it_is_rolled_back(conn: AsyncConn, admin: AsyncConn) -> None:
     async with conn.exclusive() as mine:
         await mine.exec_query("begin")
         got = await ends(mine.exec_query("insert into owned values (1)"), mine.exec_query("select 1/0"))
@@ -76,7 +76,7 @@ async def test_an_error_inside_is_the_owners_own(conn: AsyncConn, admin: AsyncCo
 
 
 @ends_clean()
-async def test_every_verb_inside(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_every_kind_of_request_works_inside(conn: AsyncConn, admin: AsyncConn) -> None:
     async with conn.exclusive() as mine:
         await mine.simple_query("begin; create temp table own(a int)")
         assert await mine.copy_in("copy own from stdin", b"1\n2\n") == 2
@@ -96,7 +96,7 @@ async def test_every_verb_inside(conn: AsyncConn, admin: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_a_pipeline_inside_keeps_the_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_transaction_stays_open_across_pipelines_inside(conn: AsyncConn, admin: AsyncConn) -> None:
     async with conn.exclusive() as mine:
         async with mine.pipeline() as pipeline:
             await pipeline.query("begin")
@@ -112,20 +112,22 @@ async def test_a_pipeline_inside_keeps_the_transaction(conn: AsyncConn, admin: A
 
 
 @ends_clean()
-async def test_a_verb_inside_that_is_left_early(conn: AsyncConn, admin: AsyncConn) -> None:
-    """It gives the connection back to the owner, in the transaction that he has."""
+async def test_a_stream_left_early_inside_returns_the_connection_to_the_owner(
+    conn: AsyncConn, admin: AsyncConn
+) -> None:
+    """The owner continues in the same transaction."""
     many = "select i, repeat('x', 1000) from generate_series(1, 200000) i"
     async with conn.exclusive() as mine:
         await mine.simple_query("begin; insert into owned values (1)")
         async with mine.stream("select i from generate_series(1, 5) i", row_buffer=1) as rows:
             async for _ in rows:
                 with pytest.raises(Usage, match=r"stream\(\)"):
-                    await mine.exec_query("select 1")  # it would wait for the rows that are read by him alone
+                    await mine.exec_query("select 1")  # it would wait for rows that only this task reads
         await mine.simple_query("commit; begin; insert into owned values (2)")
         async with mine.stream(many, row_buffer=10) as rows:
             async for _ in rows:
                 break
-        # what was stopped in a transaction has failed it
+        # a request that was stopped inside a transaction has failed the transaction
         assert mine.transaction_status in (TransactionStatus.FAILED, TransactionStatus.IN_TRANSACTION)
         await mine.simple_query("rollback")
         assert list(await mine.exec_query("select 'mine'")) == [(b"mine",)]
@@ -134,7 +136,7 @@ async def test_a_verb_inside_that_is_left_early(conn: AsyncConn, admin: AsyncCon
 
 
 @ends_clean()
-async def test_a_copy_inside_that_is_dropped_without_a_word(conn: AsyncConn) -> None:
+async def test_a_copy_left_unclosed_inside_leaves_the_connection_usable(conn: AsyncConn) -> None:
     async with conn.exclusive() as mine:
         async for _ in mine.copy_out("copy (select generate_series(1, 10000000)) to stdout"):
             break
@@ -145,7 +147,7 @@ async def test_a_copy_inside_that_is_dropped_without_a_word(conn: AsyncConn) -> 
 
 
 @ends_clean()
-async def test_cancelled_inside_the_query_is_gone_on_the_server(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_cancelling_inside_stops_the_query_on_the_server(conn: AsyncConn, admin: AsyncConn) -> None:
     async def work() -> None:
         async with conn.exclusive() as mine:
             await mine.exec_query("select pg_sleep(60)")
@@ -163,7 +165,7 @@ async def test_cancelled_inside_the_query_is_gone_on_the_server(conn: AsyncConn,
 
 @pytest.mark.parametrize("how", ["at once", "asleep", "timeout"])
 @ends_clean()
-async def test_one_request_given_up_and_going_on(conn: AsyncConn, admin: AsyncConn, how: str) -> None:
+async def test_the_owner_can_continue_after_giving_up_a_request(conn: AsyncConn, admin: AsyncConn, how: str) -> None:
     async with conn.exclusive() as mine:
         reply = mine.exec_query("select pg_sleep(60)", timeout=0.05 if how == "timeout" else None)
         if how == "asleep":
@@ -179,7 +181,7 @@ async def test_one_request_given_up_and_going_on(conn: AsyncConn, admin: AsyncCo
 
 
 @ends_clean()
-async def test_what_is_unanswered_at_the_end_is_told(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_requests_unanswered_at_the_end_fail_as_unknown(conn: AsyncConn, admin: AsyncConn) -> None:
     async with conn.exclusive() as mine:
         await mine.simple_query("begin")
         running = mine.exec_query("select pg_sleep(60)")
@@ -193,7 +195,9 @@ async def test_what_is_unanswered_at_the_end_is_told(conn: AsyncConn, admin: Asy
 
 
 @ends_clean(60)
-async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_cancelling_at_any_await_leaves_no_half_transaction_and_no_setting(
+    conn: AsyncConn, admin: AsyncConn
+) -> None:
     async def work() -> None:
         async with conn.exclusive() as mine:
             await mine.exec_query("begin")
@@ -223,7 +227,7 @@ async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn) -> No
 
 
 @ends_clean()
-async def test_used_behind_its_end(conn: AsyncConn) -> None:
+async def test_use_after_the_end_is_refused(conn: AsyncConn) -> None:
     async with conn.exclusive() as mine:
         pass
     async with conn.exclusive() as other:
@@ -248,7 +252,9 @@ async def test_used_behind_its_end(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_killed_inside(postgres: Server, conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_lost_connection_inside_fails_each_request_with_its_outcome(
+    postgres: Server, conn: AsyncConn, admin: AsyncConn
+) -> None:
     shared = await AsyncConn.connect(postgres.dsn)
     async with shared.exclusive() as mine:
         await mine.simple_query("begin; insert into owned values (1)")
@@ -268,7 +274,9 @@ async def test_killed_inside(postgres: Server, conn: AsyncConn, admin: AsyncConn
 
 
 @ends_clean()
-async def test_close_inside_leaves_nothing_open(postgres: Server, conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_close_waits_for_the_block_and_leaves_no_transaction_open(
+    postgres: Server, conn: AsyncConn, admin: AsyncConn
+) -> None:
     shared = await AsyncConn.connect(postgres.dsn)
     async with shared.exclusive() as mine:
         await mine.simple_query("begin; insert into owned values (1)")
@@ -280,8 +288,8 @@ async def test_close_inside_leaves_nothing_open(postgres: Server, conn: AsyncCon
 
 
 @ends_clean()
-async def test_cancelled_while_leaving_a_verb_inside(conn: AsyncConn) -> None:
-    """He has left it: what he asks then waits until it is clean, as does another verb."""
+async def test_requests_after_a_cancelled_stream_wait_for_its_cleanup(conn: AsyncConn) -> None:
+    """The owner has left the stream: the next query and the next stream wait until the cleanup has finished."""
     async with conn.exclusive() as mine:
         leaving = asyncio.Event()
 

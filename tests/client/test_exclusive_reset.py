@@ -1,4 +1,4 @@
-"""exclusive(): nothing of its owner is left behind, and no round trip is spent where nothing can be."""
+"""exclusive(): the owner's session state is reset, without a round trip if there can be nothing to reset."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def admin(postgres: Server) -> AsyncIterator[AsyncConn]:
         yield conn
 
 
-# What somebody does inside, and what asks for it afterwards: the answer has to be as it was.
+# A statement run inside, and a query that shows its effect: its answer must be the same before and after the block.
 TEMP = "select count(*) from pg_class where relname = 'left_over'"
 WHO = "select current_user, session_user"
 CURSORS = "select count(*) from pg_cursors"
@@ -74,7 +74,7 @@ STATE = [(*case, True) for case in SHOWN] + [(*case, False) for case in TO_BE_SA
 
 @pytest.mark.parametrize(("sql", "asking", "shows"), STATE, ids=[case[0] for case in STATE])
 @ends_clean()
-async def test_state_is_reset(conn: AsyncConn, admin: AsyncConn, sql: str, asking: str, shows: bool) -> None:
+async def test_session_state_is_reset(conn: AsyncConn, admin: AsyncConn, sql: str, asking: str, shows: bool) -> None:
     await conn.listen("kept")
     before, parameters = list(await conn.exec_query(asking)), dict(conn.parameters)
     async with conn.exclusive() as mine:
@@ -89,7 +89,7 @@ async def test_state_is_reset(conn: AsyncConn, admin: AsyncConn, sql: str, askin
 
 
 @ends_clean()
-async def test_the_connections_own_channels_are_kept(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_the_channels_of_the_connection_itself_are_kept(conn: AsyncConn, admin: AsyncConn) -> None:
     receiver = conn.take_notification_receiver()
     await conn.listen('My"Own')
     async with conn.exclusive() as mine:
@@ -122,7 +122,7 @@ async def test_an_open_transaction_is_rolled_back(conn: AsyncConn, admin: AsyncC
 
 @pytest.mark.parametrize("lender", ["connection", "pool"])
 @ends_clean()
-async def test_a_commit_that_was_forgotten_is_told(
+async def test_a_forgotten_commit_is_logged_as_a_warning(
     postgres: Server, conn: AsyncConn, lender: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1) as pool:
@@ -134,7 +134,7 @@ async def test_a_commit_that_was_forgotten_is_told(
         ):
             caplog.clear()
             async with (conn if lender == "connection" else pool).exclusive() as mine:
-                with suppress(PgError):  # the server has undone all of it by itself
+                with suppress(PgError):  # the server has already rolled it back
                     await mine.simple_query(inside)
             said = [(record.levelname, record.name, record.filename) for record in caplog.records]
             assert said == [("WARNING", "pg_wired", "test_exclusive_reset.py")] * is_told, inside
@@ -146,7 +146,7 @@ async def test_a_commit_that_was_forgotten_is_told(
         async with (conn if lender == "connection" else pool).exclusive() as mine:
             await mine.simple_query("begin")
             ending = mine.simple_query("commit")
-        await outcome_of(ending)  # it may have been in time
+        await outcome_of(ending)  # it may have succeeded in time
         assert not caplog.records
 
 
@@ -156,7 +156,7 @@ HARMLESS = """SELECT 1, INSERT 0 17, UPDATE 3, DELETE 0, MERGE 4, COPY 10, FETCH
 
 @pytest.mark.parametrize(("tags", "is_reset"), [(HARMLESS, False), ("", False), ("SET", True), ("CREATE TABLE", True)])
 @ends_clean()
-async def test_no_round_trip_where_only_harmless_tags_were_seen(tags: str, is_reset: bool) -> None:
+async def test_harmless_command_tags_need_no_round_trip_for_a_reset(tags: str, is_reset: bool) -> None:
     each = [tag.strip() for tag in tags.split(",") if tag]
 
     async def script(peer: Peer) -> None:
@@ -181,8 +181,8 @@ async def answer(conn: AsyncConn) -> list[Any]:
 
 
 @ends_clean()
-async def test_others_wait_until_it_is_clean() -> None:
-    """What was asked meanwhile is written when ROLLBACK and the reset have been answered, not before."""
+async def test_other_requests_wait_until_the_reset_has_finished() -> None:
+    """A request made meanwhile is written only after ROLLBACK and the reset have been answered."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -203,7 +203,7 @@ async def test_others_wait_until_it_is_clean() -> None:
 
 
 @ends_clean()
-async def test_an_owner_who_is_cancelled_while_leaving_waits_as_others_do() -> None:
+async def test_an_owner_cancelled_while_leaving_waits_for_the_reset_like_others() -> None:
     leaving, may_go_on = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -237,7 +237,7 @@ async def test_an_owner_who_is_cancelled_while_leaving_waits_as_others_do() -> N
 
 @ends_clean()
 async def test_a_reset_that_fails_ends_the_connection() -> None:
-    """Nobody gets a session in a state that nobody knows."""
+    """A session in an unknown state must not be used again."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -260,7 +260,7 @@ async def test_a_reset_that_fails_ends_the_connection() -> None:
 
 
 @ends_clean()
-async def test_the_statement_cache_right_behind_it(conn: AsyncConn) -> None:
+async def test_the_statement_cache_stays_in_step_inside_and_after_a_block(conn: AsyncConn) -> None:
     async def use(queries: Any) -> None:
         for n in range(3):
             assert list(await queries.exec_query(f"select {n}, $1::int", ("5",))) == [(str(n).encode(), b"5")]
@@ -283,7 +283,7 @@ async def test_the_statement_cache_right_behind_it(conn: AsyncConn) -> None:
 
 @ends_clean()
 async def test_a_stale_statement_in_a_transaction_fails_it_once(conn: AsyncConn, admin: AsyncConn) -> None:
-    """It cannot be repaired there; the next transaction is right."""
+    """It cannot be repaired inside a transaction; the next transaction succeeds."""
     await conn.exec_query("select * from owned")
     await admin.simple_query("alter table owned add c int")
     async with conn.exclusive() as mine:
@@ -292,12 +292,12 @@ async def test_a_stale_statement_in_a_transaction_fails_it_once(conn: AsyncConn,
             assert await ends(mine.exec_query("select * from owned")) == expected
             await mine.exec_query("rollback")
         await admin.simple_query("alter table owned add d int")
-        assert len((await mine.exec_query("select * from owned")).fields) == 4  # and outside of one it is repaired
+        assert len((await mine.exec_query("select * from owned")).fields) == 4  # outside a transaction it is repaired
     await cache_in_step(conn)
 
 
 @ends_clean()
-async def test_a_parse_in_a_failed_transaction_is_not_believed_in(conn: AsyncConn) -> None:
+async def test_a_parse_in_a_failed_transaction_is_not_assumed_to_have_succeeded(conn: AsyncConn) -> None:
     async with conn.exclusive() as mine:
         await outcome_of(mine.simple_query("begin; select 1/0"))
         got = await ends(mine.exec_query("select 'new'"), mine.exec_query("select 'new'"))

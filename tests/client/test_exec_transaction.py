@@ -1,4 +1,4 @@
-"""exec_transaction: all of it or nothing of it, and nothing of anybody else between BEGIN and COMMIT."""
+"""exec_transaction: all of it takes effect or nothing, and no other request runs between BEGIN and COMMIT."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def admin(server: Postgres) -> AsyncIterator[AsyncConn]:
 
 @pytest.mark.smoke
 @ends_clean()
-async def test_setup_and_query_in_one_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_setup_and_query_run_in_one_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
     setup = "set local statement_timeout = '5s'; select set_config('my.claims', 'alice', true)"
     sql = "insert into done values ($1) returning a, current_setting('statement_timeout'), current_setting('my.claims')"
     rows = await conn.exec_transaction(setup, sql, ("1",))
@@ -59,7 +59,7 @@ async def test_setup_and_query_in_one_transaction(conn: AsyncConn, admin: AsyncC
 
 
 @ends_clean()
-async def test_values_and_formats_are_those_of_a_query(conn: AsyncConn) -> None:
+async def test_values_and_formats_work_as_in_a_query(conn: AsyncConn) -> None:
     rows = await conn.exec_transaction(
         "", "select $1, $2", (b"\0\0\0\5", None), (23, 25), param_formats=[1, 0], result_formats=[1, 0]
     )
@@ -71,7 +71,7 @@ async def test_values_and_formats_are_those_of_a_query(conn: AsyncConn) -> None:
 
 @pytest.mark.parametrize("wrong", [(1, "select 1"), ("", 1), ("a\0b", "select 1"), ("", "select '\0'")])
 @ends_clean()
-async def test_what_cannot_be_sent_is_refused_by_the_call(conn: AsyncConn, wrong: tuple[Any, Any]) -> None:
+async def test_invalid_arguments_are_refused_by_the_call(conn: AsyncConn, wrong: tuple[Any, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
         conn.exec_transaction(*wrong)
     assert conn.in_flight == 0
@@ -79,7 +79,7 @@ async def test_what_cannot_be_sent_is_refused_by_the_call(conn: AsyncConn, wrong
 
 
 @ends_clean()
-async def test_the_role_is_that_of_the_setup(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_the_query_runs_with_the_role_set_by_the_setup(conn: AsyncConn, admin: AsyncConn) -> None:
     await admin.simple_query("drop role if exists alice; create role alice; grant insert on done to alice")
     insert = conn.exec_transaction("set local role alice", "insert into done values (1)")
     reading = conn.exec_transaction("set local role alice", "select a from done")
@@ -91,7 +91,7 @@ async def test_the_role_is_that_of_the_setup(conn: AsyncConn, admin: AsyncConn) 
 
 
 @ends_clean()
-async def test_notices_of_all_parts_arrive_and_it_makes_none(conn: AsyncConn) -> None:
+async def test_notices_of_setup_and_query_arrive_and_no_others(conn: AsyncConn) -> None:
     said: list[str] = []
     conn.set_notice_handler(lambda notice: said.append(notice.message))
     await conn.exec_transaction("", "select 1")
@@ -105,7 +105,7 @@ async def test_notices_of_all_parts_arrive_and_it_makes_none(conn: AsyncConn) ->
 # ---- it fails closed
 
 
-# The setup, the SQLSTATE it fails with (none: it ended the transaction itself), what is certain, what remains of it.
+# The setup, the SQLSTATE it fails with (empty: it ended the transaction itself), the outcome, the rows that remain.
 FAILING: list[tuple[str, str, Outcome, list[int]]] = [
     ("set local role nobody_of_that_name", "22023", REJECTED, []),
     ("selec", "42601", REJECTED, []),
@@ -121,7 +121,7 @@ FAILING: list[tuple[str, str, Outcome, list[int]]] = [
     ("insert into setups values (1); commit; select 1/0", "22012", UNKNOWN, [1]),
     ("insert into setups values (1); rollback and chain", "", REJECTED, []),
     ("insert into setups values (1); rollback; begin", "", REJECTED, []),
-    # behind these COMMIT finds no transaction, and cannot say that something was rolled back
+    # after these, COMMIT finds no transaction and cannot report that something was rolled back
     ("insert into setups values (1); rollback", "", UNKNOWN, []),
     ("rollback; insert into setups values (1)", "", UNKNOWN, [1]),
     ("abort", "", UNKNOWN, []),
@@ -131,7 +131,7 @@ FAILING: list[tuple[str, str, Outcome, list[int]]] = [
 
 @pytest.mark.parametrize(("setup", "code", "outcome", "remains"), FAILING, ids=[case[0] for case in FAILING])
 @ends_clean()
-async def test_without_its_setup_the_query_does_not_run(
+async def test_the_query_does_not_run_if_its_setup_fails_or_ends_the_transaction(
     conn: AsyncConn, admin: AsyncConn, setup: str, code: str, outcome: Outcome, remains: list[int]
 ) -> None:
     before = conn.exec_query("select 'before'")
@@ -153,7 +153,7 @@ async def test_without_its_setup_the_query_does_not_run(
 
 
 @ends_clean()
-async def test_a_failing_query_takes_its_setup_along(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_failing_query_rolls_back_its_setup(conn: AsyncConn, admin: AsyncConn) -> None:
     for sql, code in (("select 1/0", "22012"), ("selec", "42601"), ("select 'x'::int", "22P02")):
         failure = await outcome_of(conn.exec_transaction("insert into setups values (1)", sql))
         assert isinstance(failure, PgError) and (failure.code, failure.outcome) == (code, REJECTED)
@@ -163,7 +163,7 @@ async def test_a_failing_query_takes_its_setup_along(conn: AsyncConn, admin: Asy
 
 
 @ends_clean()
-async def test_a_constraint_that_fails_at_commit(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_constraint_that_fails_at_commit_rejects_the_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
     await conn.exec_transaction("", INSERT, ("1",))
     for setup, sql, params in (
         ("", INSERT, ("1",)),
@@ -178,8 +178,10 @@ async def test_a_constraint_that_fails_at_commit(conn: AsyncConn, admin: AsyncCo
 
 @pytest.mark.parametrize("query", ["begin", "commit", "rollback", "commit and chain", "rollback and chain"])
 @ends_clean()
-async def test_a_query_that_ends_or_opens_a_transaction(conn: AsyncConn, admin: AsyncConn, query: str) -> None:
-    """Whatever it makes of itself: nothing stays open, and nobody else is inside."""
+async def test_a_query_that_ends_or_opens_a_transaction_leaves_none_open(
+    conn: AsyncConn, admin: AsyncConn, query: str
+) -> None:
+    """Whatever the query does, no transaction stays open, and no other request runs inside it."""
     own = conn.exec_transaction("insert into setups values (1)", query)
     behind = conn.exec_transaction("", INSERT, ("2",))
     result = await outcome_of(own)
@@ -194,7 +196,7 @@ async def test_a_query_that_ends_or_opens_a_transaction(conn: AsyncConn, admin: 
 
 
 @ends_clean()
-async def test_a_setup_that_copies_out_is_thrown_away(conn: AsyncConn) -> None:
+async def test_copy_to_stdout_in_setup_or_query_leaves_the_connection_usable(conn: AsyncConn) -> None:
     rows = await outcome_of(conn.exec_transaction("copy setups to stdout", "select 1"))
     assert isinstance(rows, UsageError) or list(rows) == [(b"1",)]
     failure = await outcome_of(conn.exec_transaction("", "copy setups to stdout"))
@@ -204,7 +206,7 @@ async def test_a_setup_that_copies_out_is_thrown_away(conn: AsyncConn) -> None:
 
 @pytest.mark.parametrize("parts", [("copy setups from stdin", "select 1"), ("", "copy setups from stdin")])
 @ends_clean()
-async def test_a_copy_in_that_slips_in_ends_the_connection(
+async def test_copy_from_stdin_in_setup_or_query_ends_the_connection(
     server: Postgres, conn: AsyncConn, admin: AsyncConn, parts: tuple[str, str]
 ) -> None:
     async with await AsyncConn.connect(server.dsn) as shared:
@@ -219,7 +221,7 @@ async def test_a_copy_in_that_slips_in_ends_the_connection(
 
 
 @ends_clean()
-async def test_a_setup_that_drops_all_statements(conn: AsyncConn) -> None:
+async def test_the_query_runs_after_a_setup_that_deallocates_all_statements(conn: AsyncConn) -> None:
     for _ in range(3):
         [[answer]] = await conn.exec_transaction("deallocate all", "select $1::text", ("x",))
         assert answer == b"x"
@@ -228,7 +230,7 @@ async def test_a_setup_that_drops_all_statements(conn: AsyncConn) -> None:
 
 @pytest.mark.parametrize("setup", ["set transaction read only", "set local transaction_read_only = on"])
 @ends_clean()
-async def test_what_the_setup_forbids_stays_forbidden(conn: AsyncConn, admin: AsyncConn, setup: str) -> None:
+async def test_a_read_only_setup_rejects_a_query_that_writes(conn: AsyncConn, admin: AsyncConn, setup: str) -> None:
     failure = await outcome_of(conn.exec_transaction(setup, INSERT, ("1",)))
     assert isinstance(failure, PgError) and (failure.code, failure.outcome) == ("25006", REJECTED)
     assert await done(admin) == []
@@ -236,14 +238,14 @@ async def test_what_the_setup_forbids_stays_forbidden(conn: AsyncConn, admin: As
 
 
 @ends_clean()
-async def test_the_setup_may_choose_the_isolation(conn: AsyncConn) -> None:
+async def test_the_setup_may_choose_the_isolation_level(conn: AsyncConn) -> None:
     setup = "set transaction isolation level serializable, deferrable, read only"
     assert list(await conn.exec_transaction(setup, "show transaction_isolation")) == [(b"serializable",)]
 
 
 @ends_clean()
-async def test_no_search_path_gets_between(conn: AsyncConn) -> None:
-    """A schema that has its own operators, put before the server's."""
+async def test_a_hostile_search_path_does_not_bypass_the_guard(conn: AsyncConn) -> None:
+    """The search path puts a schema with its own operators before the server's."""
     await conn.simple_query(
         "create schema tricks; create function tricks.yes(text, text) returns bool language sql as 'select true';"
         "create operator tricks.= (function = tricks.yes, leftarg = text, rightarg = text)"
@@ -253,11 +255,11 @@ async def test_no_search_path_gets_between(conn: AsyncConn) -> None:
     await conn.simple_query("drop schema tricks cascade")
 
 
-# ---- nobody else in between
+# ---- no other request in between
 
 
 def reply(group: list[m.FrontendMessage]) -> list[m.BackendMessage]:
-    """What a server without tables says to it, but for ReadyForQuery."""
+    """The answer of a server without tables to this group, except for ReadyForQuery."""
     said: list[m.BackendMessage] = []
     tags = iter(["BEGIN"] if isinstance(group[0], m.Query) and group[0].query.startswith("BEGIN") else [])
     for message in group:
@@ -280,8 +282,8 @@ def reply(group: list[m.FrontendMessage]) -> list[m.BackendMessage]:
 
 
 @ends_clean(60)
-async def test_nothing_of_others_comes_between_begin_and_commit() -> None:
-    """100 tasks that compete; the frames say who was where."""
+async def test_no_other_request_is_sent_between_begin_and_commit() -> None:
+    """100 tasks compete; the frames show the order of their requests."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -324,7 +326,7 @@ async def test_nothing_of_others_comes_between_begin_and_commit() -> None:
 
 
 @ends_clean()
-async def test_it_leaves_in_one_write() -> None:
+async def test_all_parts_are_sent_in_one_write() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         peer.talk.unread += await peer.read()
@@ -340,8 +342,8 @@ async def test_it_leaves_in_one_write() -> None:
 
 
 @ends_clean(60)
-async def test_a_hundred_tasks_keep_apart(conn: AsyncConn, admin: AsyncConn) -> None:
-    """Each reads what its own setup wrote; an error of one is its own."""
+async def test_transactions_of_a_hundred_tasks_do_not_mix(conn: AsyncConn, admin: AsyncConn) -> None:
+    """Each task reads what its own setup wrote; an error of one task affects no other."""
 
     async def one(number: int) -> None:
         for lease in range(5):
@@ -364,7 +366,9 @@ async def test_a_hundred_tasks_keep_apart(conn: AsyncConn, admin: AsyncConn) -> 
 
 @pytest.mark.parametrize("max_in_flight", [1, 2, 5])
 @ends_clean()
-async def test_it_is_whole_however_little_room_there_is(server: Postgres, conn: AsyncConn, max_in_flight: int) -> None:
+async def test_transactions_stay_whole_with_a_small_max_in_flight(
+    server: Postgres, conn: AsyncConn, max_in_flight: int
+) -> None:
     async with await AsyncConn.connect(server.dsn, max_in_flight=max_in_flight) as shared:
         replies = [shared.exec_transaction("set local my.a = 'x'", INSERT, (str(n),)) for n in range(50)]
         others = [shared.exec_query("select current_setting('my.a', true)") for _ in range(50)]

@@ -1,4 +1,4 @@
-"""exec_transaction that is cancelled, late, cut off or stale: no open transaction, no half of an effect, none twice."""
+"""exec_transaction cancelled, late, cut off or stale: no transaction stays open, no effect is partial or doubled."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def admin(postgres: Server) -> AsyncIterator[AsyncConn]:
 
 
 @ends_clean(60)
-async def test_cancelled_at_random_moments_it_is_never_half(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_cancelling_at_random_moments_never_leaves_half_a_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
     rng = repeatable()
 
     async def one(number: int) -> None:
@@ -82,7 +82,7 @@ async def test_cancelled_at_random_moments_it_is_never_half(conn: AsyncConn, adm
 
 
 @ends_clean(60)
-async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_cancelling_at_any_await_never_leaves_half_a_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
     async def work() -> None:
         await conn.exec_transaction(f"insert into setups values ({at})", INSERT, (str(at),))
 
@@ -99,7 +99,7 @@ async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn) -> No
 
 
 @ends_clean()
-async def test_what_waits_for_its_turn_and_is_cancelled_never_runs(postgres: Server, conn: AsyncConn) -> None:
+async def test_a_transaction_cancelled_in_the_queue_never_runs(postgres: Server, conn: AsyncConn) -> None:
     async with await AsyncConn.connect(postgres.dsn, max_in_flight=1) as shared:
         async with gate(postgres.dsn):
             slow = shared.exec_query(f"select {GATE}")
@@ -112,7 +112,7 @@ async def test_what_waits_for_its_turn_and_is_cancelled_never_runs(postgres: Ser
 @pytest.mark.parametrize("part", ["setup", "query"])
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
 @ends_clean()
-async def test_alone_and_abandoned_it_is_stopped_on_the_server(
+async def test_an_abandoned_sole_transaction_is_stopped_on_the_server(
     conn: AsyncConn, admin: AsyncConn, part: str, how: str
 ) -> None:
     sleep = "insert into setups values (1); select pg_sleep(60)" if part == "setup" else "select pg_sleep(60)"
@@ -129,7 +129,9 @@ async def test_alone_and_abandoned_it_is_stopped_on_the_server(
 
 
 @ends_clean()
-async def test_deadlines(postgres: Server, conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_transaction_past_its_deadline_times_out_with_the_right_outcome(
+    postgres: Server, conn: AsyncConn, admin: AsyncConn
+) -> None:
     with pytest.raises(RequestTimeout) as caught:
         await conn.exec_transaction("", INSERT, ("1",), timeout=0)
     assert caught.value.outcome is NOT_SENT
@@ -137,15 +139,15 @@ async def test_deadlines(postgres: Server, conn: AsyncConn, admin: AsyncConn) ->
         slow = conn.exec_query(f"select {GATE}")
         with pytest.raises(RequestTimeout) as caught:
             await conn.exec_transaction("", INSERT, ("2",), timeout=0.05)
-    assert caught.value.outcome is UNKNOWN  # it was sent already, and runs
+    assert caught.value.outcome is UNKNOWN  # it was already sent, and runs
     await slow
     await usable(conn)
-    assert await done(admin) in ([], [2])  # once it is the only one, the server is asked to stop it
+    assert await done(admin) in ([], [2])  # once it is the only request, the server is asked to stop it
     await conn.exec_transaction("", INSERT, ("3",), timeout=10)
 
 
 @ends_clean()
-async def test_a_deadline_in_the_queue_is_certain(postgres: Server, conn: AsyncConn) -> None:
+async def test_a_deadline_that_passes_in_the_queue_means_not_sent(postgres: Server, conn: AsyncConn) -> None:
     async with await AsyncConn.connect(postgres.dsn, max_in_flight=1) as shared:
         async with gate(postgres.dsn):
             slow = shared.exec_query(f"select {GATE}")
@@ -160,7 +162,9 @@ async def test_a_deadline_in_the_queue_is_certain(postgres: Server, conn: AsyncC
 
 
 @ends_clean()
-async def test_killed_in_the_middle(postgres: Server, conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_terminated_backend_leaves_no_half_transaction(
+    postgres: Server, conn: AsyncConn, admin: AsyncConn
+) -> None:
     async with await AsyncConn.connect(postgres.dsn) as shared:
         first = shared.exec_transaction("", INSERT, ("1",))
         killed = shared.exec_transaction("insert into setups values (1)", "select pg_sleep(60)")
@@ -189,7 +193,7 @@ async def meet(script: Any, check: Any) -> None:
 
 
 @ends_clean()
-async def test_a_server_that_rolls_back_at_commit() -> None:
+async def test_a_rollback_at_commit_raises_transaction_error() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         for _ in range(4):
@@ -206,7 +210,7 @@ async def test_a_server_that_rolls_back_at_commit() -> None:
 
 @pytest.mark.parametrize("answered", range(5))
 @ends_clean()
-async def test_lost_behind_each_of_its_parts(answered: int) -> None:
+async def test_a_connection_lost_after_any_part_leaves_the_outcome_unknown(answered: int) -> None:
     parts = [begun(), SET, ANSWERED, [*ANSWERED, m.ReadyForQuery("T")]]
 
     async def script(peer: Peer) -> None:
@@ -225,7 +229,7 @@ async def test_lost_behind_each_of_its_parts(answered: int) -> None:
 
 
 @ends_clean()
-async def test_the_error_of_the_first_part_is_the_one_that_is_told() -> None:
+async def test_the_error_of_the_first_failed_part_is_raised() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         for _ in range(4):
@@ -237,17 +241,19 @@ async def test_the_error_of_the_first_part_is_the_one_that_is_told() -> None:
     async def check(conn: AsyncConn) -> None:
         failure = await outcome_of(conn.exec_transaction("set x", "select 1"))
         assert isinstance(failure, PgError) and failure.code == "53300"
-        # the setup ran by itself, and was committed by itself
+        # the setup ran outside a transaction and was committed on its own
         assert failure.outcome is UNKNOWN
 
     await meet(script, check)
 
 
-# ---- inside other things
+# ---- with other transactions
 
 
 @ends_clean()
-async def test_behind_somebody_elses_open_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_exec_transaction_fails_after_another_request_opened_a_transaction(
+    conn: AsyncConn, admin: AsyncConn
+) -> None:
     offender = conn.exec_query("begin")
     inside = conn.exec_transaction("", INSERT, ("1",))
     behind = conn.exec_query("select 1")
@@ -260,8 +266,10 @@ async def test_behind_somebody_elses_open_transaction(conn: AsyncConn, admin: As
 
 
 @ends_clean()
-async def test_behind_what_may_open_a_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
-    """Its COMMIT would be that of the block's own transaction."""
+async def test_exec_transaction_is_refused_if_the_block_may_have_a_transaction_open(
+    conn: AsyncConn, admin: AsyncConn
+) -> None:
+    """Its COMMIT would commit the block's own transaction."""
     async with conn.exclusive() as mine:
         begun = mine.exec_query("begin")
         with pytest.raises(UsageError, match="await that"):
@@ -271,7 +279,7 @@ async def test_behind_what_may_open_a_transaction(conn: AsyncConn, admin: AsyncC
             mine.exec_transaction("", INSERT, ("1",))
         await mine.simple_query("rollback")
         several = [mine.exec_transaction("select pg_sleep(0.02)", INSERT, (str(n),)) for n in (1, 2)]
-        while mine.transaction_status is TransactionStatus.IDLE:  # that of the first one, as somebody sees it
+        while mine.transaction_status is TransactionStatus.IDLE:  # until the transaction of the first one is seen
             await asyncio.sleep(0)
         several.append(mine.exec_transaction("", INSERT, ("3",)))
         assert [(await each).command_tag for each in several] == ["INSERT 0 1"] * 3
@@ -284,7 +292,7 @@ async def test_behind_what_may_open_a_transaction(conn: AsyncConn, admin: AsyncC
 
 
 @ends_clean()
-async def test_close_waits_for_it(postgres: Server, admin: AsyncConn, conn: AsyncConn) -> None:
+async def test_close_waits_for_a_running_transaction(postgres: Server, admin: AsyncConn, conn: AsyncConn) -> None:
     shared = await AsyncConn.connect(postgres.dsn)
     reply = shared.exec_transaction("select pg_sleep(0.1)", INSERT, ("1",))
     await shared.close()
@@ -292,7 +300,9 @@ async def test_close_waits_for_it(postgres: Server, admin: AsyncConn, conn: Asyn
 
 
 @ends_clean()
-async def test_abort_leaves_nothing_of_it(postgres: Server, admin: AsyncConn, conn: AsyncConn) -> None:
+async def test_abort_leaves_no_effect_of_a_running_transaction(
+    postgres: Server, admin: AsyncConn, conn: AsyncConn
+) -> None:
     shared = await AsyncConn.connect(postgres.dsn)
     pid = shared.backend_pid
     reply = shared.exec_transaction("insert into setups values (1)", "select pg_sleep(60)")
@@ -300,16 +310,16 @@ async def test_abort_leaves_nothing_of_it(postgres: Server, admin: AsyncConn, co
     shared.abort()
     failure = await outcome_of(reply)
     assert isinstance(failure, ConnectionClosed) and failure.outcome is UNKNOWN
-    await until(lambda: shared._transport.is_closed, "the end")
+    await until(lambda: shared._core.transport.is_closed, "the end")
     await admin.exec_query("select pg_terminate_backend($1)", (str(pid),))
     assert await column(admin, "select a from setups") == []
 
 
-# ---- a statement that went stale
+# ---- stale statements
 
 
 @ends_clean()
-async def test_a_stale_statement_is_repeated_once_and_its_effect_is_one(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_stale_statement_is_repeated_once_with_a_single_effect(conn: AsyncConn, admin: AsyncConn) -> None:
     await admin.simple_query("alter table done add b int")
     sql = "insert into done values ($1) returning *"
     for number in range(3):
@@ -327,7 +337,7 @@ async def test_a_stale_statement_is_repeated_once_and_its_effect_is_one(conn: As
 
 
 @ends_clean()
-async def test_what_the_server_forgot_is_parsed_again(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_deallocated_statement_is_parsed_again(conn: AsyncConn, admin: AsyncConn) -> None:
     await conn.exec_transaction("", INSERT, ("1",))
     name = (await conn.exec_query(f"select name from pg_prepared_statements where statement = '{INSERT}'"))[0][0]
     await conn.simple_query(f"deallocate {(name or b'').decode()}")
@@ -337,7 +347,7 @@ async def test_what_the_server_forgot_is_parsed_again(conn: AsyncConn, admin: As
 
 
 @ends_clean()
-async def test_what_it_evicts_is_closed(postgres: Server) -> None:
+async def test_evicted_statements_are_closed(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn, statement_cache_size=2) as shared:
         for number in range(20):
             assert list(await shared.exec_transaction("", f"select {number}")) == [(str(number).encode(),)]
@@ -346,8 +356,8 @@ async def test_what_it_evicts_is_closed(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_a_setup_that_commits_cannot_be_repeated(conn: AsyncConn, admin: AsyncConn) -> None:
-    """The query is stale, and what the setup wrote is committed already: an error, and one effect."""
+async def test_a_stale_query_after_a_setup_that_commits_is_not_repeated(conn: AsyncConn, admin: AsyncConn) -> None:
+    """The query is stale and the setup's row is already committed: an error, and a single effect."""
     await conn.exec_query("select * from done")
     await admin.simple_query("alter table done add b int")
     setup = "insert into setups values (1); commit; begin; set local pg_wired.setup = 'open'"
@@ -358,8 +368,8 @@ async def test_a_setup_that_commits_cannot_be_repeated(conn: AsyncConn, admin: A
 
 
 @ends_clean()
-async def test_a_setup_that_fails_leaves_the_statement_to_be_prepared_later(conn: AsyncConn) -> None:
-    """The server skipped its Parse: the cache must not believe in it, nor give it up."""
+async def test_a_statement_skipped_after_a_failed_setup_is_prepared_later(conn: AsyncConn) -> None:
+    """The server skipped its Parse: the cache must neither assume that the statement exists nor give it up."""
     await outcome_of(conn.exec_transaction("select 1/0", "select 'skipped'"))
     for _ in range(2):
         assert list(await conn.exec_transaction("", "select 'skipped'")) == [(b"skipped",)]

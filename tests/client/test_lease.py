@@ -1,4 +1,4 @@
-"""What all windows on a shared connection have in common: order, deadlines, cancelling, the end."""
+"""Properties of all windows on a shared connection: order, deadlines, cancelling, the end."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def window(conn: AsyncConn, name: str, **options: Any) -> AbstractAsyncContextMa
 
 
 async def hold(conn: AsyncConn, name: str, may_end: asyncio.Event, inside: asyncio.Event) -> None:
-    """Be inside until told."""
+    """Stay inside until `may_end` is set."""
     async with window(conn, name):
         inside.set()
         await may_end.wait()
 
 
 class Holder:
-    """A window that another task has open."""
+    """A window that another task holds open."""
 
     def __init__(self, conn: AsyncConn, name: str = "exclusive()") -> None:
         self.may_end, self.is_inside = asyncio.Event(), asyncio.Event()
@@ -65,7 +65,7 @@ class Holder:
 
 @every_window
 @ends_clean()
-async def test_it_waits_for_those_before_and_those_behind_wait_for_it(conn: AsyncConn, name: str) -> None:
+async def test_a_window_waits_for_earlier_requests_and_later_ones_wait_for_it(conn: AsyncConn, name: str) -> None:
     before = [conn.exec_query("select pg_sleep(0.05)"), conn.exec_query("select 1")]
     async with Holder(conn, name):
         assert all(reply.done() for reply in before)
@@ -78,7 +78,7 @@ async def test_it_waits_for_those_before_and_those_behind_wait_for_it(conn: Asyn
 
 
 @ends_clean()
-async def test_waiters_have_their_turn_in_order(conn: AsyncConn) -> None:
+async def test_waiters_are_served_in_order(conn: AsyncConn) -> None:
     order: list[int] = []
 
     async def wait(number: int) -> None:
@@ -104,8 +104,8 @@ async def test_waiters_have_their_turn_in_order(conn: AsyncConn) -> None:
 
 
 @ends_clean(60)
-async def test_never_two_at_once(conn: AsyncConn) -> None:
-    """Windows of all kinds and queries of many tasks, some cancelled at any moment: one owner at a time."""
+async def test_a_connection_has_one_owner_at_a_time(conn: AsyncConn) -> None:
+    """Many tasks use all kinds of windows and queries, and some are cancelled at any moment."""
     rng = repeatable()
     inside: list[int] = []
 
@@ -144,7 +144,7 @@ async def test_never_two_at_once(conn: AsyncConn) -> None:
 
 @every_window
 @ends_clean()
-async def test_acquire_timeout(conn: AsyncConn, name: str) -> None:
+async def test_acquire_timeout_limits_only_the_wait(conn: AsyncConn, name: str) -> None:
     async with Holder(conn):
         loop = asyncio.get_running_loop()
         begin = loop.time()
@@ -159,7 +159,7 @@ async def test_acquire_timeout(conn: AsyncConn, name: str) -> None:
             raise AssertionError("inside")
     assert caught.value.outcome is Outcome.NOT_SENT
     async with window(conn, name, acquire_timeout=0.05):
-        await asyncio.sleep(0.1)  # it limits the waiting alone
+        await asyncio.sleep(0.1)  # it limits only the wait
     async with window(conn, name, acquire_timeout=None):
         pass
     await answers(conn)
@@ -168,7 +168,9 @@ async def test_acquire_timeout(conn: AsyncConn, name: str) -> None:
 @every_window
 @pytest.mark.parametrize(("wrong", "error"), [(-1, ValueError), ("1", TypeError), (True, TypeError)])
 @ends_clean()
-async def test_what_is_no_timeout(conn: AsyncConn, name: str, wrong: Any, error: type[Exception]) -> None:
+async def test_invalid_acquire_timeouts_are_refused(
+    conn: AsyncConn, name: str, wrong: Any, error: type[Exception]
+) -> None:
     with pytest.raises(error):
         async with window(conn, name, acquire_timeout=wrong):
             raise AssertionError("inside")
@@ -176,7 +178,7 @@ async def test_what_is_no_timeout(conn: AsyncConn, name: str, wrong: Any, error:
 
 
 @ends_clean()
-async def test_what_waits_behind_one_keeps_its_own_deadline(conn: AsyncConn) -> None:
+async def test_requests_that_wait_for_a_window_keep_their_own_deadlines(conn: AsyncConn) -> None:
     async with Holder(conn):
         for late in (conn.exec_query("select 1", timeout=0.05), conn.exec_transaction("", "select 1", timeout=0.05)):
             error = await outcome_of(late)
@@ -186,8 +188,8 @@ async def test_what_waits_behind_one_keeps_its_own_deadline(conn: AsyncConn) -> 
 
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
 @ends_clean()
-async def test_one_that_gave_up_does_not_keep_others_waiting(postgres: Server, conn: AsyncConn, how: str) -> None:
-    """Behind a slow query a window gives up; what stands behind that window need not wait for the query's answer."""
+async def test_a_window_that_gave_up_does_not_delay_later_requests(postgres: Server, conn: AsyncConn, how: str) -> None:
+    """A window gives up while it waits for a slow query. A later request need not wait for the answer of that query."""
     async with gate(postgres.dsn):
         slow = conn.exec_query(f"select {GATE}")
         waiter = asyncio.create_task(enter(conn.exclusive(acquire_timeout=0.03 if how == "timeout" else None)))
@@ -206,7 +208,7 @@ async def test_one_that_gave_up_does_not_keep_others_waiting(postgres: Server, c
 
 @every_window
 @ends_clean()
-async def test_cancelled_in_the_queue(conn: AsyncConn, name: str) -> None:
+async def test_cancelling_in_the_queue_does_not_affect_other_waiters(conn: AsyncConn, name: str) -> None:
     async with Holder(conn):
         waiters = [asyncio.create_task(enter(window(conn, name))) for _ in range(5)]
         await asyncio.sleep(0)
@@ -226,7 +228,7 @@ async def enter(cm: AbstractAsyncContextManager[Any]) -> None:
 
 @every_window
 @ends_clean()
-async def test_cancelled_in_the_tick_it_gets_its_turn(conn: AsyncConn, name: str) -> None:
+async def test_cancelling_just_as_the_lease_is_granted_passes_it_on(conn: AsyncConn, name: str) -> None:
     for delay in range(4):
         mine = conn.exclusive()
         await mine.__aenter__()
@@ -238,7 +240,7 @@ async def test_cancelled_in_the_tick_it_gets_its_turn(conn: AsyncConn, name: str
         for _ in range(delay):
             await asyncio.sleep(0)
         waiter.cancel()
-        with suppress(asyncio.CancelledError):  # it may have been quicker
+        with suppress(asyncio.CancelledError):  # it may have finished first
             await waiter
         assert await behind is None
         await answers(conn)
@@ -246,7 +248,7 @@ async def test_cancelled_in_the_tick_it_gets_its_turn(conn: AsyncConn, name: str
 
 @every_window
 @ends_clean(60)
-async def test_cancelled_at_every_await(conn: AsyncConn, name: str) -> None:
+async def test_cancelling_at_any_await_leaves_the_connection_usable(conn: AsyncConn, name: str) -> None:
     async def work() -> None:
         async with window(conn, name) as mine:
             if name == "exclusive()":
@@ -278,7 +280,7 @@ async def test_cancelled_at_every_await(conn: AsyncConn, name: str) -> None:
 
 @every_window
 @ends_clean()
-async def test_the_owner_who_asks_outside_is_told_at_once(conn: AsyncConn, name: str) -> None:
+async def test_requests_of_the_owner_outside_its_window_are_refused_at_once(conn: AsyncConn, name: str) -> None:
     async with window(conn, name) as mine:
         waiting = asyncio.create_task(ask(conn))
         await asyncio.sleep(0)
@@ -302,7 +304,7 @@ async def test_the_owner_who_asks_outside_is_told_at_once(conn: AsyncConn, name:
             await conn.listen("channel")
         assert not waiting.done()
         if name in ("stream()", "copy_out()"):
-            assert len([part async for part in mine]) > 0  # it goes on
+            assert len([part async for part in mine]) > 0  # the window still works
     assert await waiting == [(b"1",)]
     await answers(conn)
 
@@ -313,8 +315,8 @@ async def ask(conn: AsyncConn) -> list[Any]:
 
 @every_window
 @ends_clean()
-async def test_it_can_be_opened_again(conn: AsyncConn, name: str) -> None:
-    """Or says that it cannot; but it does not keep the connection."""
+async def test_opening_a_window_again_works_or_is_refused(conn: AsyncConn, name: str) -> None:
+    """Either way the connection is released."""
     again = window(conn, name)
     for lease in range(3):
         try:
@@ -328,7 +330,7 @@ async def test_it_can_be_opened_again(conn: AsyncConn, name: str) -> None:
 
 @every_window
 @ends_clean()
-async def test_entered_twice_at_the_same_time(conn: AsyncConn, name: str) -> None:
+async def test_entering_a_window_twice_at_once_works_or_is_refused(conn: AsyncConn, name: str) -> None:
     same = window(conn, name)
     ends = await asyncio.gather(*[enter(same) for _ in range(2)], return_exceptions=True)
     assert {type(end) for end in ends} <= {type(None), UsageError}
@@ -340,7 +342,9 @@ async def test_entered_twice_at_the_same_time(conn: AsyncConn, name: str) -> Non
 
 @every_window
 @ends_clean()
-async def test_killed_while_one_is_open_and_others_wait(postgres: Server, conn: AsyncConn, name: str) -> None:
+async def test_a_connection_lost_during_a_window_fails_all_waiters_as_not_sent(
+    postgres: Server, conn: AsyncConn, name: str
+) -> None:
     shared = await AsyncConn.connect(postgres.dsn)
     async with Holder(shared, name):
         waiters = [asyncio.create_task(enter(window(shared, other))) for other in WINDOWS]
@@ -357,7 +361,7 @@ async def test_killed_while_one_is_open_and_others_wait(postgres: Server, conn: 
 
 @every_window
 @ends_clean()
-async def test_abort_while_one_is_open(postgres: Server, name: str) -> None:
+async def test_abort_during_a_window_fails_waiters_as_not_sent(postgres: Server, name: str) -> None:
     shared = await AsyncConn.connect(postgres.dsn)
     async with Holder(shared, name):
         waiter = asyncio.create_task(enter(window(shared, name)))
@@ -370,7 +374,7 @@ async def test_abort_while_one_is_open(postgres: Server, name: str) -> None:
 
 @every_window
 @ends_clean()
-async def test_close_waits_for_the_window_and_those_behind(postgres: Server, name: str) -> None:
+async def test_close_waits_for_the_window_and_the_queued_requests(postgres: Server, name: str) -> None:
     shared = await AsyncConn.connect(postgres.dsn)
     async with Holder(shared, name):
         behind = shared.exec_query("select 'behind'")
@@ -386,7 +390,7 @@ async def test_close_waits_for_the_window_and_those_behind(postgres: Server, nam
 
 
 @ends_clean()
-async def test_close_gives_up_on_a_window_that_stays_open(postgres: Server, conn: AsyncConn) -> None:
+async def test_close_times_out_on_a_window_that_stays_open(postgres: Server, conn: AsyncConn) -> None:
     shared = await AsyncConn.connect(postgres.dsn)
     inside = asyncio.Event()
 
@@ -404,4 +408,4 @@ async def test_close_gives_up_on_a_window_that_stays_open(postgres: Server, conn
     end = await outcome_of(task)
     assert isinstance(end, ConnectionClosed) and end.outcome is Outcome.UNKNOWN
     await conn.exec_query("select pg_terminate_backend($1)", (str(shared.backend_pid),))
-    await until(lambda: shared._transport.is_closed, "the end")
+    await until(lambda: shared._core.transport.is_closed, "the end")

@@ -1,4 +1,4 @@
-"""Blocks of exclusive() that several tasks use, and what the end of one waits for: nothing of it may hit others."""
+"""Windows inside exclusive(), and what the end of a block waits for: no effect of it may reach another owner."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ async def conn(postgres: Server) -> AsyncIterator[AsyncConn]:
         yield conn
 
 
-# ---- verbs inside
+# ---- windows inside
 
 
 @ends_clean()
-async def test_a_verb_waits_for_what_was_asked_before_it(postgres: Server, conn: AsyncConn) -> None:
-    """Else its deadline, its cancelling or its exception would stop that as well."""
+async def test_a_window_inside_waits_for_earlier_requests(postgres: Server, conn: AsyncConn) -> None:
+    """Otherwise its timeout, its cancellation or its exception would stop those requests as well."""
     async with conn.exclusive() as mine:
         await mine.simple_query("begin")
         async with gate(postgres.dsn):
@@ -77,8 +77,8 @@ async def raises(mine: ExclusiveConn) -> None:
 
 
 @ends_clean(60)
-async def test_who_is_held_back_has_his_deadline(postgres: Server) -> None:
-    """Behind a verb that is being stopped, on a server that is slow to take the cancel request."""
+async def test_a_request_that_is_held_back_keeps_its_deadline(postgres: Server) -> None:
+    """It waits for a stream that is being stopped, on a server that is slow to accept the cancel request."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -106,8 +106,8 @@ async def test_who_is_held_back_has_his_deadline(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_a_cancel_under_way_hits_nobody_else() -> None:
-    """Its connection is slow: the block's end waits for it, and so does whoever is next."""
+async def test_a_cancel_request_under_way_does_not_hit_the_next_owner() -> None:
+    """Its connection is slow: the end of the block waits for it, and so does the next owner."""
 
     async with FakePG(until_terminate, hold_cancels=True) as fake, await AsyncConn.connect(fake.dsn) as conn:
         block = conn.exclusive()
@@ -124,8 +124,8 @@ async def test_a_cancel_under_way_hits_nobody_else() -> None:
 
 
 @ends_clean()
-async def test_what_on_connect_has_set_outlives_a_reset(postgres: Server) -> None:
-    """On a shared connection, too: the pool replaces one whose settings were reset."""
+async def test_settings_made_by_on_connect_survive_a_reset(postgres: Server) -> None:
+    """Also on a shared connection: the pool replaces a connection whose settings were reset."""
 
     async def on_connect(conn: AsyncConn) -> None:
         await conn.simple_query("set application_name = 'set up'")
@@ -138,7 +138,7 @@ async def test_what_on_connect_has_set_outlives_a_reset(postgres: Server) -> Non
 
 
 @ends_clean()
-async def test_a_table_made_by_encoded_messages_is_dropped(conn: AsyncConn) -> None:
+async def test_a_temporary_table_created_by_encoded_messages_is_dropped(conn: AsyncConn) -> None:
     sql = "create temp table leak as select 1"
     encoded = m.encode(m.Parse("", sql), m.Bind(), m.Execute(), m.Sync())
     async with conn.exclusive() as mine:
@@ -151,8 +151,10 @@ async def test_a_table_made_by_encoded_messages_is_dropped(conn: AsyncConn) -> N
 
 @pytest.mark.parametrize("kind", ["connection", "pool"])
 @ends_clean()
-async def test_what_runs_is_stopped(postgres: Server, conn: AsyncConn, kind: str) -> None:
-    """Whoever is told of a timeout expects no write behind it."""
+async def test_an_exception_stops_the_running_request_on_the_server(
+    postgres: Server, conn: AsyncConn, kind: str
+) -> None:
+    """A caller that gets a timeout does not expect a later write."""
     await conn.simple_query("drop table if exists late; create table late(a int)")
     begin, dsn = time.monotonic(), postgres.dsn
     with pytest.raises(TimeoutError):
@@ -175,7 +177,7 @@ async def test_what_runs_is_stopped(postgres: Server, conn: AsyncConn, kind: str
 
 
 @ends_clean()
-async def test_the_beginning_of_a_message_is_handed_back() -> None:
+async def test_a_partial_message_is_handed_back_to_the_wire_conn() -> None:
     note = m.encode(m.NotificationResponse(7, "news", "hello"))
 
     async def script(peer: Peer) -> None:

@@ -1,4 +1,4 @@
-"""A verb inside `exclusive()`, left in whatever way: the block goes on, and nobody behind it is hurt."""
+"""A window inside `exclusive()`, left in any way: the block continues, and later requests are not affected."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pg_wired import AsyncConn, AsyncPool
 from rig.checks import SOON, ends_clean, until
 from rig.postgres import Server
 from tests.endless_queries import ENDLESS_COPY
+from tests.pool.pools import shared_conns
 
 pytestmark = pytest.mark.both_loops
 
@@ -23,7 +24,7 @@ async def owner(request: pytest.FixtureRequest, postgres: Server) -> AsyncIterat
     made: AsyncConn | AsyncPool
     if request.param == "pool":
         made = await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1)
-        async with made.exclusive():  # which is kept warm
+        async with made.exclusive():  # opens a connection, which is then kept
             pass
     else:
         made = await AsyncConn.connect(postgres.dsn)
@@ -32,11 +33,11 @@ async def owner(request: pytest.FixtureRequest, postgres: Server) -> AsyncIterat
 
 
 @ends_clean()
-async def test_a_stream_that_was_not_read_out(owner: AsyncConn | AsyncPool) -> None:
+async def test_a_stream_that_was_not_read_to_its_end_leaves_the_block_usable(owner: AsyncConn | AsyncPool) -> None:
     async with owner.exclusive() as mine:
         async with mine.stream(MANY, row_buffer=10) as rows:
             core = mine._lease.core
-            await until(lambda: core.transport._is_paused or rows.reply.done(), "more rows than are kept")
+            await until(lambda: core.transport._is_paused or rows._incoming.reply.done(), "more rows than are kept")
         assert await mine.exec_query("select 1", timeout=SOON) == [(b"1",)]
         await mine.simple_query("begin")
         async with mine.copy_out(f"copy ({MANY}) to stdout") as data:
@@ -45,7 +46,7 @@ async def test_a_stream_that_was_not_read_out(owner: AsyncConn | AsyncPool) -> N
 
 
 @ends_clean()
-async def test_an_iterator_that_is_still_there(owner: AsyncConn | AsyncPool) -> None:
+async def test_an_iterator_that_outlives_its_block_does_not_keep_the_connection(owner: AsyncConn | AsyncPool) -> None:
     async with owner.exclusive() as mine:
         left = aiter(mine.copy_out(ENDLESS_COPY))
         await anext(left)
@@ -55,8 +56,8 @@ async def test_an_iterator_that_is_still_there(owner: AsyncConn | AsyncPool) -> 
 
 
 @ends_clean(60)
-async def test_the_next_one_is_not_cancelled(owner: AsyncConn | AsyncPool) -> None:
-    """The CancelRequest of an abandoned COPY has come and gone before anybody else's query."""
+async def test_an_abandoned_copy_does_not_cancel_the_next_owners_query(owner: AsyncConn | AsyncPool) -> None:
+    """The CancelRequest of an abandoned COPY has finished before another owner's query starts."""
     for _ in range(10):
         async with owner.exclusive() as mine:
             async for _chunk in mine.copy_out(ENDLESS_COPY):
@@ -67,8 +68,8 @@ async def test_the_next_one_is_not_cancelled(owner: AsyncConn | AsyncPool) -> No
 
 
 @ends_clean()
-async def test_cancelled_while_it_is_cleaned(postgres: Server) -> None:
-    """Somebody who cancels every task gets no dirty connection lent on."""
+async def test_cancelling_all_tasks_during_the_cleanup_never_passes_on_a_dirty_connection(postgres: Server) -> None:
+    """Code that cancels every task must not cause a dirty connection to be acquired by the next owner."""
     async with await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool:
         me = asyncio.current_task()
 
@@ -78,7 +79,7 @@ async def test_cancelled_while_it_is_cleaned(postgres: Server) -> None:
                 mine.exec_query("select pg_sleep(60)").add_done_callback(lambda reply: reply.exception())
 
         for steps in range(6):
-            table = f"half_done_{time.monotonic_ns()}"  # the server keeps the one before locked until it notices
+            table = f"half_done_{time.monotonic_ns()}"  # the server keeps the previous one locked until it notices
             borrowing = asyncio.create_task(acquire(table))
             cleaning = "Lease._end"
             while cleaning not in {task.get_coro().__qualname__ for task in asyncio.all_tasks()}:  # type: ignore[union-attr]
@@ -93,7 +94,7 @@ async def test_cancelled_while_it_is_cleaned(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_cancelled_before_a_connection_is_begun(postgres: Server) -> None:
+async def test_cancelling_before_a_connection_is_opened_leaves_the_pool_usable(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool:
 
         async def acquire() -> None:
@@ -111,15 +112,15 @@ async def test_cancelled_before_a_connection_is_begun(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_a_pool_that_is_closed_by_its_listener(postgres: Server) -> None:
+async def test_a_pool_can_be_closed_inside_its_listener_block(postgres: Server) -> None:
     pool = await AsyncPool.connect(postgres.dsn, size=1)
     async with pool.listener(["a"]):
         await pool.close()
 
 
 @ends_clean()
-async def test_a_batch_is_not_torn_apart(postgres: Server) -> None:
-    """Its lane is lost before anything of it was sent: all of it fails, rather than run here and there."""
+async def test_a_batch_on_a_lost_connection_fails_as_a_whole(postgres: Server) -> None:
+    """Its shared connection is lost before any of it was sent: all of it fails, and none runs on another connection."""
     from pg_wired import ConnectionClosed, Outcome, ResponseCollector
     from pg_wired.protocol import messages as m
 
@@ -127,10 +128,10 @@ async def test_a_batch_is_not_torn_apart(postgres: Server) -> None:
         await AsyncConn.connect(postgres.dsn) as admin,
         await AsyncPool.connect(postgres.dsn, size=2, max_in_flight=1) as pool,
     ):
-        slow = [lane.exec_query("select pg_sleep(60)") for lane in pool._shared.conns]
+        slow = [lane.exec_query("select pg_sleep(60)") for lane in shared_conns(pool)]
         ask = m.encode(m.Query("select 1"))
         batch = pool.submit_batch([(ask, ResponseCollector.ROWS)] * 5)
-        [held] = [lane for lane in pool._shared.conns if len(lane._session.pending) == 5]
+        [held] = [lane for lane in shared_conns(pool) if len(lane._core.session.pending) == 5]
         await admin.exec_query("select pg_terminate_backend($1::int)", [str(held.backend_pid)])
         for error in await batch:
             assert isinstance(error, ConnectionClosed) and error.outcome is Outcome.NOT_SENT

@@ -1,4 +1,4 @@
-"""Notices: each one, in order, to a handler that can do no harm, whatever the connection is doing."""
+"""Notices: the handler receives each one, in order, whatever the connection is doing, and can do no harm."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def conn(postgres: Server) -> AsyncIterator[AsyncConn]:
 
 
 class Heard(list[PgError]):
-    """What a handler was given."""
+    """The notices that a handler received."""
 
     def __init__(self, conn: AsyncConn) -> None:
         conn.set_notice_handler(self.append)
@@ -42,7 +42,7 @@ class Heard(list[PgError]):
 
 
 @ends_clean()
-async def test_what_it_says(conn: AsyncConn) -> None:
+async def test_a_notice_has_the_fields_that_the_server_sent(conn: AsyncConn) -> None:
     heard = Heard(conn)
     await conn.exec_query("select pg_temp.tell(7)")
     assert await heard.numbers(1) == [7]
@@ -55,8 +55,8 @@ async def test_what_it_says(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_in_order_whatever_it_is_doing(conn: AsyncConn) -> None:
-    """The handler is told soon, not at once: a notice of a request can come behind its answer, never out of order."""
+async def test_notices_of_every_kind_of_request_arrive_in_order(conn: AsyncConn) -> None:
+    """The handler is called soon, not at once: a notice may come after its request's answer, but never out of order."""
     heard = Heard(conn)
 
     async def source() -> AsyncIterator[bytes]:
@@ -86,7 +86,7 @@ async def test_in_order_whatever_it_is_doing(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_a_handler_that_raises_hurts_nobody(conn: AsyncConn) -> None:
+async def test_a_handler_that_raises_does_not_affect_requests(conn: AsyncConn) -> None:
     loop = asyncio.get_running_loop()
     contexts: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: contexts.append(context))
@@ -120,7 +120,7 @@ async def test_a_handler_may_close_the_connection(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_no_handler(conn: AsyncConn) -> None:
+async def test_notices_without_a_handler_are_dropped(conn: AsyncConn) -> None:
     await conn.exec_query("select pg_temp.tell(1)")
     heard = Heard(conn)
     conn.set_notice_handler(None)
@@ -133,8 +133,8 @@ async def test_no_handler(conn: AsyncConn) -> None:
 
 
 @ends_clean(60)
-async def test_a_flood() -> None:
-    """Nobody else on the loop has to wait for all of them."""
+async def test_a_flood_of_notices_does_not_block_the_loop() -> None:
+    """Other tasks on the loop do not have to wait for all of them."""
     total = 30_000
     where = "PL/pgSQL function tell(integer) line 1 at RAISE, " + "x" * 120  # as large as PostgreSQL's
     notice = m.encode(m.NoticeResponse((("S", "NOTICE"), ("C", "00000"), ("M", "number"), ("W", where))))
@@ -163,7 +163,7 @@ async def test_a_flood() -> None:
 
 
 @ends_clean()
-async def test_between_any_two_messages_of_a_copy() -> None:
+async def test_notices_between_any_two_messages_of_a_copy_are_delivered() -> None:
     notice = m.NoticeResponse((("S", "NOTICE"), ("C", "00000"), ("M", "1")))
     changed = m.ParameterStatus("application_name", "changed")
 
@@ -188,8 +188,8 @@ async def test_between_any_two_messages_of_a_copy() -> None:
 
 
 @ends_clean()
-async def test_before_and_behind_the_last_answer() -> None:
-    """A notice belongs to nobody: on an idle connection it is told as well; one without fields is no error."""
+async def test_notices_on_an_idle_connection_or_without_fields_are_delivered() -> None:
+    """A notice belongs to no request, so it is also delivered on an idle connection; it may lack all fields."""
     odd = m.NoticeResponse(())
     is_heard = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The receiver of notifications: bounded, every one accounted for, and it says why nothing more comes."""
+"""The notification receiver is bounded, accounts for every notification and reports why it ends."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ async def arrived(receiver: NotificationReceiver, count: int) -> None:
     ("drop", "expected"), [("oldest", ["-7", "7", "8", "9"]), ("newest", ["0", "1", "2", "-7"])], ids=str
 )
 @ends_clean()
-async def test_no_room(conn: AsyncConn, other: AsyncConn, drop: Any, expected: list[str]) -> None:
+async def test_a_full_receiver_drops_and_counts_the_oldest_or_newest(
+    conn: AsyncConn, other: AsyncConn, drop: Any, expected: list[str]
+) -> None:
     await conn.listen("chan")
     receiver = conn.take_notification_receiver(3, drop)
     await notify(other, *range(10))
@@ -74,7 +76,7 @@ async def test_no_room(conn: AsyncConn, other: AsyncConn, drop: Any, expected: l
 
 
 @ends_clean()
-async def test_nobody_receives(conn: AsyncConn, other: AsyncConn) -> None:
+async def test_notifications_without_a_receiver_are_counted_as_dropped(conn: AsyncConn, other: AsyncConn) -> None:
     await conn.listen("chan")
     await notify(other, 1, 2)
     await until(lambda: conn.dropped_notifications == 2, "two to be counted")
@@ -86,8 +88,8 @@ async def test_nobody_receives(conn: AsyncConn, other: AsyncConn) -> None:
 
 @pytest.mark.parametrize("drop", ["oldest", "newest"])
 @ends_clean(60)
-async def test_a_flood(drop: Any) -> None:
-    """10^5 of them to a slow receiver: every number is delivered or in a gap, and little is kept."""
+async def test_every_notification_of_a_flood_is_delivered_or_part_of_a_gap(drop: Any) -> None:
+    """10^5 notifications to a slow receiver: every number is delivered or in a gap, and few are kept."""
     total = 100_000
 
     async def script(peer: Peer) -> None:
@@ -95,7 +97,7 @@ async def test_a_flood(drop: Any) -> None:
         await is_taken.wait()
         for first in range(0, total, 1000):
             notes = [m.NotificationResponse(7, "chan", str(n)) for n in range(first, first + 1000)]
-            await peer.write(m.encode(*notes))  # a transcript of it nobody needs
+            await peer.write(m.encode(*notes))  # not recorded in the transcript
 
     rng = repeatable()
     expected = 0
@@ -122,7 +124,7 @@ async def test_a_flood(drop: Any) -> None:
 
 
 @ends_clean()
-async def test_one_receiver_with_one_reader(conn: AsyncConn, other: AsyncConn) -> None:
+async def test_a_connection_has_one_receiver_with_one_reader(conn: AsyncConn, other: AsyncConn) -> None:
     for wrong in ({"capacity": 0}, {"capacity": -1}, {"drop": "some"}):
         with pytest.raises(ConfigError):
             conn.take_notification_receiver(**wrong)
@@ -145,8 +147,8 @@ async def test_one_receiver_with_one_reader(conn: AsyncConn, other: AsyncConn) -
 
 
 @ends_clean()
-async def test_cancelled_in_the_turn_in_which_one_comes(conn: AsyncConn) -> None:
-    """What was not delivered is still there."""
+async def test_cancelling_as_a_notification_arrives_does_not_lose_it(conn: AsyncConn) -> None:
+    """A notification that was not delivered stays in the queue."""
     await conn.listen("chan")
     receiver = conn.take_notification_receiver()
     seen: list[str] = []
@@ -163,7 +165,7 @@ async def test_cancelled_in_the_turn_in_which_one_comes(conn: AsyncConn) -> None
 
 
 @ends_clean()
-async def test_from_another_thread(conn: AsyncConn) -> None:
+async def test_reading_from_another_thread_is_refused(conn: AsyncConn) -> None:
     receiver = conn.take_notification_receiver()
 
     def elsewhere() -> None:
@@ -174,7 +176,7 @@ async def test_from_another_thread(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_it_ends_when_the_connection_is_closed(postgres: Server) -> None:
+async def test_iteration_ends_when_the_connection_is_closed(postgres: Server) -> None:
     for is_waiting in (False, True):
         conn = await AsyncConn.connect(postgres.dsn)
         await conn.listen("chan")
@@ -197,7 +199,9 @@ async def test_it_ends_when_the_connection_is_closed(postgres: Server) -> None:
 
 @pytest.mark.parametrize("is_waiting", [False, True])
 @ends_clean()
-async def test_the_connection_is_lost(conn: AsyncConn, other: AsyncConn, is_waiting: bool) -> None:
+async def test_a_lost_connection_is_raised_after_the_queued_notifications(
+    conn: AsyncConn, other: AsyncConn, is_waiting: bool
+) -> None:
     await conn.listen("chan")
     receiver = conn.take_notification_receiver()
     if not is_waiting:
@@ -213,7 +217,7 @@ async def test_the_connection_is_lost(conn: AsyncConn, other: AsyncConn, is_wait
 
 
 @ends_clean()
-async def test_a_connection_that_retires_does_not_end_it_silently(conn: AsyncConn) -> None:
+async def test_a_connection_that_retires_raises_the_reason(conn: AsyncConn) -> None:
     receiver = conn.take_notification_receiver()
     reading = asyncio.ensure_future(anext(receiver))
     await conn.simple_query("set client_encoding = 'latin1'")

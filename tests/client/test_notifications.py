@@ -59,7 +59,7 @@ async def arrived(receiver: NotificationReceiver, count: int) -> None:
 
 
 @ends_clean()
-async def test_while_idle(conn: AsyncConn, other: AsyncConn) -> None:
+async def test_notifications_arrive_on_an_idle_connection(conn: AsyncConn, other: AsyncConn) -> None:
     await conn.listen("chan")
     receiver = conn.take_notification_receiver()
     waiting = asyncio.ensure_future(anext(receiver))
@@ -73,12 +73,12 @@ async def test_while_idle(conn: AsyncConn, other: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_to_oneself(conn: AsyncConn) -> None:
+async def test_a_connection_receives_its_own_notifications(conn: AsyncConn) -> None:
     await conn.listen("chan")
     receiver = conn.take_notification_receiver()
     await conn.simple_query("notify chan, 'simple'; notify chan")
     await notify(conn, "extended")
-    assert receiver.queued == 3  # before ReadyForQuery of what caused them
+    assert receiver.queued == 3  # they come before ReadyForQuery of the request that sent them
     assert await settings(receiver, 3) == ["simple", "", "extended"]
 
 
@@ -150,8 +150,10 @@ BUSY_WITH: list[Callable[[AsyncConn], Awaitable[None]]] = [
 
 @pytest.mark.parametrize("work", BUSY_WITH)
 @ends_clean()
-async def test_during(conn: AsyncConn, other: AsyncConn, work: Callable[[AsyncConn], Awaitable[None]]) -> None:
-    most = 1000  # how long the work lasts is the machine's affair; the queue has room for all of them
+async def test_notifications_arrive_during_every_kind_of_request(
+    conn: AsyncConn, other: AsyncConn, work: Callable[[AsyncConn], Awaitable[None]]
+) -> None:
+    most = 1000  # the duration of the work depends on the machine; the queue has room for all of them
     await conn.listen("chan")
     receiver = conn.take_notification_receiver(capacity=most + 1)
     busy = asyncio.ensure_future(work(conn))
@@ -167,8 +169,8 @@ async def test_during(conn: AsyncConn, other: AsyncConn, work: Callable[[AsyncCo
 
 
 @ends_clean()
-async def test_between_any_two_messages() -> None:
-    """Of a stream, a COPY each way and a query: wherever it comes, it changes nothing else (I12)."""
+async def test_a_notification_between_any_two_messages_changes_nothing_else() -> None:
+    """Between any two messages of a stream, a COPY in each direction and a query (I12)."""
     note = m.NotificationResponse(7, "chan", "x")
     ready = m.ReadyForQuery("I")
 
@@ -202,7 +204,7 @@ async def test_between_any_two_messages() -> None:
 
 
 @ends_clean()
-async def test_a_listener_in_a_transaction_hears_at_its_end(conn: AsyncConn, other: AsyncConn) -> None:
+async def test_a_listener_in_a_transaction_is_notified_at_its_end(conn: AsyncConn, other: AsyncConn) -> None:
     await conn.listen("chan")
     receiver = conn.take_notification_receiver()
     async with conn.exclusive() as mine:
@@ -216,7 +218,7 @@ async def test_a_listener_in_a_transaction_hears_at_its_end(conn: AsyncConn, oth
 
 
 @ends_clean()
-async def test_the_server_sends_equal_ones_of_a_transaction_once(conn: AsyncConn, other: AsyncConn) -> None:
+async def test_equal_notifications_of_a_transaction_arrive_once(conn: AsyncConn, other: AsyncConn) -> None:
     await conn.listen("chan")
     receiver = conn.take_notification_receiver()
     await other.simple_query("begin; notify chan, 'x'; notify chan, 'x'; notify chan, 'y'; notify chan, 'x'; commit")
@@ -226,7 +228,7 @@ async def test_the_server_sends_equal_ones_of_a_transaction_once(conn: AsyncConn
 
 
 @ends_clean()
-async def test_the_longest_payload(conn: AsyncConn, other: AsyncConn) -> None:
+async def test_the_longest_payload_arrives_and_a_longer_one_is_rejected(conn: AsyncConn, other: AsyncConn) -> None:
     await conn.listen("chan")
     receiver = conn.take_notification_receiver()
     await notify(other, "ü" * 3999 + "x")
@@ -239,7 +241,7 @@ async def test_the_longest_payload(conn: AsyncConn, other: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_names(conn: AsyncConn, other: AsyncConn) -> None:
+async def test_channel_names_may_contain_any_character(conn: AsyncConn, other: AsyncConn) -> None:
     receiver = conn.take_notification_receiver()
     names = [
         "plain",
@@ -266,7 +268,7 @@ async def test_names(conn: AsyncConn, other: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_names_that_cannot_be(conn: AsyncConn) -> None:
+async def test_invalid_channel_names_are_refused(conn: AsyncConn) -> None:
     for use in (conn.listen, conn.unlisten):
         for name in ("", "x" * 64, "é" * 32, "a\0b", "\0", "\ud800"):
             with pytest.raises(ConfigError, match="channel"):
@@ -274,12 +276,12 @@ async def test_names_that_cannot_be(conn: AsyncConn) -> None:
         for wrong in (b"chan", None, 1):
             with pytest.raises(TypeError, match="channel"):
                 await use(wrong)  # type: ignore[arg-type]
-    assert conn.in_flight == 0 and not conn.channels
+    assert conn.in_flight == 0 and not conn._core.channels
     await answers(conn)
 
 
 @ends_clean()
-async def test_unlisten(conn: AsyncConn, other: AsyncConn) -> None:
+async def test_no_notifications_arrive_between_unlisten_and_listen(conn: AsyncConn, other: AsyncConn) -> None:
     receiver = conn.take_notification_receiver()
     await conn.listen("chan")
     await conn.listen("chan")
@@ -292,7 +294,7 @@ async def test_unlisten(conn: AsyncConn, other: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_a_storm_leaves_what_the_server_has(conn: AsyncConn) -> None:
+async def test_channels_match_the_server_after_many_concurrent_listens_and_unlistens(conn: AsyncConn) -> None:
     rng = repeatable()
     names = [f"chan{n}" for n in range(10)]
     tasks = [asyncio.ensure_future(rng.choice([conn.listen, conn.unlisten])(rng.choice(names))) for _ in range(200)]
@@ -300,11 +302,11 @@ async def test_a_storm_leaves_what_the_server_has(conn: AsyncConn) -> None:
         asyncio.get_running_loop().call_later(rng.random() * 0.01, task.cancel)
     await asyncio.gather(*tasks, return_exceptions=True)
     heard = {(name or b"").decode() for (name,) in await conn.exec_query("select pg_listening_channels()")}
-    assert conn.channels == {f'"{name}"' for name in heard}
+    assert conn._core.channels == {f'"{name}"' for name in heard}
 
 
 @ends_clean()
-async def test_our_channels_outlive_what_others_do_in_exclusive(conn: AsyncConn, other: AsyncConn) -> None:
+async def test_channels_survive_listen_and_unlisten_inside_exclusive(conn: AsyncConn, other: AsyncConn) -> None:
     receiver = conn.take_notification_receiver()
     await conn.listen('My "chan"')
     for sql in ("unlisten *", "listen theirs", "listen theirs; set timezone = 'UTC'"):
@@ -317,7 +319,7 @@ async def test_our_channels_outlive_what_others_do_in_exclusive(conn: AsyncConn,
 
 
 @ends_clean()
-async def test_a_notification_that_makes_no_sense_ends_the_connection() -> None:
+async def test_a_malformed_notification_ends_the_connection() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.send(b"A" + struct.pack("!i", 9) + b"\0\0\0\0x")

@@ -1,20 +1,24 @@
-"""pipeline(): sync groups of one's own choosing, against a real server.
+"""pipeline(): sync groups that the caller chooses, against a real server.
 
-The scenarios of PostgreSQL's own libpq_pipeline, and where each is expressed:
+The scenarios of PostgreSQL's own libpq_pipeline, and the tests that cover each:
 
-- cancel: test_cancelled_on_the_server here; the ways to send a CancelRequest in test_cancel_token.py
-- disallowed_in_pipeline: test_disallowed_in_pipeline; test_windows.py for every other kind of window
-- multi_pipelines: test_multi_pipelines
-- nosync: test_nosync, with Flush, by WireConn
-- pipeline_abort: test_pipeline_abort, test_two_statements_in_one_item, test_an_error_partway_through_the_rows
-- pipeline_idle: test_pipeline_idle (Flush, by WireConn), test_a_warning_in_the_middle
-- pipelined_insert: test_pipelined_insert
-- prepared: test_prepared (items), test_prepared_and_portals_by_name (by WireConn)
-- protocol_version: nothing of a pipeline; what a server may negotiate is in test_connect_hostile.py
-- simple_pipeline: test_simple_pipeline
-- singlerow: test_singlerow (by WireConn; the rows of an item come together, and stream() is a window of its own)
-- transaction: test_transaction
-- uniqviol: test_uniqviol
+- cancel: test_cancelling_on_the_server_aborts_only_one_group; the ways to send a CancelRequest are in test_cancel.py
+- disallowed_in_pipeline: test_requests_disallowed_in_pipeline_are_refused; every other kind of window in test_lease.py
+- multi_pipelines: test_multi_pipelines_are_answered_in_order
+- nosync: test_nosync_results_arrive_without_any_sync, with Flush, by WireConn
+- pipeline_abort: test_pipeline_abort_fails_only_the_group_of_the_error, test_two_statements_in_one_item_are_rejected,
+  test_an_error_partway_through_the_rows_aborts_the_group
+- pipeline_idle: test_pipeline_idle_answers_each_flush (by WireConn),
+  test_a_warning_in_the_middle_does_not_disturb_the_results
+- pipelined_insert: test_pipelined_insert_of_10000_rows_is_committed
+- prepared: test_prepared_statements_can_be_described_by_items,
+  test_prepared_statements_and_portals_can_be_described_and_closed_by_name (by WireConn)
+- protocol_version: not about pipelines; what a server may negotiate is in test_login_libpq.py
+- simple_pipeline: test_simple_pipeline_returns_its_result_at_sync
+- singlerow: test_singlerow_rows_arrive_one_by_one (by WireConn; all rows of an item arrive together, and stream() is
+  a separate window)
+- transaction: test_a_transaction_may_span_groups
+- uniqviol: test_uniqviol_fails_only_the_groups_that_repeat_a_key
 """
 
 from __future__ import annotations
@@ -65,37 +69,37 @@ async def wire(postgres: Server) -> AsyncIterator[WireConn]:
 
 @pytest.mark.smoke
 @ends_clean()
-async def test_simple_pipeline(conn: AsyncConn) -> None:
+async def test_simple_pipeline_returns_its_result_at_sync(conn: AsyncConn) -> None:
     async with conn.pipeline() as pipeline:
         item = pipeline.query("select $1", ("1",), INT4)
         synced = pipeline.sync()
-        assert not item.reply.done()
+        assert not item.as_future().done()
         assert list(await item) == [(b"1",)]
         assert list(await synced) == []
-    assert list(await item) == [(b"1",)]  # and once more
+    assert list(await item) == [(b"1",)]  # a second await works too
     await answers(conn)
 
 
 @ends_clean()
-async def test_a_long_one_is_begun_before_all_of_it_is_queued(conn: AsyncConn) -> None:
+async def test_a_long_pipeline_is_sent_before_all_of_it_is_queued(conn: AsyncConn) -> None:
     async with conn.pipeline() as pipeline:
-        before = conn._transport.writes
+        before = conn._core.transport.writes
         items = [pipeline.query("select $1::text", (str(n),)) for n in range(3)]
-        assert conn._transport.writes == before  # a short one leaves in one
+        assert conn._core.transport.writes == before  # a short pipeline is sent in one write
         items += [pipeline.query("select $1::text", (str(n),)) for n in range(3, 50)]
-        assert before + 3 < conn._transport.writes < before + 10
+        assert before + 3 < conn._core.transport.writes < before + 10
     assert [list(await item) for item in items] == [[(b"%d" % n,)] for n in range(50)]
 
 
 @ends_clean()
-async def test_multi_pipelines(conn: AsyncConn) -> None:
+async def test_multi_pipelines_are_answered_in_order(conn: AsyncConn) -> None:
     order: list[object] = []
     async with conn.pipeline() as pipeline:
         items: list[PipelineItem[Rows]] = []
         replies: list[asyncio.Future[Rows]] = []
         for number in "123":
             items.append(pipeline.query("select $1", (number,), INT4))
-            replies += [items[-1].reply, pipeline.sync()]
+            replies += [items[-1].as_future(), pipeline.sync()]
         for reply in replies:
             reply.add_done_callback(order.append)
     assert [list(await item) for item in items] == [[(b"1",)], [(b"2",)], [(b"3",)]]
@@ -103,7 +107,7 @@ async def test_multi_pipelines(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_disallowed_in_pipeline(conn: AsyncConn) -> None:
+async def test_requests_disallowed_in_pipeline_are_refused(conn: AsyncConn) -> None:
     async with conn.pipeline() as pipeline:
         for outside in (conn.exec_query, conn.simple_query, conn.describe):
             with pytest.raises(UsageError, match=r"inside pipeline\(\)"):
@@ -123,8 +127,8 @@ async def test_disallowed_in_pipeline(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_nosync(wire: WireConn) -> None:
-    """All results come before any Sync; none was sent."""
+async def test_nosync_results_arrive_without_any_sync(wire: WireConn) -> None:
+    """All results arrive before any Sync is sent."""
     sql = "select repeat('xyzxz', 12)"
     for _ in range(10):
         await wire.send(m.Parse("", sql), m.Bind(), m.Execute())
@@ -144,7 +148,7 @@ async def expect(wire: WireConn, *kinds: type[m.Message]) -> None:
 
 
 @ends_clean()
-async def test_pipeline_abort(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_pipeline_abort_fails_only_the_group_of_the_error(conn: AsyncConn, admin: AsyncConn) -> None:
     async with conn.pipeline() as pipeline:
         first = pipeline.query(INSERT, ("1",), INT4)
         failing = pipeline.query("select no_such_function($1)", ("1",), INT4)
@@ -155,7 +159,7 @@ async def test_pipeline_abort(conn: AsyncConn, admin: AsyncConn) -> None:
         assert await ends(failing, first, skipped, other) == [
             ("42883", REJECTED), ABORTED, ABORTED, "INSERT 0 1",
         ]  # fmt: skip
-        assert list(await synced) == []  # it says that all was answered
+        assert list(await synced) == []  # it only says that everything was answered
         for item, words in ((first, "rolled back"), (skipped, "skipped")):
             error = await outcome_of(item)
             assert words in str(error) and isinstance(error.__cause__, PgError) and error.__cause__.code == "42883"
@@ -163,14 +167,14 @@ async def test_pipeline_abort(conn: AsyncConn, admin: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_two_statements_in_one_item(conn: AsyncConn) -> None:
+async def test_two_statements_in_one_item_are_rejected(conn: AsyncConn) -> None:
     async with conn.pipeline() as pipeline:
         assert await ends(pipeline.query("select 1; select 2")) == [("42601", REJECTED)]
         assert await ends(pipeline.query("select 1")) == ["SELECT 1"]
 
 
 @ends_clean()
-async def test_an_error_partway_through_the_rows(conn: AsyncConn, wire: WireConn) -> None:
+async def test_an_error_partway_through_the_rows_aborts_the_group(conn: AsyncConn, wire: WireConn) -> None:
     sql = "select 1.0/g from generate_series(3, -1, -1) g"
     async with conn.pipeline() as pipeline:
         item, beside = pipeline.query(sql), pipeline.query("select 1")
@@ -182,8 +186,8 @@ async def test_an_error_partway_through_the_rows(conn: AsyncConn, wire: WireConn
 
 
 @ends_clean()
-async def test_pipeline_idle(wire: WireConn) -> None:
-    """One at a time, each asked for with Flush; a warning stands before the rows it belongs to."""
+async def test_pipeline_idle_answers_each_flush(wire: WireConn) -> None:
+    """One query at a time, each requested with Flush; a warning comes before the rows it belongs to."""
     for number in b"1", b"2":
         await wire.send(m.Parse("", f"select {number.decode()}"), m.Bind(), m.Execute(), m.Flush())
         await expect(wire, m.ParseComplete, m.BindComplete)
@@ -196,7 +200,7 @@ async def test_pipeline_idle(wire: WireConn) -> None:
 
 
 @ends_clean()
-async def test_a_warning_in_the_middle(conn: AsyncConn) -> None:
+async def test_a_warning_in_the_middle_does_not_disturb_the_results(conn: AsyncConn) -> None:
     said: list[str] = []
     conn.set_notice_handler(lambda notice: said.append(notice.severity))
     async with conn.pipeline() as pipeline:
@@ -205,7 +209,7 @@ async def test_a_warning_in_the_middle(conn: AsyncConn) -> None:
 
 
 @ends_clean(60)
-async def test_pipelined_insert(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_pipelined_insert_of_10000_rows_is_committed(conn: AsyncConn, admin: AsyncConn) -> None:
     """A transaction in one group: 10,000 inserts, written while their answers are read."""
     count = 10_000
     async with conn.pipeline() as pipeline:
@@ -220,7 +224,7 @@ async def test_pipelined_insert(conn: AsyncConn, admin: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_prepared(conn: AsyncConn) -> None:
+async def test_prepared_statements_can_be_described_by_items(conn: AsyncConn) -> None:
     async with conn.pipeline() as pipeline:
         sql = "select $1, '42', $1::numeric, interval '1 sec'"
         described = pipeline.describe(sql, INT4)
@@ -236,7 +240,7 @@ async def test_prepared(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_prepared_and_portals_by_name(wire: WireConn) -> None:
+async def test_prepared_statements_and_portals_can_be_described_and_closed_by_name(wire: WireConn) -> None:
     await wire.send(m.Parse("select_one", "select $1, 42", INT4), m.Describe("S", "select_one"), m.Sync())
     await expect(wire, m.ParseComplete, m.ParameterDescription, m.RowDescription, m.ReadyForQuery)
     await wire.send(m.Close("S", "select_one"), m.Close("S", "not there"), m.Sync(), m.Describe("S", "select_one"))
@@ -250,7 +254,7 @@ async def test_prepared_and_portals_by_name(wire: WireConn) -> None:
 
 
 @ends_clean()
-async def test_singlerow(wire: WireConn) -> None:
+async def test_singlerow_rows_arrive_one_by_one(wire: WireConn) -> None:
     for n in range(3):
         bind = m.Bind(params=(str(44 + n).encode(),))
         await wire.send(m.Parse("", "select generate_series(42, $1)", INT4), bind, m.Execute())
@@ -264,8 +268,8 @@ async def test_singlerow(wire: WireConn) -> None:
 
 
 @ends_clean()
-async def test_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
-    """One that spans groups: an error fails it, its own ROLLBACK is skipped, that of a later group ends it."""
+async def test_a_transaction_may_span_groups(conn: AsyncConn, admin: AsyncConn) -> None:
+    """An error fails the transaction, the ROLLBACK in its group is skipped, and one in a later group ends it."""
     async with conn.pipeline() as pipeline:
         group = [pipeline.query(sql) for sql in ("begin", "select 0/0", "rollback", "insert into piped values (1)")]
         pipeline.sync()
@@ -281,8 +285,8 @@ async def test_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_uniqviol(conn: AsyncConn, admin: AsyncConn) -> None:
-    """Every tenth repeats a key; each is a group of its own."""
+async def test_uniqviol_fails_only_the_groups_that_repeat_a_key(conn: AsyncConn, admin: AsyncConn) -> None:
+    """Every tenth insert repeats a key; each insert is a separate group."""
     await conn.simple_query("alter table piped add b int unique")
     async with conn.pipeline() as pipeline:
         items = []
@@ -295,7 +299,7 @@ async def test_uniqviol(conn: AsyncConn, admin: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_cancelled_on_the_server(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_cancelling_on_the_server_aborts_only_one_group(conn: AsyncConn, admin: AsyncConn) -> None:
     async with conn.pipeline() as pipeline:
         items = [pipeline.query(INSERT, ("1",)), pipeline.query("select pg_sleep(60)"), pipeline.query(INSERT, ("2",))]
         pipeline.sync()

@@ -1,4 +1,4 @@
-"""pipeline(): what becomes of a sync group, whatever happens in it, to it or around it."""
+"""pipeline(): the results of a sync group, whatever happens inside it, to it or around it."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ async def admin(postgres: Server) -> AsyncIterator[AsyncConn]:
 
 
 @ends_clean(60)
-async def test_a_group_of_many_megabytes(conn: AsyncConn) -> None:
-    """Before its Sync the server answers with so little that it keeps that for itself."""
+async def test_a_group_of_many_megabytes_does_not_deadlock(conn: AsyncConn) -> None:
+    """Before the Sync, the server's answers are so small that they stay in its output buffer."""
     for size, count in ((100_000, 100), (1_000, 10_000), (3_000_000, 5)):
         async with conn.pipeline() as pipeline:
             items = [pipeline.query("select length($1)", (b"x" * size,)) for _ in range(count)]
@@ -60,13 +60,13 @@ async def test_a_group_of_many_megabytes(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_awaiting_syncs_and_the_end_of_the_block_too(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_awaiting_an_item_and_leaving_the_block_end_the_group(conn: AsyncConn, admin: AsyncConn) -> None:
     async with conn.pipeline() as pipeline:
         first = pipeline.query(INSERT, ("1",))
         assert await ends(first) == ["INSERT 0 1"]
-        assert await ends(pipeline.query("select 1/0")) == [("22012", REJECTED)]  # of a group of its own
+        assert await ends(pipeline.query("select 1/0")) == [("22012", REJECTED)]  # in a separate group
         last = pipeline.query(INSERT, ("2",))
-    assert last.reply.done() and await column(admin, PIPED) == [1, 2]
+    assert last.as_future().done() and await column(admin, PIPED) == [1, 2]
     async with conn.pipeline():
         pass
     async with conn.pipeline() as pipeline:
@@ -75,7 +75,7 @@ async def test_awaiting_syncs_and_the_end_of_the_block_too(conn: AsyncConn, admi
 
 
 @ends_clean()
-async def test_a_simple_query_is_a_group_of_its_own(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_simple_query_is_a_separate_group(conn: AsyncConn, admin: AsyncConn) -> None:
     async with conn.pipeline() as pipeline:
         before = pipeline.query(INSERT, ("1",))
         simple = pipeline.simple_query("insert into piped values (2); select 1/0")
@@ -88,8 +88,8 @@ async def test_a_simple_query_is_a_group_of_its_own(conn: AsyncConn, admin: Asyn
 
 
 @ends_clean()
-async def test_a_constraint_that_fails_at_sync(conn: AsyncConn, admin: AsyncConn) -> None:
-    """All tags had come; none of them is a success."""
+async def test_a_constraint_that_fails_at_sync_rejects_the_whole_group(conn: AsyncConn, admin: AsyncConn) -> None:
+    """All command tags had arrived, but none of them means success."""
     await conn.exec_query(INSERT, ("1",))
     async with conn.pipeline() as pipeline:
         for group in ("21", "1"):
@@ -104,7 +104,9 @@ async def test_a_constraint_that_fails_at_sync(conn: AsyncConn, admin: AsyncConn
 
 @pytest.mark.parametrize("is_synced", [True, False])
 @ends_clean()
-async def test_begin_without_commit(conn: AsyncConn, admin: AsyncConn, is_synced: bool) -> None:
+async def test_begin_without_commit_is_rolled_back_and_raises_an_error(
+    conn: AsyncConn, admin: AsyncConn, is_synced: bool
+) -> None:
     with pytest.raises(TransactionError, match="open"):
         async with conn.pipeline() as pipeline:
             pipeline.query("begin")
@@ -117,7 +119,9 @@ async def test_begin_without_commit(conn: AsyncConn, admin: AsyncConn, is_synced
 
 
 @ends_clean()
-async def test_a_commit_in_the_middle_of_a_group(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_failed_group_with_a_commit_in_the_middle_has_outcome_unknown(
+    conn: AsyncConn, admin: AsyncConn
+) -> None:
     async with conn.pipeline() as pipeline:
         sqls = ["begin", "insert into piped values (1)", "commit", "insert into piped values (2)", "select 1/0"]
         got = await ends(*[pipeline.query(sql) for sql in sqls])
@@ -126,7 +130,7 @@ async def test_a_commit_in_the_middle_of_a_group(conn: AsyncConn, admin: AsyncCo
 
 
 @ends_clean()
-async def test_what_retires_a_shared_connection_does_so_from_here_too(postgres: Server) -> None:
+async def test_a_setting_that_retires_a_connection_does_so_in_a_pipeline_too(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn) as shared:
         async with shared.pipeline() as pipeline:
             pipeline.query("set client_encoding = 'latin1'")
@@ -134,7 +138,7 @@ async def test_what_retires_a_shared_connection_does_so_from_here_too(postgres: 
 
 
 @ends_clean()
-async def test_copy_in_a_pipeline(postgres: Server, conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_copy_in_a_pipeline_is_refused(postgres: Server, conn: AsyncConn, admin: AsyncConn) -> None:
     async with conn.pipeline() as pipeline:
         items = [pipeline.query(sql) for sql in ("insert into piped values (1)", "copy piped to stdout", "select 1")]
         assert await ends(*items) == ["INSERT 0 1", ("UsageError", UNKNOWN), "SELECT 1"]
@@ -155,8 +159,8 @@ async def test_copy_in_a_pipeline(postgres: Server, conn: AsyncConn, admin: Asyn
 
 
 @ends_clean()
-async def test_deadlines(postgres: Server, conn: AsyncConn, admin: AsyncConn) -> None:
-    """An item's deadline is its own; the group goes on, for it was sent."""
+async def test_a_deadline_fails_only_its_item(postgres: Server, conn: AsyncConn, admin: AsyncConn) -> None:
+    """The rest of the group continues, because it was sent."""
     async with conn.pipeline() as pipeline:
         never = pipeline.query(INSERT, ("1",), timeout=0)
         async with gate(postgres.dsn):
@@ -172,8 +176,8 @@ async def test_deadlines(postgres: Server, conn: AsyncConn, admin: AsyncConn) ->
 
 
 @ends_clean(60)
-async def test_two_mebibytes_both_ways(conn: AsyncConn) -> None:
-    """Neither side can swallow what is under way: 40 MiB of parameters, 40 MiB of rows, in one group and in twenty."""
+async def test_two_mebibytes_in_both_directions_do_not_deadlock(conn: AsyncConn) -> None:
+    """Neither side can buffer all of it: 40 MiB of parameters, 40 MiB of rows, in one group and in twenty."""
     payloads = [bytes([65 + n]) * (2 << 20) for n in range(20)]
     for is_one_group in (True, False):
         async with conn.pipeline() as pipeline:
@@ -189,7 +193,7 @@ async def test_two_mebibytes_both_ways(conn: AsyncConn) -> None:
 
 @pytest.mark.parametrize("max_in_flight", [1, 2, 256])
 @ends_clean(60)
-async def test_groups_of_any_size_keep_their_order_and_their_fate(postgres: Server, max_in_flight: int) -> None:
+async def test_groups_of_any_size_keep_their_order_and_fail_separately(postgres: Server, max_in_flight: int) -> None:
     rng = repeatable()
     async with await AsyncConn.connect(postgres.dsn, max_in_flight=max_in_flight, statement_cache_size=5) as conn:
         async with conn.pipeline() as pipeline:
@@ -216,8 +220,8 @@ async def test_groups_of_any_size_keep_their_order_and_their_fate(postgres: Serv
 
 
 @ends_clean()
-async def test_a_parse_that_fails_and_its_followers(conn: AsyncConn) -> None:
-    """Everyone gets the answer to its own SQL: never that a statement of ours was not there."""
+async def test_items_after_a_failed_parse_never_report_a_missing_statement(conn: AsyncConn) -> None:
+    """Each item gets the answer to its own SQL, never an error about a missing prepared statement."""
     async with conn.pipeline() as pipeline:
         same = [pipeline.query("selec"), pipeline.query("selec"), pipeline.query("select 'first'")]
         pipeline.sync()
@@ -231,7 +235,7 @@ async def test_a_parse_that_fails_and_its_followers(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_what_was_skipped_is_prepared_later(conn: AsyncConn) -> None:
+async def test_a_statement_that_was_skipped_is_prepared_later(conn: AsyncConn) -> None:
     async with conn.pipeline() as pipeline:
         await ends(pipeline.query("select 1/0"), pipeline.query("select 'skipped'"))
         items = [pipeline.query("select 'skipped'") for _ in range(3)]
@@ -246,7 +250,7 @@ async def test_what_was_skipped_is_prepared_later(conn: AsyncConn) -> None:
 
 @pytest.mark.parametrize("capacity", [0, 1, 2, 3])
 @ends_clean()
-async def test_eviction_inside_a_group(postgres: Server, capacity: int) -> None:
+async def test_eviction_inside_a_group_does_not_change_the_results(postgres: Server, capacity: int) -> None:
     async with await AsyncConn.connect(postgres.dsn, statement_cache_size=capacity) as conn:
         for lease in range(3):
             async with conn.pipeline() as pipeline:
@@ -259,7 +263,7 @@ async def test_eviction_inside_a_group(postgres: Server, capacity: int) -> None:
 
 @ends_clean()
 async def test_a_stale_statement_fails_its_group_once(conn: AsyncConn) -> None:
-    """A user's group is not repeated, and its next use is right."""
+    """A user's group is not repeated, and the next use of the statement succeeds."""
     async with conn.pipeline() as pipeline:
         await pipeline.query("select * from piped")
         for columns in (2, 3):
@@ -271,8 +275,8 @@ async def test_a_stale_statement_fails_its_group_once(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_the_frames_of_groups() -> None:
-    """One write for what one turn of the loop queues, one Sync a group, and Close at the head of a group alone."""
+async def test_each_group_has_one_sync_and_closes_statements_only_at_its_head() -> None:
+    """One write for all items queued in a loop iteration, one Sync per group, Close only at the head of a group."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -293,7 +297,7 @@ async def test_the_frames_of_groups() -> None:
         await conn.exec_query("select 4")
     assert [frame.count("S") for frame in frames] == [1] * 4, frames
     assert all("C" not in frame.lstrip("C") for frame in frames), frames
-    # A Parse behind others may be skipped: nobody relies on it before it is answered.
+    # A Parse after other items may be skipped, so no item relies on it before it is answered.
     assert frames == ["PDBEPDBEPDBEBDES", "CCPDBEPDBES", "PDBEPDBES", "BES"]
 
 
@@ -301,7 +305,7 @@ async def test_the_frames_of_groups() -> None:
 
 
 @ends_clean()
-async def test_an_exception_leaves_nothing_of_the_group_that_was_not_ended(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_an_exception_leaves_no_effect_of_the_unfinished_group(conn: AsyncConn, admin: AsyncConn) -> None:
     with pytest.raises(KeyError):
         async with conn.pipeline() as pipeline:
             ended = pipeline.query(INSERT, ("1",))
@@ -318,7 +322,7 @@ async def test_an_exception_leaves_nothing_of_the_group_that_was_not_ended(conn:
 
 
 @ends_clean()
-async def test_cancelled_inside(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_cancelling_inside_stops_the_group_on_the_server(conn: AsyncConn, admin: AsyncConn) -> None:
     async def work() -> None:
         async with conn.pipeline() as pipeline:
             items.append(pipeline.query(INSERT, ("1",)))
@@ -337,7 +341,7 @@ async def test_cancelled_inside(conn: AsyncConn, admin: AsyncConn) -> None:
 
 
 @ends_clean(60)
-async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_cancelling_at_any_await_never_leaves_half_a_group(conn: AsyncConn, admin: AsyncConn) -> None:
     async def work() -> None:
         async with conn.pipeline() as pipeline:
             pipeline.query(INSERT, (str(at * 10),))
@@ -362,7 +366,7 @@ async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn) -> No
 
 
 @ends_clean()
-async def test_a_sync_that_is_cancelled_still_parts_two_groups(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_cancelled_sync_still_separates_two_groups(conn: AsyncConn, admin: AsyncConn) -> None:
     async with conn.pipeline() as pipeline:
         first = [pipeline.query("select $1::text", ("x" * (3 << 20),)) for _ in range(2)]
         pipeline.sync().cancel()
@@ -371,18 +375,18 @@ async def test_a_sync_that_is_cancelled_still_parts_two_groups(conn: AsyncConn, 
 
 
 @ends_clean()
-async def test_an_item_that_is_cancelled_leaves_the_others_alone(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_cancelled_item_does_not_affect_the_others(conn: AsyncConn, admin: AsyncConn) -> None:
     async with conn.pipeline() as pipeline:
         items = [pipeline.query(INSERT, (str(n),)) for n in range(10)]
         for item in items[::2]:
-            item.reply.cancel()
+            item.as_future().cancel()
     assert await ends(*items[1::2]) == ["INSERT 0 1"] * 5
     assert len(await column(admin, PIPED)) in (5, 10)
 
 
 @ends_clean()
-async def test_a_simple_query_that_nobody_waits_for_is_cancelled(conn: AsyncConn, admin: AsyncConn) -> None:
-    """It is the only one in flight: nothing else would end it before the block does."""
+async def test_an_abandoned_simple_query_is_cancelled_on_the_server(conn: AsyncConn, admin: AsyncConn) -> None:
+    """It is the only request in flight, so nothing else would stop it before the end of the block."""
     async with conn.pipeline() as pipeline:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
@@ -392,7 +396,9 @@ async def test_a_simple_query_that_nobody_waits_for_is_cancelled(conn: AsyncConn
 
 
 @ends_clean()
-async def test_killed_inside(postgres: Server, conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_lost_connection_inside_fails_the_unanswered_group_as_unknown(
+    postgres: Server, conn: AsyncConn, admin: AsyncConn
+) -> None:
     shared = await AsyncConn.connect(postgres.dsn)
     with pytest.raises(ConnectionClosed):
         async with shared.pipeline() as pipeline:
@@ -410,7 +416,7 @@ async def test_killed_inside(postgres: Server, conn: AsyncConn, admin: AsyncConn
 
 
 @ends_clean()
-async def test_one_line_in_the_log_for_all_that_a_lost_connection_has_failed(
+async def test_a_lost_connection_logs_one_line_for_all_failed_items(
     postgres: Server, conn: AsyncConn, admin: AsyncConn
 ) -> None:
     loop, settings = asyncio.get_running_loop(), list[Any]()
@@ -431,7 +437,7 @@ async def test_one_line_in_the_log_for_all_that_a_lost_connection_has_failed(
 
 
 @ends_clean()
-async def test_a_wire_conn_can_be_borrowed(postgres: Server) -> None:
+async def test_a_pipeline_can_use_a_wire_conn_and_give_it_back(postgres: Server) -> None:
     async with await WireConn.connect(postgres.dsn) as wire:
         async with PgPipeline(wire) as pipeline:
             items = [pipeline.query("select $1::int", (str(n),)) for n in range(100)]

@@ -1,4 +1,4 @@
-"""Portals inside `exclusive()`: a query's rows in portions, on a real server."""
+"""Portals inside `exclusive()`: the rows of a query in portions, on a real server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NUMBERS = "select i from generate_series(1, $1::int4) i"
 
 
 @ends_clean()
-async def test_rows_in_portions(postgres: Server) -> None:
+async def test_a_portal_fetches_rows_in_portions(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn) as conn:
         async with conn.exclusive() as mine:
             await mine.simple_query("begin")
@@ -36,7 +36,7 @@ async def test_rows_in_portions(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_two_at_a_time(postgres: Server) -> None:
+async def test_two_portals_can_be_read_alternately(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn) as conn, conn.exclusive() as mine:
         await mine.simple_query("begin")
         async with mine.portal(NUMBERS, ["4"]) as first, mine.portal(NUMBERS, ["3"]) as second:
@@ -46,7 +46,7 @@ async def test_two_at_a_time(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_it_lives_in_a_transaction(postgres: Server) -> None:
+async def test_a_portal_needs_its_transaction(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn) as conn, conn.exclusive() as mine:
         with pytest.raises(UsageError, match="BEGIN"):
             async with mine.portal(NUMBERS, ["1"]):
@@ -62,7 +62,7 @@ async def test_it_lives_in_a_transaction(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_what_is_wrong_is_said_at_once(postgres: Server) -> None:
+async def test_invalid_arguments_and_sql_are_refused(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn) as conn, conn.exclusive() as mine:
         await mine.simple_query("begin")
         for wrong in (0, -1, True, "1", 1 << 31):

@@ -1,4 +1,4 @@
-"""Rows as they come: in order, with the server waiting for a slow reader, and nothing left behind an early end."""
+"""The rows of a stream: in order, with errors after the rows before them, and a server that waits for the reader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pg_wired import AsyncConn, ConfigError, ConnectionClosed, FormatCode, Outcome, PgError
-from pg_wired.client.row_stream import BUFFERED_BYTES
+from pg_wired.client.incoming import BUFFERED_BYTES
 from pg_wired.protocol import messages as m
 from rig.checks import answers, ends_clean, repeatable, until
 from rig.fake_pg import FakePG, Peer
@@ -36,7 +36,7 @@ async def admin(postgres: Server) -> AsyncIterator[AsyncConn]:
 
 
 async def numbers(conn: AsyncConn, count: int, **options: Any) -> list[int]:
-    """The numbers up to `count`, by a stream."""
+    """The numbers up to `count`, read from a stream."""
     async with conn.stream("select generate_series(1, $1::int4)", (str(count),), **options) as rows:
         return [int(row[0] or b"") async for row in rows]
 
@@ -46,7 +46,7 @@ async def numbers(conn: AsyncConn, count: int, **options: Any) -> list[int]:
 
 @ends_clean()
 async def test_fields_come_before_the_first_row(conn: AsyncConn) -> None:
-    for _ in range(3):  # parsed, described, known
+    for _ in range(3):  # parsed, described, cached
         async with conn.stream("select 1 as one, 'x' as two, null as three") as rows:
             assert [field.name for field in rows.fields] == ["one", "two", "three"]
             assert [row async for row in rows] == [(b"1", b"x", None)]
@@ -55,7 +55,7 @@ async def test_fields_come_before_the_first_row(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_no_rows(conn: AsyncConn) -> None:
+async def test_a_statement_without_rows_yields_none_and_has_a_tag(conn: AsyncConn) -> None:
     await conn.simple_query("create temp table streamed(a int)")
     for sql, columns, tag in (
         ("select a from streamed", ["a"], "SELECT 0"),
@@ -71,7 +71,7 @@ async def test_no_rows(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_parameters_and_formats(conn: AsyncConn) -> None:
+async def test_parameters_and_formats_are_applied_and_wrong_ones_refused(conn: AsyncConn) -> None:
     sql = "select $1, $2::text, $3::text"
     for _ in range(2):
         async with conn.stream(
@@ -86,7 +86,7 @@ async def test_parameters_and_formats(conn: AsyncConn) -> None:
 
 
 @ends_clean(60)
-async def test_any_buffer_gives_the_same_rows(conn: AsyncConn) -> None:
+async def test_any_row_buffer_gives_the_same_rows(conn: AsyncConn) -> None:
     rng = repeatable()
     for row_buffer in (1, 2, 999, 10_000, 10**9):
         count = rng.randrange(20_000)
@@ -95,7 +95,7 @@ async def test_any_buffer_gives_the_same_rows(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_batches_between_rows(conn: AsyncConn) -> None:
+async def test_batches_and_single_rows_can_be_mixed(conn: AsyncConn) -> None:
     seen: list[int] = []
     async with conn.stream("select generate_series(1, 100000)", row_buffer=100) as rows:
         async for row in rows:
@@ -112,7 +112,7 @@ async def test_batches_between_rows(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_values_larger_than_all_buffers(conn: AsyncConn) -> None:
+async def test_values_larger_than_all_buffers_arrive_unchanged(conn: AsyncConn) -> None:
     size = 3 * BUFFERED_BYTES
     async with conn.stream("select repeat(chr(96 + i), $1::int4) from generate_series(1, 3) i", (str(size),)) as rows:
         seen = [hashlib.md5(row[0] or b"").digest() async for row in rows]
@@ -121,7 +121,7 @@ async def test_values_larger_than_all_buffers(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_a_table_that_has_changed_since(conn: AsyncConn) -> None:
+async def test_a_stream_follows_a_table_whose_columns_change(conn: AsyncConn) -> None:
     await conn.simple_query("drop table if exists changing; create table changing as select 1 as a")
     for columns in (1, 2, 3):
         async with conn.stream("select * from changing") as rows:
@@ -131,7 +131,7 @@ async def test_a_table_that_has_changed_since(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_a_row_that_is_there_costs_no_turn_of_the_loop() -> None:
+async def test_reading_a_buffered_row_does_not_yield_to_the_loop() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.answer_rows([(b"%d" % n,) for n in range(5000)])
@@ -147,7 +147,7 @@ async def test_a_row_that_is_there_costs_no_turn_of_the_loop() -> None:
     count()
     async with FakePG(script) as fake, await AsyncConn.connect(fake.dsn) as conn:
         async with conn.stream("select") as rows:
-            await until(lambda: rows.reply.done(), "all rows")
+            await until(lambda: rows._incoming.reply.done(), "all rows")
             before = len(turns)
             assert len([row async for row in rows]) == 5000
             assert len(turns) == before
@@ -158,7 +158,7 @@ async def test_a_row_that_is_there_costs_no_turn_of_the_loop() -> None:
 
 
 @ends_clean()
-async def test_errors_before_the_first_row(conn: AsyncConn) -> None:
+async def test_errors_before_the_first_row_are_raised(conn: AsyncConn) -> None:
     for sql, code in (("selec", "42601"), ("select 1/0", "22012"), ("select $1::int4", "08P01")):
         with pytest.raises(PgError) as caught:
             async with conn.stream(sql) as rows:
@@ -169,7 +169,7 @@ async def test_errors_before_the_first_row(conn: AsyncConn) -> None:
 
 @pytest.mark.parametrize("row_buffer", [1, 10_000])
 @ends_clean()
-async def test_rows_come_before_the_error_that_ended_them(conn: AsyncConn, row_buffer: int) -> None:
+async def test_rows_before_an_error_are_delivered(conn: AsyncConn, row_buffer: int) -> None:
     sql = "select 10 / (50001 - i) from generate_series(1, 60000) i"
     seen = 0
     with pytest.raises(PgError) as caught:
@@ -181,7 +181,7 @@ async def test_rows_come_before_the_error_that_ended_them(conn: AsyncConn, row_b
 
 
 @ends_clean()
-async def test_an_error_that_nobody_reads(conn: AsyncConn) -> None:
+async def test_an_unread_error_leaves_the_connection_usable(conn: AsyncConn) -> None:
     async with conn.stream("select 1 / (3 - i) from generate_series(1, 5) i") as rows:
         assert await anext(rows) == (b"0",)
     await answers(conn)
@@ -189,7 +189,7 @@ async def test_an_error_that_nobody_reads(conn: AsyncConn) -> None:
 
 @ends_clean(60)
 async def test_an_end_at_any_byte_is_never_a_success() -> None:
-    """Only ReadyForQuery is (I2); whole rows that came before are delivered."""
+    """Only ReadyForQuery means success (I2); complete rows that arrived before the end are delivered."""
     rows = [(b"one",), (None,), (b"",)]
     answer: list[m.BackendMessage] = [m.ParseComplete(), m.ParameterDescription(()), describe(["a"], ())]
     answer += [m.BindComplete(), *map(m.DataRow, rows), m.CommandComplete("SELECT 3"), m.ReadyForQuery("I")]
@@ -216,8 +216,8 @@ async def test_an_end_at_any_byte_is_never_a_success() -> None:
 
 
 @ends_clean()
-async def test_the_connection_is_lost_in_the_middle(conn: AsyncConn, admin: AsyncConn) -> None:
-    # Rows too large for the server's buffer leave at once; then it sleeps. One that waits for us to read says nothing.
+async def test_a_lost_connection_in_the_middle_raises_connection_closed(conn: AsyncConn, admin: AsyncConn) -> None:
+    # Rows too large for the server's buffer are sent at once; then it sleeps. A server blocked in a send says nothing.
     slow = "select repeat('x', 20000), pg_sleep(case when n < 3 then 0 else 60 end) from generate_series(1, 3) n"
     with pytest.raises(ConnectionClosed) as caught:
         async with conn.stream(slow) as rows:
@@ -225,7 +225,7 @@ async def test_the_connection_is_lost_in_the_middle(conn: AsyncConn, admin: Asyn
             await admin.exec_query(f"select pg_terminate_backend({conn.backend_pid})")
             async for batch in rows.batches():
                 assert batch
-    cause = caught.value.__cause__  # none where there was no room for the last words: postgres.c, whereToSendOutput
+    cause = caught.value.__cause__  # none if there was no room for the last message: postgres.c, whereToSendOutput
     assert cause is None or (isinstance(cause, PgError) and cause.code == "57P01")
     assert not conn.is_alive
 
@@ -261,7 +261,7 @@ async def test_the_server_waits_for_a_slow_reader(size: int, row_buffer: int) ->
     async with FakePG(script, unix=True) as fake, await AsyncConn.connect(fake.dsn) as conn:
         async with conn.stream("select", row_buffer=row_buffer) as rows:
             held = await stands_still()
-            # what is kept, one read more, and what a Unix socket holds
+            # the buffered rows, one more read, and what a Unix socket holds
             assert held < (BUFFERED_BYTES if row_buffer > 10 else 0) + size + 1024 * 1024
             await anext(rows)
             assert await stands_still() - held < size + 2 * 1024 * 1024
@@ -275,7 +275,7 @@ def resident() -> int:
 
 
 @ends_clean(60)
-async def test_a_gigabyte_through_little_memory(conn: AsyncConn) -> None:
+async def test_streaming_a_gigabyte_needs_little_memory(conn: AsyncConn) -> None:
     gc.collect()
     before, highest, total = resident(), 0, 0
     async with conn.stream("select repeat('x', 1048576) from generate_series(1, 1024)") as rows:

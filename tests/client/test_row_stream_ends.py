@@ -1,4 +1,4 @@
-"""How a stream ends: early, late, not at all, or used in a way that cannot work: nothing of it is left behind."""
+"""How a stream ends (early, late, not at all, or used in a way that cannot work): nothing of it remains."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def admin(postgres: Server) -> AsyncIterator[AsyncConn]:
 
 
 async def numbers(conn: AsyncConn, count: int, **options: Any) -> list[int]:
-    """The numbers up to `count`, by a stream."""
+    """The numbers up to `count`, read from a stream."""
     async with conn.stream("select generate_series(1, $1::int4)", (str(count),), **options) as rows:
         return [int(row[0] or b"") async for row in rows]
 
@@ -43,7 +43,7 @@ async def numbers(conn: AsyncConn, count: int, **options: Any) -> list[int]:
 
 
 @ends_clean()
-async def test_leaving_early(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_leaving_early_stops_the_query_on_the_server(conn: AsyncConn, admin: AsyncConn) -> None:
     for wanted in (0, 1, 20_000):
         async with conn.stream(ENDLESS) as rows:
             for _ in range(wanted):
@@ -58,12 +58,14 @@ async def test_leaving_early(conn: AsyncConn, admin: AsyncConn) -> None:
 
 @pytest.mark.parametrize("sql", [ENDLESS, "select pg_sleep(30)", "select 1"])
 @ends_clean(60)
-async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn, sql: str) -> None:
+async def test_cancelling_at_any_await_stops_the_query_on_the_server(
+    conn: AsyncConn, admin: AsyncConn, sql: str
+) -> None:
     async def read() -> None:
         async with conn.stream(sql, row_buffer=2) as rows:
             async for _ in rows.batches():
                 await asyncio.sleep(0)
-                break  # so that it is cancelled while it leaves, too
+                break  # so that it is also cancelled while leaving
 
     for n in itertools.count(1):
         work = Cancelled(asyncio.wait_for(read(), 0.5 if "sleep" in sql else None), at=n)
@@ -76,7 +78,7 @@ async def test_cancelled_at_every_await(conn: AsyncConn, admin: AsyncConn, sql: 
 
 
 @ends_clean(60)
-async def test_cancelled_at_any_time_with_others_waiting(conn: AsyncConn) -> None:
+async def test_cancelling_at_any_time_does_not_affect_waiting_requests(conn: AsyncConn) -> None:
     rng = repeatable()
     for _ in range(20):
         reading = asyncio.ensure_future(
@@ -94,7 +96,7 @@ async def test_cancelled_at_any_time_with_others_waiting(conn: AsyncConn) -> Non
 
 @ends_clean()
 async def test_a_cancel_request_that_came_too_early_is_repeated() -> None:
-    """Before its query has begun the server has nothing to cancel, and forgets about it."""
+    """Before the query has begun, the server has nothing to cancel and forgets the CancelRequest."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -114,7 +116,7 @@ async def test_a_cancel_request_that_came_too_early_is_repeated() -> None:
 
 
 @ends_clean()
-async def test_deadlines(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_stream_past_its_deadline_times_out(conn: AsyncConn, admin: AsyncConn) -> None:
     async def read(sql: str, limit: float) -> None:
         begin = time.monotonic()
         with pytest.raises(RequestTimeout):
@@ -132,7 +134,7 @@ async def test_deadlines(conn: AsyncConn, admin: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_the_deadline_counts_from_the_queue_on(conn: AsyncConn) -> None:
+async def test_the_deadline_includes_the_time_in_the_queue(conn: AsyncConn) -> None:
     async with conn.exclusive():
         for options in ({"timeout": 0.1}, {"acquire_timeout": 0.1}, {"timeout": 0.1, "acquire_timeout": None}):
             begin = time.monotonic()
@@ -146,7 +148,7 @@ async def test_the_deadline_counts_from_the_queue_on(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_two_readers() -> None:
+async def test_a_second_reader_is_refused() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.group()
@@ -165,7 +167,7 @@ async def test_two_readers() -> None:
 
 
 @ends_clean()
-async def test_outside_its_block(conn: AsyncConn) -> None:
+async def test_use_outside_the_block_is_refused(conn: AsyncConn) -> None:
     stream = conn.stream(ENDLESS)
     for read in (anext(stream), anext(stream.batches())):
         with pytest.raises(UsageError, match="stream"):
@@ -173,7 +175,7 @@ async def test_outside_its_block(conn: AsyncConn) -> None:
     async with stream as rows:
         await anext(rows)
     with pytest.raises((UsageError, StopAsyncIteration)):
-        for _ in itertools.count():  # of what it had got already, it may give the rest
+        for _ in itertools.count():  # it may still yield the rows that it has already received
             await anext(stream)
     with pytest.raises((UsageError, StopAsyncIteration)):
         await anext(stream.batches())
@@ -184,7 +186,7 @@ async def test_outside_its_block(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_its_owner_cannot_wait_for_himself(conn: AsyncConn) -> None:
+async def test_requests_of_the_owner_inside_the_block_are_refused(conn: AsyncConn) -> None:
     async with conn.stream(ENDLESS) as rows:
         for ask in (conn.exec_query, conn.simple_query, conn.describe):
             with pytest.raises(UsageError, match=r"stream\(\)"):
@@ -199,7 +201,7 @@ async def test_its_owner_cannot_wait_for_himself(conn: AsyncConn) -> None:
 
 @pytest.mark.parametrize("sql", ["copy (select 1) to stdout", "copy streamed from stdin"])
 @ends_clean()
-async def test_a_copy_is_no_stream(conn: AsyncConn, sql: str) -> None:
+async def test_a_copy_in_a_stream_is_refused(conn: AsyncConn, sql: str) -> None:
     await conn.simple_query("create temp table streamed(a int)")
     with pytest.raises(UsageError, match="copy_"):
         async with conn.stream(sql) as rows:
@@ -211,7 +213,7 @@ async def test_a_copy_is_no_stream(conn: AsyncConn, sql: str) -> None:
 
 
 @ends_clean()
-async def test_inside_a_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_stream_left_early_fails_the_surrounding_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
     async with conn.exclusive() as mine:
         await mine.simple_query("begin; create temp table streamed as select generate_series(1, 1000) as a")
         async with mine.stream("select a from streamed") as rows:
@@ -219,7 +221,7 @@ async def test_inside_a_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
         assert mine.transaction_status.name == "IN_TRANSACTION"
         async with mine.stream(ENDLESS) as rows:
             await anext(rows)
-        # What runs in a transaction can only be stopped with it.
+        # A request inside a transaction can only be stopped together with the transaction.
         assert mine.transaction_status.name == "FAILED"
         await mine.simple_query("rollback")
         assert mine.transaction_status.name == "IDLE"
@@ -227,7 +229,7 @@ async def test_inside_a_transaction(conn: AsyncConn, admin: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_what_its_owner_queued_before_it_is_answered_and_behind_it_refused(conn: AsyncConn) -> None:
+async def test_requests_before_a_stream_are_answered_and_requests_during_it_refused(conn: AsyncConn) -> None:
     async with conn.exclusive() as mine:
         before = mine.exec_query("select 41")
         async with mine.stream(ENDLESS, row_buffer=10) as rows:

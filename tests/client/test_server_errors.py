@@ -1,4 +1,4 @@
-"""Errors of a real server: their fields, how they read beside psql's, and what they say of the request."""
+"""Errors of a real server: their fields, their text compared with psql's, and the outcome of the request."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ async def conn(postgres: Server) -> AsyncIterator[AsyncConn]:
 
 
 async def refusal(conn: AsyncConn, sql: str) -> PgError:
-    """The error of a query that must fail by the server's word."""
+    """The error with which the server must reject the query."""
     with pytest.raises(PgError) as caught:
         await conn.exec_query(sql)
     return caught.value
 
 
 @ends_clean()
-async def test_a_unique_violation(conn: AsyncConn) -> None:
+async def test_a_unique_violation_has_the_fields_of_the_server(conn: AsyncConn) -> None:
     error = await refusal(conn, "insert into errors.parent values (1)")
     assert (error.code, error.outcome) == ("23505", Outcome.REJECTED)
     assert (error.severity, error.severity_localized) == ("ERROR", "ERROR")
@@ -64,7 +64,7 @@ async def test_a_unique_violation(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_where_and_internal_query(conn: AsyncConn) -> None:
+async def test_errors_in_functions_have_where_and_internal_query(conn: AsyncConn) -> None:
     error = await refusal(conn, "select errors.outer_divide(0)")
     assert error.code == "22012" and error.where
     assert error.where.splitlines() == [
@@ -77,7 +77,7 @@ async def test_where_and_internal_query(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_every_field_that_raise_can_set(conn: AsyncConn) -> None:
+async def test_every_field_that_raise_can_set_arrives(conn: AsyncConn) -> None:
     error = await refusal(conn, "select errors.shout()")
     assert (error.code, error.message, error.detail, error.hint) == ("P4567", "loud", "one\ntwo", "softly")
     assert (error.schema_name, error.table_name, error.column_name) == ("s", "t", "c")
@@ -109,7 +109,7 @@ async def test_every_field_that_raise_can_set(conn: AsyncConn) -> None:
     ],
 )
 @ends_clean()
-async def test_an_error_reads_as_in_psql(conn: AsyncConn, postgres: Server, sql: str) -> None:
+async def test_an_error_has_the_same_text_as_in_psql(conn: AsyncConn, postgres: Server, sql: str) -> None:
     error = await refusal(conn, sql)
     psql = subprocess.run(
         [binaries() / "psql", "-X", "-d", postgres.dsn, "-c", sql],
@@ -122,7 +122,7 @@ async def test_an_error_reads_as_in_psql(conn: AsyncConn, postgres: Server, sql:
 
 
 @ends_clean()
-async def test_a_deferred_constraint_fails_after_the_tag(conn: AsyncConn) -> None:
+async def test_a_deferred_constraint_that_fails_after_the_tag_rejects_the_request(conn: AsyncConn) -> None:
     for ask in (conn.exec_query, conn.simple_query):
         before, reply, after = (
             conn.exec_query("select 1"),
@@ -137,7 +137,7 @@ async def test_a_deferred_constraint_fails_after_the_tag(conn: AsyncConn) -> Non
 
 
 @ends_clean()
-async def test_an_error_after_a_commit_in_the_same_query_proves_nothing(conn: AsyncConn) -> None:
+async def test_an_error_after_a_commit_in_the_same_query_has_outcome_unknown(conn: AsyncConn) -> None:
     for number, (sql, outcome, rows) in enumerate(
         [
             ("begin; insert into errors.parent values ({}); commit; select 1/0", Outcome.UNKNOWN, 1),
@@ -158,7 +158,7 @@ async def test_an_error_after_a_commit_in_the_same_query_proves_nothing(conn: As
 
 
 @ends_clean()
-async def test_the_neighbours_of_an_error_do_not_notice(conn: AsyncConn) -> None:
+async def test_an_error_does_not_affect_neighbouring_requests(conn: AsyncConn) -> None:
     failing = [
         "selec",
         "select nonsense",
@@ -180,8 +180,8 @@ async def test_the_neighbours_of_an_error_do_not_notice(conn: AsyncConn) -> None
 
 
 @ends_clean()
-async def test_a_connection_error_that_is_no_end(conn: AsyncConn) -> None:
+async def test_an_error_of_class_08_does_not_end_the_connection(conn: AsyncConn) -> None:
     raising = "do $$ begin raise 'gone' using errcode = '08006'; end $$"
-    error = await refusal(conn, raising)  # not the class of the code says that the session ends, but the severity
+    error = await refusal(conn, raising)  # the severity says whether the session ends, not the class of the code
     assert (error.code, error.outcome) == ("08006", Outcome.REJECTED)
     await answers(conn)

@@ -1,4 +1,4 @@
-"""The statement cache against a real server: never an error of its own making, never a wrong shape, one Parse each."""
+"""The statement cache and a real server: no errors of the cache, no wrong columns, one Parse for each statement."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ async def conn(postgres: Server) -> AsyncIterator[AsyncConn]:
         yield conn
 
 
-# ---- how often
+# ---- how often a statement is parsed
 
 
 @ends_clean()
-async def test_a_thousand_first_uses_parse_once() -> None:
+async def test_a_thousand_concurrent_first_uses_parse_once() -> None:
     parses = 0
 
     async def script(peer: Peer) -> None:
@@ -45,7 +45,7 @@ async def test_a_thousand_first_uses_parse_once() -> None:
 
 
 @ends_clean()
-async def test_once_described_only_bind_execute_and_sync() -> None:
+async def test_a_described_statement_sends_only_bind_execute_and_sync() -> None:
     kinds = []
 
     async def script(peer: Peer) -> None:
@@ -60,8 +60,8 @@ async def test_once_described_only_bind_execute_and_sync() -> None:
 
 
 @ends_clean()
-async def test_names_are_the_same_on_every_connection(conn: AsyncConn, postgres: Server) -> None:
-    """Behind a transaction pooler numbered names meet other clients' statements."""
+async def test_statement_names_are_the_same_on_every_connection(conn: AsyncConn, postgres: Server) -> None:
+    """Behind a transaction pooler, numbered names would collide with the statements of other clients."""
     sql = "select $1::int4"
     await conn.exec_query(sql, ("1",))
     await conn.exec_query(sql, ("1",), (20,))
@@ -76,7 +76,7 @@ async def test_names_are_the_same_on_every_connection(conn: AsyncConn, postgres:
 
 
 @ends_clean()
-async def test_one_entry_for_each_sql_and_types(conn: AsyncConn) -> None:
+async def test_the_cache_has_one_entry_for_each_sql_and_types(conn: AsyncConn) -> None:
     for _ in range(2):
         assert (await conn.exec_query("select pg_typeof($1)::text", ("1",), (23,)))[0] == (b"integer",)
         assert (await conn.exec_query("select pg_typeof($1)::text", ("1",), (25,)))[0] == (b"text",)
@@ -88,7 +88,7 @@ async def test_one_entry_for_each_sql_and_types(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_long_sql_leaves_nothing_behind(conn: AsyncConn) -> None:
+async def test_sql_longer_than_the_limit_is_not_cached(conn: AsyncConn) -> None:
     for size in (MAX_CACHED_SQL_CHARS + 1, 3_000_000):
         sql = "select $1::text -- ".ljust(size, "x")
         replies = [conn.exec_query(sql, (str(n),)) for n in range(3)]
@@ -99,7 +99,7 @@ async def test_long_sql_leaves_nothing_behind(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_without_a_cache_nothing_is_named(postgres: Server) -> None:
+async def test_without_a_cache_no_statement_is_prepared(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn, statement_cache_size=0) as conn:
         replies = [conn.exec_query("select $1::int4", (str(n),)) for n in range(300)]
         assert [list(rows) for rows in await asyncio.gather(*replies)] == [[(b"%d" % n,)] for n in range(300)]
@@ -107,7 +107,7 @@ async def test_without_a_cache_nothing_is_named(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_more_statements_than_room(postgres: Server) -> None:
+async def test_more_statements_than_the_capacity_are_evicted(postgres: Server) -> None:
     for capacity in (1, 2, 5):
         async with await AsyncConn.connect(postgres.dsn, statement_cache_size=capacity) as conn:
             replies = [conn.exec_query(f"select $1::int4 + {n % 6}", (str(n),)) for n in range(600)]
@@ -121,7 +121,7 @@ async def test_more_statements_than_room(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_the_least_recently_used_goes(postgres: Server) -> None:
+async def test_the_least_recently_used_statement_is_evicted(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn, statement_cache_size=3) as conn:
         for sql in ("select 1", "select 2", "select 3", "select 1", "select 4"):
             await conn.exec_query(sql)
@@ -129,7 +129,7 @@ async def test_the_least_recently_used_goes(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_forgetting_on_request(conn: AsyncConn) -> None:
+async def test_invalidated_and_cleared_statements_are_forgotten(conn: AsyncConn) -> None:
     for sql in ("select 1", "select 2", "select 3"):
         await conn.exec_query(sql)
     conn.invalidate_statement("select 2")
@@ -138,16 +138,16 @@ async def test_forgetting_on_request(conn: AsyncConn) -> None:
     assert statement_name("select 2", ()) not in await prepared(conn)
     conn.clear_statement_cache()
     replies = [conn.exec_query(f"select {n % 4}") for n in range(40)]
-    conn.clear_statement_cache()  # under way
+    conn.clear_statement_cache()  # while requests are under way
     assert [list(rows) for rows in await asyncio.gather(*replies)] == [[(b"%d" % (n % 4),)] for n in range(40)]
     await cache_in_step(conn)
 
 
-# ---- what fails
+# ---- errors
 
 
 @ends_clean()
-async def test_a_bad_statement_among_good_ones(conn: AsyncConn) -> None:
+async def test_bad_statements_do_not_affect_good_ones(conn: AsyncConn) -> None:
     sqls = ["select nonsense", "select 1/0", "select $1::int4", "selec"] * 25
     replies = [conn.exec_query(sql, ("7",) if "$1" in sql else ()) for sql in sqls]
     codes = {"select nonsense": "42703", "select 1/0": "22012", "selec": "42601"}
@@ -156,13 +156,13 @@ async def test_a_bad_statement_among_good_ones(conn: AsyncConn) -> None:
             assert isinstance(result, PgError) and result.code == codes[sql], result
         else:
             assert not isinstance(result, BaseException) and list(result) == [(b"7",)]
-    # what failed only when it was run is kept
+    # a statement that failed only in its execution is kept
     assert await prepared(conn) == {statement_name("select 1/0", ()), statement_name("select $1::int4", ())}
     await cache_in_step(conn)
 
 
 @ends_clean()
-async def test_followers_of_a_parse_that_met_a_lock_get_their_own_answers(conn: AsyncConn, postgres: Server) -> None:
+async def test_requests_after_a_parse_that_met_a_lock_get_their_own_answers(conn: AsyncConn, postgres: Server) -> None:
     async with await WireConn.connect(postgres.dsn) as locker:
         await locker.send(m.Query("create table locked as select 1 as a"))
         await locker.drain_until_ready()
@@ -188,9 +188,9 @@ async def test_followers_of_a_parse_that_met_a_lock_get_their_own_answers(conn: 
 
 
 @ends_clean()
-async def test_a_name_that_somebody_else_took_or_freed(conn: AsyncConn) -> None:
+async def test_a_statement_name_taken_or_freed_by_another_client_is_handled(conn: AsyncConn) -> None:
     name = statement_name("select 1", ())
-    # Behind a transaction pooler another client's statement of the same SQL; the digest says that it is the same.
+    # Another client of a transaction pooler may prepare the same SQL; the digest shows that it is the same.
     await conn.simple_query(f"prepare {name} as select 1")
     replies = [conn.exec_query("select 1") for _ in range(5)]
     assert [list(rows) for rows in await asyncio.gather(*replies)] == [[(b"1",)]] * 5
@@ -204,7 +204,7 @@ async def test_a_name_that_somebody_else_took_or_freed(conn: AsyncConn) -> None:
 @pytest.mark.parametrize("forget", ["discard all", "deallocate all", "do $$ begin execute 'deallocate all'; end $$"])
 @pytest.mark.parametrize("simply", [False, True])
 @ends_clean()
-async def test_the_server_forgets_everything(conn: AsyncConn, forget: str, simply: bool) -> None:
+async def test_statements_that_the_server_forgot_are_prepared_again(conn: AsyncConn, forget: str, simply: bool) -> None:
     for _ in range(3):
         replies = [conn.exec_query("select $1::int4", (str(n),)) for n in range(20)]
         done = conn.simple_query(forget) if simply else conn.exec_query(forget)
@@ -212,13 +212,13 @@ async def test_the_server_forgets_everything(conn: AsyncConn, forget: str, simpl
         replies.append(conn.exec_query("select 40 -- new"))
         assert [list(rows) for rows in await asyncio.gather(*replies)] == [[(b"%d" % n,)] for n in range(41)]
         await done
-        if not forget.startswith("do"):  # what the server forgets in secret shows only when it is used
+        if not forget.startswith("do"):  # a DEALLOCATE inside DO is noticed only at the next use
             await cache_in_step(conn)
         await answers(conn)
 
 
 @ends_clean()
-async def test_an_error_0A000_of_another_kind_is_the_caller_s(conn: AsyncConn) -> None:
+async def test_the_callers_own_errors_with_codes_of_cache_errors_are_raised(conn: AsyncConn) -> None:
     for _ in range(2):
         with pytest.raises(PgError) as caught:
             await conn.exec_query("do $$ begin raise 'mine' using errcode = '0A000'; end $$")

@@ -1,4 +1,4 @@
-"""Messages that a layer above has encoded: taken as they are, if they are one request; and batches of them."""
+"""Messages encoded by a higher layer: sent unchanged if they form one request, singly or in batches."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def query(sql: str, *params: bytes | None) -> bytes:
 
 
 @ends_clean()
-async def test_one_query(conn: AsyncConn) -> None:
+async def test_submit_returns_the_rows_of_one_query(conn: AsyncConn) -> None:
     rows = await conn.submit(query("select $1::text as a, null as b", b"x"))
     assert (list(rows), rows.command_tag) == ([(b"x", None)], "SELECT 1")
     assert [field.name for field in rows.fields] == ["a", "b"]
@@ -66,7 +66,7 @@ RESULTS: list[tuple[list[m.Message], list[Any], str]] = [
 
 @pytest.mark.parametrize(("messages", "rows", "tag"), RESULTS)
 @ends_clean()
-async def test_several_results_answer_with_the_last(
+async def test_submit_returns_the_last_of_several_results(
     conn: AsyncConn, messages: list[m.Message], rows: list[Any], tag: str
 ) -> None:
     neighbours = [conn.exec_query("select 'left'"), conn.submit(m.encode(*messages)), conn.exec_query("select 'right'")]
@@ -77,7 +77,7 @@ async def test_several_results_answer_with_the_last(
 
 
 @ends_clean()
-async def test_drain_leaves_the_rows_out(conn: AsyncConn) -> None:
+async def test_drain_discards_the_rows(conn: AsyncConn) -> None:
     drained = await conn.submit(query("select generate_series(1, 100000)"), DRAIN)
     assert (list(drained), drained.command_tag, drained.rows_affected) == ([], "SELECT 100000", 100_000)
     drained = await conn.submit(m.encode(m.Query("select 1; values (1), (2)")), DRAIN)
@@ -88,7 +88,7 @@ async def test_drain_leaves_the_rows_out(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_errors_are_the_server_s(conn: AsyncConn) -> None:
+async def test_submit_raises_the_errors_of_the_server(conn: AsyncConn) -> None:
     for messages, code in (
         (query("selec"), "42601"),
         (query("select 1/0"), "22012"),
@@ -130,18 +130,18 @@ REFUSED: dict[str, Any] = {
 
 @pytest.mark.parametrize("messages", REFUSED.values(), ids=REFUSED)
 @ends_clean()
-async def test_what_is_not_one_request_is_refused(conn: AsyncConn, messages: bytes) -> None:
+async def test_messages_that_are_not_exactly_one_request_are_refused(conn: AsyncConn, messages: bytes) -> None:
     with pytest.raises(ConfigError) as caught:
         conn.submit(messages)
     assert caught.value.outcome is Outcome.NOT_SENT and conn.in_flight == 0
     with pytest.raises(ConfigError):
         conn.submit_batch([(WHOLE, ROWS), (messages, ROWS)])
-    assert conn.in_flight == 0  # not the good one either
+    assert conn.in_flight == 0  # the valid item was not sent either
     await answers(conn)
 
 
 @ends_clean()
-async def test_bytes_like_messages_and_what_is_none(conn: AsyncConn) -> None:
+async def test_submit_accepts_bytes_like_messages_and_refuses_other_types(conn: AsyncConn) -> None:
     buffer = bytearray(WHOLE)
     replies = [conn.submit(buffer), conn.submit(memoryview(bytes(WHOLE)))]  # type: ignore[arg-type]
     buffer[:] = bytes(len(buffer))
@@ -156,7 +156,7 @@ async def test_bytes_like_messages_and_what_is_none(conn: AsyncConn) -> None:
     "collector", [ResponseCollector.STREAM, ResponseCollector.COPY_IN, ResponseCollector.COPY_OUT, 7, None]
 )
 @ends_clean()
-async def test_other_collectors_are_refused(conn: AsyncConn, collector: Any) -> None:
+async def test_collectors_other_than_rows_and_drain_are_refused(conn: AsyncConn, collector: Any) -> None:
     with pytest.raises(ConfigError, match="ROWS and DRAIN") as caught:
         conn.submit(WHOLE, collector)
     assert caught.value.outcome is Outcome.NOT_SENT
@@ -164,7 +164,7 @@ async def test_other_collectors_are_refused(conn: AsyncConn, collector: Any) -> 
 
 
 @ends_clean()
-async def test_a_batch_answers_each_item(conn: AsyncConn) -> None:
+async def test_a_batch_returns_a_result_for_each_item(conn: AsyncConn) -> None:
     texts = [query("select $1::text", b"%d" % n) if n % 3 else query("select 1/0") for n in range(60)]
     items = [(text, DRAIN if n % 2 else ROWS) for n, text in enumerate(texts)]
     results = await conn.submit_batch(items)
@@ -178,18 +178,18 @@ async def test_a_batch_answers_each_item(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_a_batch_leaves_in_one_write(conn: AsyncConn) -> None:
-    sock = conn._transport._sock
+async def test_a_batch_is_sent_in_one_write(conn: AsyncConn) -> None:
+    sock = conn._core.transport._sock
     before = segments_sent(sock)
     await conn.submit_batch([(query("select $1::text", b"%d" % n), ROWS) for n in range(20)])
     assert segments_sent(sock) - before == 1
     before = segments_sent(sock)
     await asyncio.gather(*[conn.exec_query("select 1") for _ in range(50)])
-    assert segments_sent(sock) - before <= 2  # the first at once, then what came in the same turn of the loop
+    assert segments_sent(sock) - before <= 2  # the first at once, then the others of the same loop iteration
 
 
 @ends_clean()
-async def test_a_batch_has_one_deadline_and_one_end(postgres: Server, conn: AsyncConn) -> None:
+async def test_a_batch_has_one_deadline_and_is_cancelled_as_a_whole(postgres: Server, conn: AsyncConn) -> None:
     slow = [(query(f"select {GATE}"), ROWS)] * 3
     async with gate(postgres.dsn):
         results = await conn.submit_batch(slow, timeout=0.02)
@@ -203,7 +203,7 @@ async def test_a_batch_has_one_deadline_and_one_end(postgres: Server, conn: Asyn
     await answers(conn)
 
 
-async def test_sql_is_no_message(conn: AsyncConn) -> None:
+async def test_sql_text_instead_of_messages_is_refused(conn: AsyncConn) -> None:
     text: Any = "select 1"
     with pytest.raises(TypeError, match=r"^messages is str: .* simple_query"):
         conn.submit(text)

@@ -1,4 +1,4 @@
-"""A shared connection has no transaction: who opens one is told so, and nobody gets success for what ran inside."""
+"""A shared connection has no transactions: opening one is an error, and no request that ran inside one succeeds."""
 
 from __future__ import annotations
 
@@ -53,10 +53,12 @@ OPENING = [
 
 @pytest.mark.parametrize("sql", OPENING)
 @ends_clean()
-async def test_who_opens_one_is_told(conn: AsyncConn, server: Postgres, sql: str) -> None:
+async def test_a_request_that_opens_a_transaction_fails_and_is_rolled_back(
+    conn: AsyncConn, server: Postgres, sql: str
+) -> None:
     with pytest.raises(TransactionError, match=r"exclusive\(\)") as caught:
         await conn.simple_query(sql)
-    # what stood before BEGIN was committed by it, so that is no rollback of everything
+    # the statements before BEGIN were committed, so not everything was rolled back
     assert caught.value.outcome is (UNKNOWN if sql.startswith("commit") else REJECTED)
     assert repr(sql) in str(caught.value)
     assert isinstance(caught.value.__cause__, PgError) == ("1/0" in sql)
@@ -67,7 +69,9 @@ async def test_who_opens_one_is_told(conn: AsyncConn, server: Postgres, sql: str
 
 @pytest.mark.parametrize("max_in_flight", [1, 2, 256])
 @ends_clean()
-async def test_neighbours_inside_are_told_too(server: Postgres, conn: AsyncConn, max_in_flight: int) -> None:
+async def test_requests_that_ran_inside_the_transaction_fail_too(
+    server: Postgres, conn: AsyncConn, max_in_flight: int
+) -> None:
     async with await AsyncConn.connect(server.dsn, max_in_flight=max_in_flight) as shared:
         before = [insert(shared, n) for n in range(3)]
         offender = shared.exec_query("begin")
@@ -104,7 +108,7 @@ ENDINGS: list[tuple[str, Outcome, bool]] = [
 
 @pytest.mark.parametrize(("ending", "outcome", "is_kept"), ENDINGS)
 @ends_clean()
-async def test_how_it_ends_decides(
+async def test_the_end_of_the_transaction_decides_the_outcome(
     conn: AsyncConn, server: Postgres, ending: str, outcome: Outcome, is_kept: bool
 ) -> None:
     replies = [conn.exec_query("begin"), insert(conn, 1), conn.exec_query(ending), insert(conn, 2)]
@@ -123,7 +127,7 @@ async def test_how_it_ends_decides(
 
 
 @ends_clean()
-async def test_a_commit_of_what_had_failed_is_a_rollback(conn: AsyncConn, server: Postgres) -> None:
+async def test_a_commit_of_a_failed_transaction_is_a_rollback(conn: AsyncConn, server: Postgres) -> None:
     replies = [conn.exec_query(sql) for sql in ("begin", "insert into kept values (1)", "select 1/0", "commit")]
     results = await asyncio.gather(*replies, return_exceptions=True)
     assert [(type(result), getattr(result, "outcome", None)) for result in results] == [
@@ -134,8 +138,8 @@ async def test_a_commit_of_what_had_failed_is_a_rollback(conn: AsyncConn, server
 
 
 @ends_clean()
-async def test_one_after_the_other(conn: AsyncConn, server: Postgres) -> None:
-    """Several transactions in one turn of the loop, some ended by their own means."""
+async def test_each_of_several_transactions_fails_with_its_own_outcome(conn: AsyncConn, server: Postgres) -> None:
+    """Several transactions in one loop iteration, each ended by its own COMMIT or ROLLBACK."""
     sqls = ["begin", "insert into kept values (1)", "commit", "insert into kept values (2)"] * 10
     sqls += ["begin", "insert into kept values (3)", "rollback", "insert into kept values (4)"] * 10
     results = await asyncio.gather(*[conn.exec_query(sql) for sql in sqls], return_exceptions=True)
@@ -150,7 +154,7 @@ async def test_one_after_the_other(conn: AsyncConn, server: Postgres) -> None:
 
 
 @ends_clean()
-async def test_the_end_inside_leaves_it_unknown() -> None:
+async def test_a_connection_lost_during_the_rollback_leaves_the_outcome_unknown() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.answer_rows([(b"1",)], status="T")
@@ -167,14 +171,14 @@ async def test_the_end_inside_leaves_it_unknown() -> None:
 
 
 @ends_clean()
-async def test_nothing_is_written_until_it_has_ended() -> None:
+async def test_nothing_is_written_until_the_rollback_is_answered() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.answer_rows([(b"1",)], status="T")
         await peer.expect(m.Query("ROLLBACK"))
         rolling_back.set()
         await submitted.wait()
-        assert not conn._session.out and peer.talk.take() is None
+        assert not conn._core.session.out and peer.talk.take() is None
         await peer.send(m.CommandComplete("ROLLBACK"), m.ReadyForQuery("I"))
         await peer.answer_rows([(b"2",)])
 
@@ -190,7 +194,7 @@ async def test_nothing_is_written_until_it_has_ended() -> None:
 
 
 @ends_clean()
-async def test_a_server_that_keeps_it_open() -> None:
+async def test_a_transaction_still_open_after_the_rollback_ends_the_connection() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.answer_rows([(b"1",)], status="T")
@@ -208,7 +212,7 @@ async def test_a_server_that_keeps_it_open() -> None:
 
 
 @ends_clean()
-async def test_a_setting_is_shared_by_all(conn: AsyncConn) -> None:
+async def test_a_setting_applies_to_all_later_requests(conn: AsyncConn) -> None:
     await conn.exec_query("set search_path = pg_catalog")
     assert list(await conn.exec_query("show search_path")) == [(b"pg_catalog",)]
     await conn.exec_query("set timezone = 'Asia/Tokyo'")
@@ -224,10 +228,12 @@ RETIRING = [
 
 @pytest.mark.parametrize("sql", RETIRING)
 @ends_clean()
-async def test_what_changes_the_meaning_of_everything_retires_the_connection(server: Postgres, sql: str) -> None:
+async def test_settings_that_change_the_meaning_of_sql_or_data_retire_the_connection(
+    server: Postgres, sql: str
+) -> None:
     async with await AsyncConn.connect(server.dsn) as admin:
         await outcome_of(admin.exec_query("create role other"))
-    for max_in_flight, refused in ((1, 2), (256, 0)):  # what is encoded already is still answered
+    for max_in_flight, refused in ((1, 2), (256, 0)):  # requests that are already encoded are still answered
         conn = await AsyncConn.connect(server.dsn, max_in_flight=max_in_flight)
         replies = [conn.exec_query(each) for each in ("select 1", sql, "select 2", "select 3")]
         results = await asyncio.gather(*replies, return_exceptions=True)
@@ -239,5 +245,5 @@ async def test_what_changes_the_meaning_of_everything_retires_the_connection(ser
         with pytest.raises(ConnectionClosed, match="changed from") as caught:
             conn.exec_query("select 4")
         assert caught.value.outcome is Outcome.NOT_SENT
-        await until(lambda conn=conn: conn._transport.is_closed, "its own end")  # type: ignore[misc]
+        await until(lambda conn=conn: conn._core.transport.is_closed, "its own end")  # type: ignore[misc]
         await conn.close()

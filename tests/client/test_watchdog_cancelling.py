@@ -1,4 +1,4 @@
-"""Cancelling a task: what was not encoded is never sent, what was is read and dropped, and nobody else notices."""
+"""Cancelling a task: a request not yet encoded is never sent; an encoded one runs, and its answer is dropped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def conn(postgres: Server) -> AsyncIterator[AsyncConn]:
 
 
 @ends_clean()
-async def test_what_is_cancelled_in_the_queue_is_never_sent() -> None:
+async def test_requests_cancelled_in_the_queue_are_never_sent() -> None:
     seen: list[str] = []
 
     async def script(peer: Peer) -> None:
@@ -58,7 +58,7 @@ async def test_what_is_cancelled_in_the_queue_is_never_sent() -> None:
 
 
 @ends_clean()
-async def test_a_cancelled_insert_in_the_queue_does_not_run(postgres: Server) -> None:
+async def test_an_insert_cancelled_in_the_queue_does_not_run(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn, max_in_flight=1) as conn:
         await conn.exec_query("create temp table written(a int)")
         head = conn.exec_query("select pg_sleep(0.05)")
@@ -71,11 +71,11 @@ async def test_a_cancelled_insert_in_the_queue_does_not_run(postgres: Server) ->
         assert list(found) == [(b"%d" % n,) for n in range(1, 20, 2)]
 
 
-# ---- after
+# ---- after it is encoded
 
 
 @ends_clean()
-async def test_what_is_cancelled_under_way_runs_and_is_dropped(conn: AsyncConn) -> None:
+async def test_requests_cancelled_under_way_run_and_their_results_are_dropped(conn: AsyncConn) -> None:
     await conn.exec_query("create temp table written(a int)")
     replies = [conn.exec_query("insert into written values ($1) returning a", (str(n),)) for n in range(100)]
     assert conn.in_flight == 100
@@ -90,7 +90,7 @@ async def test_what_is_cancelled_under_way_runs_and_is_dropped(conn: AsyncConn) 
 
 
 @ends_clean()
-async def test_a_dropped_result_is_not_kept(conn: AsyncConn) -> None:
+async def test_a_dropped_result_is_not_kept_in_memory(conn: AsyncConn) -> None:
     tracemalloc.start()
     try:
         big = [conn.exec_query("select repeat('x', 10000) from generate_series(1, 5000)") for _ in range(2)]
@@ -99,13 +99,13 @@ async def test_a_dropped_result_is_not_kept(conn: AsyncConn) -> None:
         small = conn.exec_query("select 'small'")
         tracemalloc.reset_peak()
         assert list(await small) == [(b"small",)]
-        assert tracemalloc.get_traced_memory()[1] < 10_000_000  # the answers have 100 MB
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000  # the answers are 100 MB
     finally:
         tracemalloc.stop()
 
 
 @ends_clean()
-async def test_cancelled_in_the_turn_in_which_its_answer_comes(conn: AsyncConn) -> None:
+async def test_cancelling_as_the_answer_arrives_leaves_the_connection_usable(conn: AsyncConn) -> None:
     for _ in range(100):
         reply = conn.exec_query("select 1")
         task = asyncio.ensure_future(reply)
@@ -118,7 +118,7 @@ async def test_cancelled_in_the_turn_in_which_its_answer_comes(conn: AsyncConn) 
 
 
 @ends_clean()
-async def test_at_every_await(conn: AsyncConn) -> None:
+async def test_cancelling_at_any_await_leaves_the_connection_usable(conn: AsyncConn) -> None:
     async def use() -> None:
         await conn.exec_query("select 1")
         await conn.simple_query("select 1")

@@ -1,4 +1,4 @@
-"""Deadlines: honest about what was sent, in time whatever the server does, and no one else's business."""
+"""Deadlines: the right outcome, in time whatever the server does, without an effect on other requests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def conn(postgres: Server) -> AsyncIterator[AsyncConn]:
 
 
 async def silent(peer: Peer) -> None:
-    """A server that lets in, reads and never answers."""
+    """A server that accepts the login, reads, and never answers."""
     await peer.startup()
     while await peer.read():
         pass
@@ -50,7 +50,7 @@ async def times_out(ask: Callable[..., Awaitable[Any]], sql: str, limit: float, 
 
 
 @ends_clean()
-async def test_zero_is_over_at_once(conn: AsyncConn) -> None:
+async def test_a_timeout_of_zero_expires_at_once_and_sends_nothing(conn: AsyncConn) -> None:
     await conn.exec_query("create temp table never(a int)")
     group = m.encode(m.Query("insert into never values (1)"))
     for reply in (
@@ -67,7 +67,7 @@ async def test_zero_is_over_at_once(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_what_is_no_number_of_seconds_is_refused(conn: AsyncConn) -> None:
+async def test_invalid_timeouts_are_refused(conn: AsyncConn) -> None:
     refused: list[tuple[Any, type[Exception]]] = [
         (-1, ConfigError),
         (-0.001, ConfigError),
@@ -92,16 +92,16 @@ async def test_what_is_no_number_of_seconds_is_refused(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_no_end_and_a_late_one(conn: AsyncConn) -> None:
+async def test_requests_without_a_timeout_or_with_a_long_one_succeed(conn: AsyncConn) -> None:
     for timeout in (None, float("inf"), 1e9, 5, 5.5):
         assert list(await conn.exec_query("select 1", timeout=timeout)) == [(b"1",)]
 
 
-# ---- when, and what it says
+# ---- when a timeout is raised, and its outcome
 
 
 @ends_clean()
-async def test_a_server_that_never_answers() -> None:
+async def test_requests_time_out_if_the_server_never_answers() -> None:
     async with FakePG(silent) as fake:
         conn = await AsyncConn.connect(fake.dsn, max_in_flight=2)
         await asyncio.gather(
@@ -114,7 +114,7 @@ async def test_a_server_that_never_answers() -> None:
 
 
 @ends_clean()
-async def test_a_server_that_does_not_read() -> None:
+async def test_requests_time_out_as_not_sent_if_the_server_does_not_read() -> None:
     async def deaf(peer: Peer) -> None:
         await peer.startup()
         await over.wait()
@@ -136,15 +136,15 @@ async def test_a_server_that_does_not_read() -> None:
 
 
 @ends_clean()
-async def test_many_deadlines(conn: AsyncConn) -> None:
+async def test_many_deadlines_expire_in_time(conn: AsyncConn) -> None:
     rng = repeatable()
-    slow = conn.exec_query("select pg_sleep(60)")  # until we end it: no answer may come before a deadline is looked at
+    slow = conn.exec_query("select pg_sleep(60)")  # until we cancel it: no answer may come before a deadline is checked
     loop = asyncio.get_running_loop()
     early: list[float] = []
     late: list[float] = []
 
     async def one(limit: float) -> None:
-        bare: list[float] = []  # when a timer of the loop's own fires, for the same moment
+        bare: list[float] = []  # when the loop's own timer for the same moment fires
         begin = loop.time()
         loop.call_at(begin + limit, lambda: bare.append(loop.time()))
         result = await outcome_of(conn.exec_query("select 1", timeout=limit))
@@ -160,7 +160,7 @@ async def test_many_deadlines(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_one_budget_from_the_queue_to_the_result(postgres: Server) -> None:
+async def test_one_deadline_covers_the_queue_and_the_execution(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn, max_in_flight=1) as conn:
         head = conn.exec_query("select pg_sleep(0.1)")
         await times_out(conn.exec_query, "select pg_sleep(30)", 0.2, Outcome.UNKNOWN)
@@ -169,7 +169,7 @@ async def test_one_budget_from_the_queue_to_the_result(postgres: Server) -> None
 
 
 @ends_clean()
-async def test_what_timed_out_in_the_queue_is_never_sent(postgres: Server) -> None:
+async def test_requests_that_timed_out_in_the_queue_are_never_sent(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn, max_in_flight=1) as conn:
         await conn.exec_query("create temp table written(a int)")
         async with gate(postgres.dsn):
@@ -184,14 +184,14 @@ async def test_what_timed_out_in_the_queue_is_never_sent(postgres: Server) -> No
 
 
 @ends_clean()
-async def test_what_timed_out_under_way_may_have_run(postgres: Server) -> None:
+async def test_a_request_that_timed_out_under_way_may_have_run(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn) as conn:
         await conn.exec_query("create temp table written(a int)")
         async with gate(postgres.dsn):
             slow = conn.exec_query(f"insert into written select 1 from {GATE}", timeout=0.02)
             neighbour = conn.exec_query("select 'here'")
             assert (await outcome_of(slow)).outcome is Outcome.UNKNOWN
-        assert list(await neighbour) == [(b"here",)]  # it was not cancelled: somebody else was behind it
+        assert list(await neighbour) == [(b"here",)]  # it was not cancelled: another request came after it
         assert list(await conn.exec_query("select a from written")) == [(b"1",)]
 
 
@@ -206,7 +206,7 @@ async def test_a_sole_request_that_timed_out_is_stopped_on_the_server(conn: Asyn
 
 
 @ends_clean()
-async def test_a_late_answer_is_nobody_s() -> None:
+async def test_a_late_answer_is_not_given_to_another_request() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await late.wait()
@@ -228,7 +228,7 @@ async def test_a_late_answer_is_nobody_s() -> None:
 
 
 @ends_clean(60)
-async def test_hundreds_of_impossible_deadlines(conn: AsyncConn) -> None:
+async def test_hundreds_of_impossible_deadlines_do_not_mix_up_answers(conn: AsyncConn) -> None:
     for n in range(300):
         result = await outcome_of(conn.exec_query("select $1::int4", ("-1",), timeout=1e-10))
         assert isinstance(result, RequestTimeout | Rows), result
@@ -237,8 +237,8 @@ async def test_hundreds_of_impossible_deadlines(conn: AsyncConn) -> None:
 
 @pytest.mark.parametrize("blocks", ["task", "timer", "reader"])
 @ends_clean()
-async def test_an_answer_that_has_come_beats_its_deadline(conn: AsyncConn, blocks: str) -> None:
-    """Somebody else has blocked the loop, wherever it was; what lies in the socket came in time."""
+async def test_an_answer_that_has_arrived_in_time_beats_its_deadline(conn: AsyncConn, blocks: str) -> None:
+    """Other code has blocked the loop at some point; an answer that is already in the socket came in time."""
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -251,7 +251,7 @@ async def test_an_answer_that_has_come_beats_its_deadline(conn: AsyncConn, block
             def block(wake: asyncio.Event = wake, reply: asyncio.Future[Rows] = reply) -> None:
                 loop.remove_reader(ours)
                 if not reply.done():
-                    assert select.select([conn._transport._sock], [], [], SOON)[0]
+                    assert select.select([conn._core.transport._sock], [], [], SOON)[0]
                 time.sleep(0.1)  # beyond the deadline
                 wake.set()
 
@@ -267,21 +267,21 @@ async def test_an_answer_that_has_come_beats_its_deadline(conn: AsyncConn, block
 
 
 @ends_clean()
-async def test_a_deadline_that_was_kept_leaves_no_trace(conn: AsyncConn) -> None:
+async def test_a_deadline_that_was_met_does_not_affect_later_requests(conn: AsyncConn) -> None:
     loop = asyncio.get_running_loop()
     for _ in range(3):
         asked = [conn.exec_query("select 1", timeout=0.05) for _ in range(100)]
         for end in await asyncio.gather(*asked, return_exceptions=True):
-            assert isinstance(end, Rows | RequestTimeout)  # a machine that stood still may have been late
+            assert isinstance(end, Rows | RequestTimeout)  # a stalled machine may have been late
         begin = loop.time()
         while loop.time() - begin < 0.06:
             await asyncio.sleep(0.01)
-    reply = conn.exec_query("select pg_sleep(0.1), 1")  # no deadline of somebody else's
+    reply = conn.exec_query("select pg_sleep(0.1), 1")  # no deadline of another request applies to it
     assert list(await reply) == [(b"", b"1")]
 
 
 @ends_clean()
-async def test_deadlines_do_not_cost_a_timer_each(conn: AsyncConn, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_deadlines_do_not_need_a_timer_each(conn: AsyncConn, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
     made = 0
 
@@ -290,7 +290,7 @@ async def test_deadlines_do_not_cost_a_timer_each(conn: AsyncConn, monkeypatch: 
         made += 1
         return call_at(*args, **kwargs)
 
-    if not hasattr(loop, "_scheduled"):  # uvloop's methods cannot be watched; the code under test is the same
+    if not hasattr(loop, "_scheduled"):  # uvloop's methods cannot be replaced; the code under test is the same
         return
     call_at = loop.call_at
     with monkeypatch.context() as patch:
@@ -300,7 +300,7 @@ async def test_deadlines_do_not_cost_a_timer_each(conn: AsyncConn, monkeypatch: 
 
 
 @ends_clean()
-async def test_the_end_comes_before_the_deadline() -> None:
+async def test_a_lost_connection_fails_a_request_before_its_deadline() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.group()
@@ -315,13 +315,13 @@ async def test_the_end_comes_before_the_deadline() -> None:
 
 
 @ends_clean()
-async def test_a_far_deadline_keeps_no_dead_connection(postgres: Server) -> None:
+async def test_a_far_deadline_does_not_keep_a_dead_connection_in_memory(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn) as admin:
         conn = await AsyncConn.connect(postgres.dsn)
         await conn.exec_query("select 1", timeout=3600)
         wire = weakref.ref(conn._wire)
         await admin.exec_query(f"select pg_terminate_backend({conn.backend_pid}, 5000)")
-        await conn._transport.closed
+        await conn._core.transport.closed
         del conn
         gc.collect()
         assert wire() is None

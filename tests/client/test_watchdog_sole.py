@@ -1,4 +1,4 @@
-"""The only unanswered request, and nobody waits for it any more: the server has to stop it, and the next one waits."""
+"""The only unanswered request is abandoned: the server has to stop it, and the next request waits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rig.postgres import Server
 pytestmark = pytest.mark.both_loops
 
 CANCELLED = error("57014", "canceling statement due to user request")
-# One turn of the watch, and then some: for what must not happen.
+# Longer than one check of the watchdog, for tests that something does not happen.
 A_WHILE = 0.06
 
 
@@ -53,14 +53,14 @@ async def nothing_comes(peer: Peer) -> None:
 
 
 @ends_clean()
-async def test_the_server_stops_a_sole_request(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_cancelled_sole_request_is_stopped_on_the_server(conn: AsyncConn, admin: AsyncConn) -> None:
     asks: list[Callable[[], asyncio.Future[Any]]] = [
         lambda: conn.exec_query("select pg_sleep(30)"),
         lambda: conn.simple_query("select pg_sleep(30)"),
         lambda: conn.submit(m.encode(m.Query("select pg_sleep(30)"))),
     ]
     for ask in asks:
-        for wait in (0.0, 0.03, 0.06):  # before the watch has looked, and after
+        for wait in (0.0, 0.03, 0.06):  # before and after the watchdog's check
             reply = ask()
             await until_sql(admin, running(conn))
             await asyncio.sleep(wait)
@@ -72,10 +72,10 @@ async def test_the_server_stops_a_sole_request(conn: AsyncConn, admin: AsyncConn
 
 
 @ends_clean()
-async def test_a_request_that_becomes_the_sole_one_is_stopped_too(conn: AsyncConn) -> None:
+async def test_a_cancelled_request_that_becomes_the_sole_one_is_stopped_too(conn: AsyncConn) -> None:
     for head_timeout in (None, 60):
         head = conn.exec_query("select pg_sleep(0.1)", timeout=head_timeout)
-        await asyncio.sleep(0.03)  # the watch has looked at it
+        await asyncio.sleep(0.03)  # the watchdog has checked it
         abandoned = conn.exec_query("select pg_sleep(30)")
         abandoned.cancel()
         await head
@@ -84,7 +84,7 @@ async def test_a_request_that_becomes_the_sole_one_is_stopped_too(conn: AsyncCon
 
 
 @ends_clean()
-async def test_a_far_deadline_of_an_earlier_request_hides_nothing(conn: AsyncConn, admin: AsyncConn) -> None:
+async def test_a_far_deadline_of_an_earlier_request_does_not_delay_the_stop(conn: AsyncConn, admin: AsyncConn) -> None:
     await conn.exec_query("select 1", timeout=60)
     await asyncio.sleep(A_WHILE)
     abandoned = conn.exec_query("select pg_sleep(30)", timeout=70)
@@ -97,7 +97,7 @@ async def test_a_far_deadline_of_an_earlier_request_hides_nothing(conn: AsyncCon
 
 
 @ends_clean()
-async def test_with_several_in_flight_no_cancel_request_leaves() -> None:
+async def test_no_cancel_request_is_sent_with_several_requests_in_flight() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         groups = [await peer.group() for _ in range(3)]
@@ -117,8 +117,8 @@ async def test_with_several_in_flight_no_cancel_request_leaves() -> None:
 
 @pytest.mark.parametrize("last", ["cancel connection", "ReadyForQuery"])
 @ends_clean()
-async def test_the_next_request_waits_for_both_ends(last: str) -> None:
-    """A CancelRequest that the server has not finished with would hit whatever comes next."""
+async def test_the_next_request_waits_for_the_answer_and_the_end_of_the_cancel_request(last: str) -> None:
+    """A CancelRequest that the server is still processing would hit the next request."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -167,7 +167,7 @@ async def test_the_next_request_waits_for_the_end_of_a_repeated_cancel_request_t
 
 @ends_clean()
 async def test_a_cancel_request_that_came_too_early_is_repeated() -> None:
-    """The server knows nothing of a query that it has not begun yet, and then the request has no effect."""
+    """A CancelRequest has no effect if the server has not yet begun the query."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -186,7 +186,7 @@ async def test_a_cancel_request_that_came_too_early_is_repeated() -> None:
 
 
 @ends_clean()
-async def test_two_hundred_cancelled_queries_and_the_next_ones(conn: AsyncConn) -> None:
+async def test_two_hundred_cancelled_queries_do_not_affect_the_next_ones(conn: AsyncConn) -> None:
     for n in range(200):
         sole = conn.exec_query("select pg_sleep(30)")
         if n % 10 == 0:
@@ -196,8 +196,8 @@ async def test_two_hundred_cancelled_queries_and_the_next_ones(conn: AsyncConn) 
 
 
 @ends_clean()
-async def test_a_cancel_request_that_cannot_be_sent() -> None:
-    """Then the server's own end of the request is awaited."""
+async def test_the_answer_is_awaited_if_the_cancel_request_cannot_be_sent() -> None:
+    """The next request waits until the server finishes the cancelled one without it."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -212,7 +212,8 @@ async def test_a_cancel_request_that_cannot_be_sent() -> None:
         sole = conn.simple_query("")
         await may_not_connect.wait()
         await asyncio.sleep(A_WHILE)
-        conn._wire.address = conn._wire.address._replace(sockaddr=("127.0.0.1", 1))  # where nobody listens
+        token = conn._core.cancel_token()
+        object.__setattr__(token, "address", token.address._replace(sockaddr=("127.0.0.1", 1)))  # nothing listens there
         sole.cancel()
         cancelled.set()
         assert list(await conn.exec_query("select 1")) == [(b"next",)]
@@ -220,7 +221,7 @@ async def test_a_cancel_request_that_cannot_be_sent() -> None:
 
 
 @ends_clean()
-async def test_a_server_without_a_key_cannot_be_asked() -> None:
+async def test_the_answer_is_awaited_if_the_server_sent_no_cancel_key() -> None:
     async def script(peer: Peer) -> None:
         await peer.expect(m.StartupMessage)
         await peer.send(m.AuthenticationOk(), m.ReadyForQuery("I"))
@@ -240,7 +241,7 @@ async def test_a_server_without_a_key_cannot_be_asked() -> None:
 
 
 @ends_clean()
-async def test_a_transaction_that_a_cancelled_request_left_open(conn: AsyncConn) -> None:
+async def test_a_transaction_left_open_by_a_cancelled_request_is_rolled_back(conn: AsyncConn) -> None:
     conn.exec_query("begin").cancel()
     following = await outcome_of(conn.exec_query("select 1"))  # inside, or after the ROLLBACK
     assert isinstance(following, TransactionError) or list(following) == [(b"1",)]
@@ -252,7 +253,7 @@ async def test_a_transaction_that_a_cancelled_request_left_open(conn: AsyncConn)
 
 
 @ends_clean()
-async def test_the_error_of_a_cancelled_request_is_nobody_s(conn: AsyncConn) -> None:
+async def test_the_error_of_a_cancelled_request_is_not_raised_elsewhere(conn: AsyncConn) -> None:
     for sql in ("selec", "select 1/0", "select nonsense"):
         replies = [conn.exec_query(sql), conn.exec_query("select 1"), conn.exec_query(sql)]
         replies[0].cancel()

@@ -1,4 +1,4 @@
-"""The table of options in docs/connecting.md, made from the code. `python -m tests.config.option_table` writes it."""
+"""The tables of options in docs/connecting.md, generated from the code by `python -m tests.config.option_table`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARKS = "<!-- options: begin -->\n", "<!-- options: end -->\n"
 
 
 def table() -> str:
-    """Both tables, between their marks."""
+    """Both tables, as they stand between the marks."""
     lines = ["| option | variable | default | meaning |", "| --- | --- | --- | --- |"]
     lines += [
         f"| `{name}` | {_code(VARIABLES.get(name))} | {_default(row.default)} | {row.meaning} |"
@@ -47,11 +47,11 @@ def _default(value: object) -> str:
             return _code(value)
         case int() | float():
             return f"{value:g}" if value < 1000 else str(value)
-    return value.__doc__ or ""  # a function of other options says what it makes of them
+    return value.__doc__ or ""  # a default computed from other options is described by its docstring
 
 
 def parts() -> tuple[str, str, str]:
-    """The page: what stands before its tables, the tables, and what comes after."""
+    """The page in three parts: the text before its tables, the tables, and the text after them."""
     before, _, rest = PAGE.read_text().partition(MARKS[0])
     written, _, after = rest.partition(MARKS[1])
     return before + MARKS[0], written, MARKS[1] + after

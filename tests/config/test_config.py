@@ -1,4 +1,4 @@
-"""What connection options mean where libpq cannot be asked: types, sources, defaults, messages, secrets."""
+"""Connection options that cannot be compared with libpq: types, sources, defaults, messages, secrets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pg_wired.config.hosts import HostConfig
 from pg_wired.config.tls import TlsConfig, TlsMode
 from pg_wired.errors import ConfigError, Outcome
 
-# Of all that is not None; the user's name and the hosts are the machine's.
+# All defaults that are not None; the user name and the hosts depend on the machine.
 DEFAULTS: dict[str, Any] = {
     "client_encoding": "UTF8",
     "target_session_attrs": "any",
@@ -50,7 +50,7 @@ TEXTS = ["", "a", "it's", "b\\c", " d ", "é"]
 
 
 def parse(dsn: str = "", environ: Mapping[str, str] | None = None, **keywords: Any) -> ConnConfig:
-    """`ConnConfig.parse` in an environment that a test gives, and no home."""
+    """`ConnConfig.parse` with the environment of the test and without a home directory."""
     return ConnConfig.parse(dsn, environ={"HOME": "/nowhere", **(environ or {})}, **keywords)
 
 
@@ -61,7 +61,7 @@ def refusal(dsn: str = "", environ: Mapping[str, str] | None = None, **keywords:
     return str(refused.value)
 
 
-def test_table_and_attributes_are_the_same() -> None:
+def test_the_config_has_one_attribute_for_each_option() -> None:
     of_hosts = {"host", "hostaddr", "port"}
     attributes = [name for name in ConnConfig.__annotations__ if name not in ("hidden", "hosts")]
     assert attributes == [name for name in options.TABLE if name not in of_hosts]
@@ -94,16 +94,16 @@ def test_every_option_of_libpq_is_known_under_the_same_variable() -> None:
         ({"oauth_scope": "all"}, "oauth_scope is refused"),
     ],
 )
-def test_options_that_are_refused(given: dict[str, Any], reason: str) -> None:
+def test_unsupported_options_are_refused_with_a_reason(given: dict[str, Any], reason: str) -> None:
     assert refusal(**given).startswith(reason) or reason in refusal(**given)
 
 
-def test_unsupported_options_that_are_off_are_taken() -> None:
+def test_unsupported_options_that_are_off_are_accepted() -> None:
     off = "gssencmode=disable krbsrvname=postgres gsslib='' gssdelegation=0 sslcompression=1 oauth_scope=''"
     assert parse(off, {"PGGSSENCMODE": "prefer", "PGSSLCOMPRESSION": "x"}, user="u") == parse(user="u")
 
 
-def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_empty_configuration_has_the_documented_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(hosts, "SOCKET_DIRECTORIES", [str(tmp_path / "none"), str(tmp_path)])
     user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
     nothing = dict.fromkeys(name for name in ConnConfig.__annotations__ if name != "hidden")
@@ -113,7 +113,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert parse().host == "localhost"
 
 
-def test_process_environment_is_the_default_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGHOST", "from.the.process")
     assert ConnConfig.parse().host == "from.the.process"
     assert parse(user="u").host != "from.the.process"
@@ -131,16 +131,16 @@ def test_process_environment_is_the_default_one(monkeypatch: pytest.MonkeyPatch)
         ({"tls": TlsConfig(roots="ca.crt"), "sslmode": "disable"}, TlsMode.DISABLE),
     ],
 )
-def test_what_sslmode_is_where_nobody_says(keywords: dict[str, Any], mode: TlsMode) -> None:
+def test_the_default_of_sslmode_depends_on_the_other_tls_options(keywords: dict[str, Any], mode: TlsMode) -> None:
     assert ConnConfig.parse(user="u", environ={}, **keywords).sslmode is mode
 
 
-def test_user_without_a_name_in_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_must_be_given_if_the_system_user_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4_000_000_001)
     assert "user must be given" in refusal()
     assert parse(user="u").dbname == "u"
     assert parse(environ={"PGUSER": "u"}).user == "u"
-    assert ConnConfig.parse(user="u", environ={}).hosts[0].password is None  # and no home to have a password file in
+    assert ConnConfig.parse(user="u", environ={}).hosts[0].password is None  # without a home there is no password file
 
 
 def test_stronger_sources_win() -> None:
@@ -150,10 +150,10 @@ def test_stronger_sources_win() -> None:
     assert config.database == "keyword"
 
 
-def test_blank_means_default_in_a_string_and_nothing_in_a_keyword() -> None:
+def test_a_blank_value_means_the_default_in_a_string_and_is_ignored_in_a_keyword() -> None:
     variables = {"PGUSER": "env", "PGDATABASE": "env", "PGPASSWORD": "env"}
     blank = parse("dbname='' password=''", variables)
-    assert (blank.dbname, blank.password) == ("env", None)  # the user's name; none
+    assert (blank.dbname, blank.password) == ("env", None)  # dbname defaults to the user name, password to None
     assert parse("ssl_min_protocol_version=''").ssl_min_protocol_version == "TLSv1.2"
     passed_over = parse("dbname=string", variables, dbname="", password=None, connect_timeout="", port=None)
     assert (passed_over.dbname, passed_over.password, passed_over.connect_timeout) == ("string", "env", 10.0)
@@ -166,11 +166,11 @@ def test_blank_means_default_in_a_string_and_nothing_in_a_keyword() -> None:
         *("tcp_user_timeout", "channel_binding", "target_session_attrs", "max_protocol_version", "sslsni"),
     ],
 )
-def test_blank_is_no_value_of_some(name: str) -> None:
+def test_some_options_refuse_a_blank_value(name: str) -> None:
     assert refusal(f"{name}=''").startswith(f"connection string: {name} must be ")
 
 
-def test_two_names_of_one_option() -> None:
+def test_two_names_of_one_option_must_not_disagree_in_one_source() -> None:
     assert parse("dbname=a database=a").dbname == parse(dbname="a", database="a").dbname == "a"
     assert parse("dbname=a", database="b").dbname == "b"
     assert parse(dbname="a", database=None).dbname == "a"
@@ -217,7 +217,7 @@ def test_two_names_of_one_option() -> None:
         ({"scram_max_iterations": 2**31 - 1}, 2**31 - 1),
     ],
 )
-def test_keyword_values(keywords: dict[str, Any], attribute: object) -> None:
+def test_keyword_values_are_converted(keywords: dict[str, Any], attribute: object) -> None:
     config = parse("connect_timeout=7", **keywords)
     (name,) = keywords
     assert getattr(config, name) == attribute
@@ -300,7 +300,7 @@ def test_keyword_values(keywords: dict[str, Any], attribute: object) -> None:
         ({"dsn": 5432}, "the connection string must be of type str, not int; write postgresql://"),
     ],
 )
-def test_keyword_refusals(keywords: dict[str, Any], message: str) -> None:
+def test_wrong_keyword_values_are_refused_with_the_reason(keywords: dict[str, Any], message: str) -> None:
     assert message in refusal(**keywords)
 
 
@@ -335,11 +335,11 @@ def test_keyword_refusals(keywords: dict[str, Any], message: str) -> None:
         ("host=a host=\udcff", "position 13: it must not contain NUL or anything but UTF-8"),
     ],
 )
-def test_string_refusals(dsn: str, message: str) -> None:
+def test_malformed_connection_strings_are_refused_with_the_position(dsn: str, message: str) -> None:
     assert message in refusal(dsn)
 
 
-def test_a_variable_is_named_where_it_is_wrong() -> None:
+def test_an_error_names_the_environment_variable_with_the_wrong_value() -> None:
     assert refusal(environ={"PGPORT": "x"}) == (
         "environment variable PGPORT: port must be an integer from 1 to 65535, or several with commas"
     )
@@ -357,11 +357,11 @@ def test_a_variable_is_named_where_it_is_wrong() -> None:
         ({"environ": {"PGAPPNAME": "env"}, "fallback_application_name": "f"}, "env"),
     ],
 )
-def test_the_name_of_the_application(given: dict[str, Any], name: str | None) -> None:
+def test_the_application_name_comes_from_the_strongest_source(given: dict[str, Any], name: str | None) -> None:
     assert parse(**given, user="u").startup_parameters().get("application_name") == name
 
 
-def test_startup_parameters() -> None:
+def test_startup_parameters_contain_only_given_options_and_the_encoding() -> None:
     assert list(parse("user=u replication=database").startup_parameters().items()) == [
         ("user", "u"),
         ("database", "u"),
@@ -381,7 +381,7 @@ def test_startup_parameters() -> None:
 
 @settings(max_examples=50)
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(("host", "user", "dbname", "options"), st.sampled_from(TEXTS))))
-def test_repr_can_be_read_back(keywords: dict[str, Any]) -> None:
+def test_the_repr_of_a_config_evaluates_to_an_equal_config(keywords: dict[str, Any]) -> None:
     config = parse(**keywords, sslmode=TlsMode.DISABLE, connect_timeout=None)
     assert eval(repr(config)) == config
     assert str(config) == repr(config)
@@ -407,7 +407,7 @@ def test_secrets_are_not_shown() -> None:
         assert "tops3cret" not in shown
 
 
-def test_values_compare_hash_copy_and_pickle() -> None:
+def test_configs_can_be_compared_hashed_copied_and_pickled() -> None:
     config = parse("host=h user=u password=p sslmode=disable connect_timeout=0")
     for same in (copy.copy(config), copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
         assert same == config
@@ -417,7 +417,7 @@ def test_values_compare_hash_copy_and_pickle() -> None:
         config.user = "other"  # type: ignore[misc]
 
 
-def test_a_config_ready_made() -> None:
+def test_a_ready_config_is_used_as_it_is_and_takes_no_options() -> None:
     config = parse("host=a user=b")
     assert ConnConfig.of(config) is config
     assert ConnConfig.of("host=a user=b").host == "a"

@@ -1,4 +1,4 @@
-"""Connection strings against libpq itself: the same strings are accepted, and say the same."""
+"""Connection strings compared with libpq: the same strings are accepted, with the same meaning."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from rig.postgres import free_port
 
 LIBPQ_NAMES = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
 OURS = {*options.TABLE, *options.ALIASES} - LIBPQ_NAMES
-# What libpq takes and we refuse on purpose, by our message. Nothing else may differ.
+# Our messages for what libpq accepts and we refuse deliberately. Nothing else may differ.
 DELIBERATE = re.compile(
     "this part is not UTF-8 once decoded"  # libpq sends any octets
-    "| is refused: "  # not built
-    "|sslsni must be 0 or 1"  # for libpq all but 1 is 0, also `on`
-    "|channel_binding=require needs TLS|sslcertmode=require needs TLS"  # libpq finds out later
+    "| is refused: "  # not supported
+    "|sslsni must be 0 or 1"  # to libpq every value but 1 means 0, even `on`
+    "|channel_binding=require needs TLS|sslcertmode=require needs TLS"  # libpq detects this later
 )
 
 
-# ---- the syntax, against PQconninfoParse ----------------------------------------------------------------------------
+# ---- the syntax, compared with PQconninfoParse ----------------------------------------------------------------------
 
 
 def libpq_string(dsn: str) -> dict[str, bytes] | None:
-    """What libpq reads in a connection string; None where it refuses it."""
+    """The options that libpq reads in a connection string; None if it refuses the string."""
     try:
         return {
             option.keyword.decode(): option.val for option in pq.Conninfo.parse(dsn.encode()) if option.val is not None
@@ -123,7 +123,7 @@ edits = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 2), characters | s
 
 
 def mutated(dsn: str, changes: list[tuple[int, int, str]]) -> str:
-    """`dsn` with some characters cut out and put in."""
+    """`dsn` with some characters removed and inserted."""
     for at, cut, put in changes:
         at = min(at, len(dsn))
         dsn = dsn[:at] + put + dsn[at + cut :]
@@ -140,7 +140,7 @@ def mutated(dsn: str, changes: list[tuple[int, int, str]]) -> str:
 @example("host='a\\", [])
 @example("password=a\\ b\\\\c\\'d", [])
 @example("=", [])
-def test_keyword_form_as_libpq(dsn: str, changes: list[tuple[int, int, str]]) -> None:
+def test_the_keyword_form_is_read_as_by_libpq(dsn: str, changes: list[tuple[int, int, str]]) -> None:
     assert_same_string(mutated(dsn, changes))
 
 
@@ -158,7 +158,7 @@ def test_keyword_form_as_libpq(dsn: str, changes: list[tuple[int, int, str]]) ->
 @example("postgresql:///?host=/tmp&requiressl=0", [])
 @example("postgresql:// a , b :1,: 2 /", [])
 @example("postgresql://%2Fvar%2Frun/d%C3%A9?%68ost=%2Ftmp", [])
-def test_uri_form_as_libpq(dsn: str, changes: list[tuple[int, int, str]]) -> None:
+def test_the_uri_form_is_read_as_by_libpq(dsn: str, changes: list[tuple[int, int, str]]) -> None:
     assert_same_string(mutated(dsn, changes))
 
 
@@ -166,14 +166,14 @@ def test_uri_form_as_libpq(dsn: str, changes: list[tuple[int, int, str]]) -> Non
     st.text(max_size=40) | uris | keyword_strings,
     st.dictionaries(names, st.none() | st.text() | st.integers() | st.floats()),
 )
-def test_anything_else_is_a_config_error(dsn: str, keywords: dict[str, Any]) -> None:
+def test_any_other_input_is_accepted_or_a_config_error(dsn: str, keywords: dict[str, Any]) -> None:
     try:
         ConnConfig.parse(dsn, **keywords)
     except ConfigError as refused:
         assert str(refused)
 
 
-# ---- values and the environment, against PQconnectStart -------------------------------------------------------------
+# ---- values and the environment, compared with PQconnectStart -------------------------------------------------------
 
 INTEGERS = [
     *["5", "+5", "-1", "0", "00005", "65535", "65536", "5s", "1.5", "0x10", "1_0", "\u0665", "+", "000000000000005"],
@@ -195,7 +195,12 @@ POOL = {
     "sslnegotiation": ["", "postgres", "direct", "Direct"],
     "sslrootcert": ["", "system", "/nowhere/root.crt"],
     "sslcertmode": ["", "disable", "allow", "require", "x"],
-    "ssl_min_protocol_version": ["TLSv1", "tlsv1.3", "SSLv3", "1.2"],  # "" is no bound to libpq, and the default here
+    "ssl_min_protocol_version": [
+        "TLSv1",
+        "tlsv1.3",
+        "SSLv3",
+        "1.2",
+    ],  # "" means no bound to libpq, and the default here
     "ssl_max_protocol_version": ["", "TLSv1.1", "TLSV1.2", "x"],
     "min_protocol_version": ["", "3.0", "3.1", "3.2", "latest", "Latest"],
     "max_protocol_version": ["", "3.0", "3", "3.2", "latest", " 3.2"],
@@ -206,7 +211,7 @@ POOL = {
     "gssencmode": ["", "disable", "prefer", "x"],
     "sslsni": ["0", "1"],
 }
-# One value that is wrong hides all the others, so few at a time.
+# One wrong value hides all the others, so only a few at a time.
 given_values = st.dictionaries(st.sampled_from(list(POOL)), st.none(), max_size=4).flatmap(
     lambda names: st.fixed_dictionaries({name: st.sampled_from(POOL[name]) for name in names})
 )
@@ -218,7 +223,7 @@ AS_THEY_ARE = [
 
 
 class Start(NamedTuple):
-    """What PQconnectStart settles on, and the paths of the sockets that it tried."""
+    """The options that PQconnectStart decides on, and the paths of the sockets that it tried."""
 
     settled: dict[str, str]
     paths: list[str]
@@ -226,7 +231,7 @@ class Start(NamedTuple):
 
 
 def libpq_start(dsn: str, environ: Mapping[str, str]) -> Start | None:
-    """libpq's reading, in an environment without any other PG variable; None where it refuses."""
+    """The result of libpq in an environment without other PG variables; None if it refuses."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     with mock.patch.dict(os.environ, {**clean, "PGPASSFILE": "/nowhere/passfile", **environ}, clear=True):
         conn = pq.PGconn.connect_start(dsn.encode())
@@ -243,13 +248,13 @@ def libpq_start(dsn: str, environ: Mapping[str, str]) -> Start | None:
 @example({}, {"PGREQUIRESSL": "1", "PGSSLMODE": "allow"}, {})
 @example({}, {"PGREQUIRESSL": "0"}, {})
 @example({"application_name": "", "fallback_application_name": "x"}, {}, {})
-def test_sources_and_values_as_libpq(
+def test_sources_and_values_are_combined_as_by_libpq(
     string: dict[str, str], variables: dict[str, str], keywords: dict[str, str]
 ) -> None:
-    host = "/nowhere"  # so that every attempt ends at once, with the path that it would have taken
+    host = "/nowhere"  # every attempt fails at once, with the path in its message
     dsn = " ".join(f"{name}={quoted(value)}" for name, value in {**string, "host": host}.items())
     environ = {options.VARIABLES.get(name, name): value for name, value in variables.items()}
-    # PQconnectdbParams lets a later keyword win, and passes over empty values.
+    # PQconnectdbParams lets a later keyword win, and ignores empty values.
     strongest = " ".join(f"{name}={quoted(value)}" for name, value in keywords.items() if value)
     theirs = libpq_start(f"{dsn} {strongest}", environ)
     try:
@@ -259,7 +264,7 @@ def test_sources_and_values_as_libpq(
         return
     assert theirs is not None
     settled = theirs.settled
-    tries = 2 if ours.target_session_attrs == "prefer-standby" else 1  # then every host, if there is no standby
+    tries = 2 if ours.target_session_attrs == "prefer-standby" else 1  # then all hosts again, if there is no standby
     assert [place.socket_path for place in ours.hosts] * tries == theirs.paths
     assert ours.sslmode.value == settled["sslmode"]
     assert ours.sslsni == (settled["sslsni"] == "1")
@@ -280,12 +285,12 @@ LISTS = [
 
 @pytest.mark.parametrize("port", ["", "1", "1,2", "1,", ",2", ",", "1,2,3", ",,", " 1 , 2 ", "1,0", "1,x"])
 @pytest.mark.parametrize("host", LISTS[1:])
-def test_lists_of_hosts_and_ports_as_libpq(host: str, port: str) -> None:
+def test_lists_of_hosts_and_ports_are_matched_as_by_libpq(host: str, port: str) -> None:
     theirs = libpq_start(f"host={host} port={quoted(port)}", {})
     try:
         ours = ConnConfig.parse(f"host={host} port={quoted(port)}", environ={})
     except ConfigError as refused:
-        # libpq looks at a port when it comes to the host.
+        # libpq checks a port only when it reaches the host.
         later = theirs is not None and len(theirs.paths) < host.count(",") + 1
         assert theirs is None or (later and "port must be" in str(refused))
         return
@@ -297,7 +302,7 @@ METHOD_LISTS = st.lists(st.tuples(st.sampled_from(["", "", "!", "!!"]), METHODS)
 
 
 @given(METHOD_LISTS.map(",".join) | st.permutations(policy.METHODS).map(lambda all_: ",!".join(["", *all_])[1:]))
-def test_require_auth_as_libpq(value: str) -> None:
+def test_require_auth_is_accepted_or_refused_as_by_libpq(value: str) -> None:
     dsn = f"host=/nowhere require_auth={quoted(value)}"
     try:
         ConnConfig.parse(dsn, environ={})
@@ -312,7 +317,7 @@ KERNEL = ["keepalives", "keepalives_idle", "keepalives_interval", "keepalives_co
 
 @pytest.mark.parametrize("value", ["", *INTEGERS])
 @pytest.mark.parametrize("name", KERNEL)
-def test_numbers_for_the_kernel_as_libpq(name: str, value: str) -> None:
+def test_numbers_for_the_kernel_are_accepted_or_refused_as_by_libpq(name: str, value: str) -> None:
     dsn = f"hostaddr=127.0.0.1 port={free_port()} {name}={quoted(value)}"
     conn = pq.PGconn.connect_start(dsn.encode())
     refused = b"invalid integer value" in conn.error_message
@@ -326,7 +331,10 @@ def test_numbers_for_the_kernel_as_libpq(name: str, value: str) -> None:
 
 @pytest.fixture(scope="module")
 def closing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The directory of a socket whose server, another process (libpq waits without letting go of the GIL), hangs up."""
+    """The directory of a socket whose server closes each connection.
+
+    The server is another process, because libpq waits without releasing the GIL.
+    """
     directory = tmp_path_factory.mktemp("socket")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(directory / ".s.PGSQL.5432"))
@@ -338,14 +346,14 @@ def closing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("value", ["", *INTEGERS])
-def test_connect_timeout_as_libpq(closing_server: Path, value: str) -> None:
+def test_connect_timeout_is_read_as_by_libpq(closing_server: Path, value: str) -> None:
     dsn = f"host={quoted(str(closing_server))} connect_timeout={quoted(value)}"
     conn = pq.PGconn.connect(dsn.encode())
     refused = b"invalid integer value" in conn.error_message
     assert refused or conn.error_message.startswith(b"connection to server on socket"), conn.error_message
     conn.finish()
     ways: list[dict[str, Any]] = [{"dsn": dsn}, {"environ": {"PGCONNECT_TIMEOUT": value}}]
-    if value:  # an empty keyword argument gives nothing
+    if value:  # an empty keyword argument is ignored
         ways.append({"connect_timeout": value})
     for arguments in ways:
         arguments = {"environ": {}, **arguments}

@@ -1,4 +1,4 @@
-"""Hosts of a connection string: how lists of them are matched, and which address each stands for."""
+"""Hosts of a connection string: how lists of them are matched, and the address of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from pg_wired.config import hosts
         ("db.example", False, None, ("db.example", 77)),
     ],
 )
-def test_addresses(host: str, is_unix: bool, socket_path: str | None, address: object) -> None:
+def test_a_host_and_a_port_give_the_address_to_connect_to(
+    host: str, is_unix: bool, socket_path: str | None, address: object
+) -> None:
     (place,) = ConnConfig.parse(host=host, port=77, user="u").hosts
     assert (place.is_unix, place.socket_path, place.address) == (is_unix, socket_path, address)
 
@@ -34,7 +36,9 @@ def test_addresses(host: str, is_unix: bool, socket_path: str | None, address: o
         ("host=a hostaddr=''", [("a", 5432)]),
     ],
 )
-def test_lists_of_hosts(monkeypatch: pytest.MonkeyPatch, dsn: str, places: list[object]) -> None:
+def test_lists_of_hosts_addresses_and_ports_are_matched_by_position(
+    monkeypatch: pytest.MonkeyPatch, dsn: str, places: list[object]
+) -> None:
     monkeypatch.setattr(hosts, "default_host", lambda: "/here")
     config = ConnConfig.parse(f"user=u {dsn}")
     assert [place.address for place in config.hosts] == places

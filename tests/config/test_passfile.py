@@ -1,4 +1,4 @@
-"""The password file: what it says to libpq itself, who may read it, and that it stays unread where it is not needed."""
+"""The password file: read as by libpq, only with safe permissions, and only if it is needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pg_wired.config import hosts
 from pg_wired.config.config import ConnConfig
 from pg_wired.config.passfile import find_password, read_lines
 
-# libpq's directory for sockets: psycopg's is compiled for this one.
+# The default socket directory of libpq, as compiled into psycopg.
 DEFAULT_DIRECTORY = "/var/run/postgresql"
 
 
@@ -29,13 +29,13 @@ def write(path: Path, text: str, mode: int = 0o600) -> Path:
 
 
 def passwords(path: Path, dsn: str = "", environ: dict[str, str] | None = None, **keywords: Any) -> list[str | None]:
-    """What ConnConfig finds for each host, with that file in PGPASSFILE."""
+    """The password that ConnConfig finds for each host, with this file in PGPASSFILE."""
     config = ConnConfig.parse(dsn, environ={"PGPASSFILE": str(path), **(environ or {})}, **keywords)
     return [host.password for host in config.hosts]
 
 
 def libpq_password(path: Path, **options: str) -> str | None:
-    """What libpq finds for one host; the attempt itself fails at once, or is not waited for."""
+    """The password that libpq finds for one host; the connection attempt fails at once or is abandoned."""
     dsn = " ".join(f"{name}='{value}'" for name, value in options.items())
     with mock.patch.dict(os.environ, {"PGPASSFILE": str(path)}):
         conn = pq.PGconn.connect_start(dsn.encode())
@@ -60,7 +60,7 @@ MATCHING = st.tuples(
 @example(lines=["*:*:*:*:a\\"], end="")
 @example(lines=["*:*:*:*:", "*:*:*:*:second"], end="\n")
 @example(lines=["#:*:*:*:a", " *:*:*:*:b", "*:*:*:*"], end="\n")
-def test_lines_as_libpq(tmp_path_factory: pytest.TempPathFactory, lines: list[str], end: str) -> None:
+def test_lines_are_read_as_by_libpq(tmp_path_factory: pytest.TempPathFactory, lines: list[str], end: str) -> None:
     path = write(tmp_path_factory.getbasetemp() / "passfile", "\n".join(lines) + end)
     options: dict[str, Any] = {"host": "/nowhere", "port": "77", "dbname": "d:b"}
     theirs = libpq_password(path, **options, user="u\\\\x")
@@ -79,7 +79,7 @@ def test_lines_as_libpq(tmp_path_factory: pytest.TempPathFactory, lines: list[st
         ({"host": "/nowhere", "port": ""}, ["/nowhere"]),
     ],
 )
-def test_names_of_a_host_as_libpq(
+def test_a_host_is_looked_up_under_the_same_name_as_by_libpq(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], keys: list[str]
 ) -> None:
     monkeypatch.setattr(hosts, "default_host", lambda: DEFAULT_DIRECTORY)
@@ -89,7 +89,7 @@ def test_names_of_a_host_as_libpq(
     assert passwords(path, **options, user="u", dbname="d") == [theirs] == keys
 
 
-def test_each_host_has_its_own(tmp_path: Path) -> None:
+def test_each_host_has_its_own_password(tmp_path: Path) -> None:
     path = write(tmp_path / "pass", "# ours\na:1:*:u:first\nb:*:d:*:second\n")
     assert passwords(path, host="a,b,c,a", port="1,2,3,4", dbname="d", user="u") == ["first", "second", None, None]
     config = ConnConfig.parse(f"host=a,b port=1 dbname=d user=u passfile={path}", environ={})
@@ -99,14 +99,14 @@ def test_each_host_has_its_own(tmp_path: Path) -> None:
 
 
 def test_an_explicit_password_wins_and_the_file_stays_closed(tmp_path: Path) -> None:
-    path = write(tmp_path / "pass", "*:*:*:*:file", 0o644)  # to look at it would be a warning
+    path = write(tmp_path / "pass", "*:*:*:*:file", 0o644)  # reading it would cause a warning
     for given_ in ({"password": "p"}, {"environ": {"PGPASSWORD": "p"}}, {"password": lambda: "p"}):
         assert passwords(path, user="u", **given_) == [None]
     with pytest.warns(UserWarning, match="group or world access"):
         assert passwords(path, user="u", dsn="password=''") == [None]
 
 
-def test_the_home_directory_has_the_default(tmp_path: Path) -> None:
+def test_the_default_file_is_in_the_home_directory(tmp_path: Path) -> None:
     write(tmp_path / ".pgpass", "*:*:*:*:home")
     home = {"HOME": str(tmp_path)}
     for environ in (home, {**home, "PGPASSFILE": ""}):
@@ -116,7 +116,9 @@ def test_the_home_directory_has_the_default(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601, 0o610, 0o777])
-def test_others_must_not_use_it(tmp_path: Path, mode: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file_with_group_or_world_access_is_not_used(
+    tmp_path: Path, mode: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / "pass", "*:*:*:*:secret", mode)
     with pytest.warns(UserWarning) as warned:
         assert passwords(path, user="u") == [None]
@@ -129,37 +131,37 @@ def test_others_must_not_use_it(tmp_path: Path, mode: int, capfd: pytest.Capture
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400, 0o700])
-def test_the_owner_may(tmp_path: Path, mode: int) -> None:
+def test_a_file_that_only_its_owner_may_access_is_used(tmp_path: Path, mode: int) -> None:
     path = write(tmp_path / "pass", "*:*:*:*:secret", mode)
     assert passwords(path, user="u", host="/nowhere") == [libpq_password(path, host="/nowhere", user="u")] == ["secret"]
 
 
-def test_not_a_plain_file(tmp_path: Path) -> None:
+def test_a_directory_or_a_pipe_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
     for path in (tmp_path, tmp_path / "pipe"):
         with pytest.warns(UserWarning, match="is not a plain file"):
             assert read_lines(str(path)) == []
 
 
-def test_a_file_that_is_not_there_is_no_matter(tmp_path: Path) -> None:
+def test_a_missing_file_is_ignored_without_a_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as warned:
         assert read_lines(str(tmp_path / "none")) == read_lines("/dev/null/none") == []
     assert not warned
 
 
-def test_bytes_that_are_not_utf_8_are_kept(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
     path = write(tmp_path / "pass", "*:*:*:*:caf\udce9")
     assert passwords(path, user="u", host="/nowhere") == ["caf\udce9"]
     assert libpq_password(path, host="/nowhere", user="u") == "caf\udce9"
 
 
-def test_a_comment_is_no_host() -> None:
+def test_a_comment_is_not_read_as_a_host() -> None:
     assert find_password(["#h:1:d:u:p"], "#h", "1", "d", "u") is None
     assert find_password(["\\#h:1:d:u:p"], "#h", "1", "d", "u") == "p"
 
 
 @given(st.text(), st.text(st.sampled_from("ab*:\\")), st.text(st.sampled_from("ab*:\\")))
-def test_what_is_escaped_is_found(password: str, host: str, user: str) -> None:
+def test_escaped_fields_are_found(password: str, host: str, user: str) -> None:
     def escape(text: str) -> str:
         return text.replace("\\", "\\\\").replace(":", "\\:")
 

@@ -1,4 +1,4 @@
-"""Service files: what libpq reads in them, where they are looked for, and which lines are refused."""
+"""Service files: read as by libpq, the places where they are searched, and the lines that are refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def refusal(dsn: str, environ: Mapping[str, str]) -> str:
 
 
 def libpq(dsn: str, environ: Mapping[str, str]) -> dict[str, str] | None:
-    """What libpq settles on; None where it refuses."""
+    """The options that libpq decides on; None if it refuses."""
     with mock.patch.dict(os.environ, {"PGPASSFILE": "/nowhere", **environ}):
         conn = pq.PGconn.connect_start(dsn.encode())
     settled = {option.keyword.decode(): option.val.decode() for option in conn.info if option.val}
@@ -51,7 +51,7 @@ def libpq(dsn: str, environ: Mapping[str, str]) -> dict[str, str] | None:
     return settled if tried else None
 
 
-def test_a_section_as_libpq(tmp_path: Path) -> None:
+def test_a_section_is_read_as_by_libpq(tmp_path: Path) -> None:
     (tmp_path / "services").write_text(FILE)
     environ = {"PGSERVICEFILE": str(tmp_path / "services"), "PGUSER": "env", "PGAPPNAME": "env"}
     config = ConnConfig.parse("service=test port=78", environ=environ)
@@ -79,7 +79,9 @@ LINES = st.sampled_from(
 @example(["[s]", "user=a", "[s]", "user=b"], "\n")
 @example(["[t]", "hots=a", "[s]", "user=b"], "\n")
 @example(["[s]", "user=a", "[t]", "hots=b"], "\n")
-def test_any_file_as_libpq(tmp_path_factory: pytest.TempPathFactory, lines: list[str], end: str) -> None:
+def test_any_file_is_read_or_refused_as_by_libpq(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], end: str
+) -> None:
     path = tmp_path_factory.getbasetemp() / "services"
     path.write_bytes(end.join([*lines, ""]).encode())
     environ = {"PGSERVICEFILE": str(path), "PGSERVICE": "s", "PGSYSCONFDIR": "/nowhere"}
@@ -89,7 +91,7 @@ def test_any_file_as_libpq(tmp_path_factory: pytest.TempPathFactory, lines: list
     except ConfigError as refused:
         assert theirs is None or " looking options up with LDAP " in str(refused), refused
         return
-    if theirs is None:  # what it does not know is our own
+    if theirs is None:  # libpq refuses only our own options
         assert re.search(r"(?m)^(database|statement_cache_size)=", path.read_text())
         return
     for name in ("user", "dbname", "options", "password"):
@@ -98,7 +100,7 @@ def test_any_file_as_libpq(tmp_path_factory: pytest.TempPathFactory, lines: list
     assert ours.sslmode.value == theirs["sslmode"]
 
 
-def test_where_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_files_are_searched_in_the_documented_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home, system, named = tmp_path / "home", tmp_path / "system", tmp_path / "named"
     for directory in (home, system):
         directory.mkdir()
@@ -124,7 +126,7 @@ def test_where_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert wrong == "service file '/nowhere/x' cannot be read: No such file or directory"
 
 
-def test_no_service_no_file(tmp_path: Path) -> None:
+def test_without_a_service_no_file_is_read(tmp_path: Path) -> None:
     assert ConnConfig.parse("user=u", environ={"PGSERVICEFILE": "/nowhere"}).service is None
     assert ConnConfig.parse("user=u servicefile=/nowhere", environ={}).servicefile == "/nowhere"
 
@@ -140,14 +142,14 @@ def test_no_service_no_file(tmp_path: Path) -> None:
         ("ldap://host", "looking options up with LDAP is not supported"),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path: Path, line: str, wrong: str) -> None:
+def test_an_error_names_the_file_and_the_wrong_line(tmp_path: Path, line: str, wrong: str) -> None:
     path = tmp_path / "services"
     path.write_text(f"# first\n[s]\nuser=u\n{line}\n")
     said = refusal("service=s", {"PGSERVICEFILE": str(path)})
     assert said.startswith(f"service file '{path}', line 4: {wrong}")
 
 
-def test_a_wrong_value_names_the_file(tmp_path: Path) -> None:
+def test_an_error_in_a_value_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "services"
     path.write_text("[s]\nport=x\npassword=tops3cret\n")
     said = refusal("service=s user=u", {"PGSERVICEFILE": str(path)})
@@ -160,7 +162,7 @@ def test_a_wrong_value_names_the_file(tmp_path: Path) -> None:
     assert "user must not contain NUL" in refusal("service=s", {"PGSERVICEFILE": str(path)})
 
 
-def test_our_own_options_may_stand_in_it(tmp_path: Path) -> None:
+def test_options_unknown_to_libpq_may_be_set_in_a_service_file(tmp_path: Path) -> None:
     path = tmp_path / "services"
     path.write_text("[s]\nstatement_cache_size=7\nuser=u\n")
     assert ConnConfig.parse("service=s", environ={"PGSERVICEFILE": str(path)}).statement_cache_size == 7

@@ -1,4 +1,4 @@
-"""CancelToken: what cancels whatever the session runs at that moment, from elsewhere, and only while it lives."""
+"""CancelToken: cancels what its session runs at that moment, and does nothing once the session has ended."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from pg_wired.protocol import messages as m
 from rig.checks import LATE, SOON, answers, ends_clean, outcome_of, until, until_sql
 from rig.fake_pg import FakePG, Peer, until_terminate
 from rig.postgres import Server, free_port
+from rig.randomness import chosen
 from tests.outcomes import until_asleep
 
 pytestmark = pytest.mark.both_loops
@@ -42,13 +43,13 @@ async def conn(postgres: Server) -> AsyncIterator[AsyncConn]:
 
 
 def at(token: CancelToken, port: int) -> CancelToken:
-    """The same for another port."""
+    """The same token for another port."""
     address = token.address._replace(sockaddr=("127.0.0.1", port))
     return CancelToken(address, token.pid, token.secret_key, lambda: True, token._route, set())
 
 
 @ends_clean()
-async def test_it_stops_what_runs(conn: AsyncConn, postgres: Server) -> None:
+async def test_a_cancel_stops_the_running_query_and_no_other(conn: AsyncConn, postgres: Server) -> None:
     before, running, behind = (
         conn.exec_query("select 'before'"),
         conn.exec_query("select pg_sleep(30)"),
@@ -65,7 +66,7 @@ async def test_it_stops_what_runs(conn: AsyncConn, postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_idle_twice_and_with_a_wrong_key(conn: AsyncConn) -> None:
+async def test_cancels_on_an_idle_session_or_with_a_wrong_key_have_no_effect(conn: AsyncConn) -> None:
     token = conn.cancel_token()
     wrong = CancelToken(token.address, token.pid, b"no-k", lambda: True, token._route, set())
     await token.cancel()
@@ -77,7 +78,7 @@ async def test_idle_twice_and_with_a_wrong_key(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_many_at_once(conn: AsyncConn, postgres: Server) -> None:
+async def test_the_session_works_after_many_concurrent_cancels(conn: AsyncConn, postgres: Server) -> None:
     running = conn.exec_query("select pg_sleep(30)")
     async with await AsyncConn.connect(postgres.dsn) as admin:
         await until_asleep(admin, conn.backend_pid)
@@ -88,18 +89,18 @@ async def test_many_at_once(conn: AsyncConn, postgres: Server) -> None:
 
 
 async def until_quiet(conn: AsyncConn) -> None:
-    """Cancels that came late may have hit a query or two: until none does."""
+    """Repeat a query until no late cancel request hits it."""
     while isinstance(await outcome_of(conn.exec_query("select 1")), PgError):
         pass
 
 
 @ends_clean()
-async def test_it_is_inert_once_the_session_has_ended(conn: AsyncConn, postgres: Server) -> None:
-    """Its process id may be another session's by then."""
+async def test_a_token_is_inert_once_its_session_has_ended(conn: AsyncConn, postgres: Server) -> None:
+    """Its process id may belong to another session by then."""
     other = await AsyncConn.connect(postgres.dsn)
     token = other.cancel_token()
     impostor = CancelToken(
-        token.address, token.pid, token.secret_key, lambda: not other._transport.is_closed, token._route, set()
+        token.address, token.pid, token.secret_key, lambda: not other._core.transport.is_closed, token._route, set()
     )
     assert token == impostor
     await other.close()
@@ -115,7 +116,7 @@ async def test_it_is_inert_once_the_session_has_ended(conn: AsyncConn, postgres:
 
 
 @ends_clean()
-async def test_it_is_frozen_and_keeps_its_secret(conn: AsyncConn) -> None:
+async def test_a_token_is_immutable_and_does_not_show_its_secret_key(conn: AsyncConn) -> None:
     token = conn.cancel_token()
     assert token == conn.cancel_token() and hash(token) == hash(conn.cancel_token())
     for shown in (repr(token), str(token), f"{token}"):
@@ -126,14 +127,14 @@ async def test_it_is_frozen_and_keeps_its_secret(conn: AsyncConn) -> None:
 
 
 @ends_clean()
-async def test_nobody_listens(conn: AsyncConn) -> None:
+async def test_a_cancel_to_a_closed_port_raises_io_error(conn: AsyncConn) -> None:
     with pytest.raises(IoError, match="cancel request could not be sent"):
         await at(conn.cancel_token(), free_port()).cancel()
     await answers(conn)
 
 
 @ends_clean()
-async def test_a_server_that_does_not_take_it() -> None:
+async def test_a_cancel_that_the_server_does_not_accept_can_time_out_or_be_cancelled() -> None:
     async with FakePG(until_terminate, hold_cancels=True) as fake, await AsyncConn.connect(fake.dsn) as conn:
         begin = time.monotonic()
         with pytest.raises(RequestTimeout):
@@ -146,7 +147,7 @@ async def test_a_server_that_does_not_take_it() -> None:
 
 
 @ends_clean()
-async def test_the_whole_key_is_sent() -> None:
+async def test_the_cancel_request_carries_process_id_and_key_unchanged() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup(pid=-7, key=b"\xff\0\n\x80")
         await peer.expect(m.Terminate)
@@ -158,7 +159,7 @@ async def test_the_whole_key_is_sent() -> None:
 
 
 @ends_clean()
-async def test_a_server_that_resets_the_cancel_connection(conn: AsyncConn) -> None:
+async def test_a_reset_of_the_cancel_connection_is_not_an_error(conn: AsyncConn) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         loop = asyncio.get_running_loop()
@@ -172,8 +173,8 @@ async def test_a_server_that_resets_the_cancel_connection(conn: AsyncConn) -> No
 
 
 @ends_clean()
-async def test_it_is_good_for_one_block(postgres: Server, conn: AsyncConn) -> None:
-    """Of a pool's session, which is somebody else's afterwards; and of a shared connection."""
+async def test_a_token_of_an_exclusive_block_works_only_in_that_block(postgres: Server, conn: AsyncConn) -> None:
+    """For a pool's session, which another task may use afterwards, and for a shared connection."""
     async with await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool:
         for lender in (pool, conn):
             tokens = []
@@ -195,14 +196,14 @@ async def test_it_is_good_for_one_block(postgres: Server, conn: AsyncConn) -> No
                     await tokens[-1].cancel()
                     error = await outcome_of(running)
                     assert isinstance(error, PgError) and error.code == "57014"
-            async with lender.exclusive() as mine:  # the same block once more would be another one, too
+            async with lender.exclusive() as mine:  # entering the same block again would be a new block, too
                 running = asyncio.ensure_future(mine.exec_query("select pg_sleep(0.05)"))
                 await asyncio.gather(*[token.cancel() for token in tokens])
                 assert await running == [(b"",)]
 
 
 async def all_there(fake: FakePG) -> None:
-    """As many cancel requests as may be under way, and turns in which others would have come."""
+    """Wait until the maximum number of cancel requests has come, then let others come if they are sent."""
     await until(lambda: fake.cancels.qsize() >= MAX_CANCELS_AT_ONCE, "the first ones")
     for _ in range(200):
         await asyncio.sleep(0)
@@ -210,8 +211,8 @@ async def all_there(fake: FakePG) -> None:
 
 
 @ends_clean()
-async def test_of_a_hundred_so_many_are_sent_at_once() -> None:
-    """A server has so many connections and no more, and its sessions need them."""
+async def test_the_number_of_concurrent_cancel_requests_is_limited() -> None:
+    """A server has a limited number of connections, and its sessions need them."""
     async with FakePG(until_terminate, hold_cancels=True) as fake:
         sessions = connector(ConnConfig.parse(fake.dsn))
         async with await sessions.connect() as one, await sessions.connect() as other:
@@ -224,19 +225,19 @@ async def test_of_a_hundred_so_many_are_sent_at_once() -> None:
             await asyncio.gather(*cancelling)
             assert fake.cancels.qsize() == len(tokens)
             cancelling.clear()
-            gc.collect()  # frames of what was raised
+            gc.collect()  # drops the frames that raised exceptions hold
             assert not one.cancel_token()._route.cancels, "the loop would be kept by those who waited in it"
 
 
 @ends_clean()
-async def test_what_waits_for_one_address_keeps_no_other_waiting() -> None:
+async def test_the_limit_of_concurrent_cancels_is_per_address() -> None:
     async with FakePG(until_terminate, hold_cancels=True) as slow, FakePG(until_terminate) as quick:
         ports = [str(ConnConfig.parse(fake.dsn).hosts[0].port) for fake in (slow, quick)]
         config = ConnConfig.parse(
             slow.dsn, host="127.0.0.1,127.0.0.1", port=",".join(ports), load_balance_hosts="random"
         )
-        sessions = connector(config, shuffle=lambda items: items.reverse() if turned else None)
         turned = False
+        sessions = connector(config, chosen(shuffle=lambda items: items.reverse() if turned else None))
         async with await sessions.connect() as one:
             turned = True
             async with await sessions.connect() as other:
@@ -251,7 +252,7 @@ async def test_what_waits_for_one_address_keeps_no_other_waiting() -> None:
 
 
 @ends_clean()
-async def test_a_session_that_ends_while_its_cancel_requests_wait() -> None:
+async def test_a_waiting_cancel_is_not_sent_once_its_session_has_ended() -> None:
     async with FakePG(until_terminate, hold_cancels=True) as fake:
         sessions = connector(ConnConfig.parse(fake.dsn))
         async with await sessions.connect() as one:
@@ -267,8 +268,8 @@ async def test_a_session_that_ends_while_its_cancel_requests_wait() -> None:
 
 @ends_clean()
 @pytest.mark.parametrize("how", ["timeout", "cancelled"])
-async def test_one_that_is_not_confirmed_must_not_hit_who_is_next(how: str) -> None:
-    """It is on its way, and the server acts on it whenever it comes to it: nothing may run here by then."""
+async def test_a_connection_with_an_unconfirmed_cancel_is_not_used_again(how: str) -> None:
+    """The server may act on the request at any later time, so nothing may run on this connection by then."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -288,7 +289,7 @@ async def test_one_that_is_not_confirmed_must_not_hit_who_is_next(how: str) -> N
 
 
 @ends_clean()
-async def test_nor_the_next_borrower_of_a_pool() -> None:
+async def test_a_pool_does_not_reuse_a_connection_with_an_unconfirmed_cancel() -> None:
     async def hit(peer: Peer) -> None:
         await peer.startup(pid=7)
         await peer.eof()
@@ -306,8 +307,8 @@ async def test_nor_the_next_borrower_of_a_pool() -> None:
 
 
 @ends_clean()
-async def test_nor_one_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's, for a query that nobody waits for any more."""
+async def test_an_unconfirmed_cancel_by_the_library_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library cancels a query whose caller has stopped waiting."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()

@@ -1,4 +1,4 @@
-"""A cancel request goes the way of its session: with the same TLS, verified, never without; keys of any length."""
+"""A cancel request uses the same TLS as its session, verified again, and carries keys of any length."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.both_loops
 
 def to(server: Postgres, authority: trustme.CA, port: int, **options: Any) -> dict[str, Any]:
     if options.get("sslmode") == "prefer":
-        options["tls"] = None  # with one it is refused
+        options["tls"] = None  # TLS settings are refused with sslmode=prefer
     return {
         **{"host": NAME, "hostaddr": "127.0.0.1", "port": port, "dbname": server.dbname},
         **{"user": server.user, "password": server.password},
@@ -35,7 +35,7 @@ def to(server: Postgres, authority: trustme.CA, port: int, **options: Any) -> di
 
 
 def is_encrypted(sent: bytes | bytearray) -> bool:
-    """Whether a client has sent an SSLRequest, and then nothing but whole TLS records, a ClientHello first."""
+    """Whether a client sent an SSLRequest, then a ClientHello, and after it only whole TLS records."""
     rest = bytes(sent[8:])
     found = records(rest)
     return bytes(sent[:8]) == SSL_REQUEST and [kind for _, kind in found[:1]] == [22] and ends(rest) == len(rest)
@@ -48,7 +48,9 @@ def ends(stream: bytes) -> int:
 
 @pytest.mark.parametrize("mode", ["verify-full", "require", "prefer"])
 @ends_clean()
-async def test_it_is_encrypted_as_the_session_is(tls_server: Postgres, authority: trustme.CA, mode: str) -> None:
+async def test_a_cancel_request_is_encrypted_like_its_session(
+    tls_server: Postgres, authority: trustme.CA, mode: str
+) -> None:
     async with (
         Tap((tls_server.host, tls_server.port)) as tap,
         await AsyncConn.connect(tls_server.dsn, sslmode="disable") as admin,
@@ -69,7 +71,9 @@ async def test_it_is_encrypted_as_the_session_is(tls_server: Postgres, authority
 
 
 @ends_clean()
-async def test_a_session_without_tls_cancels_without(tls_server: Postgres, authority: trustme.CA) -> None:
+async def test_a_session_without_tls_sends_its_cancel_request_in_clear(
+    tls_server: Postgres, authority: trustme.CA
+) -> None:
     async with Tap((tls_server.host, tls_server.port)) as tap:
         async with await AsyncConn.connect(**to(tls_server, authority, tap.port, sslmode="disable", tls=None)) as conn:
             token = conn.cancel_token()
@@ -78,7 +82,7 @@ async def test_a_session_without_tls_cancels_without(tls_server: Postgres, autho
 
 
 class Later(Tap):
-    """A tap whose later connections get this answer to their first words instead of a server."""
+    """A tap that answers the first bytes of its second and later connections itself, with `answer`."""
 
     def __init__(self, target: Target, answer: bytes) -> None:
         super().__init__(target)
@@ -94,13 +98,13 @@ class Later(Tap):
         try:
             while data := await reader.read(65536):
                 said += data
-        finally:  # what is unread at the client's end makes a reset
+        finally:  # unread bytes at the client's end cause a reset
             self.said.append(said)
 
 
 @pytest.mark.parametrize(("answer", "wanted"), [(b"N", SSL_REQUEST), (b"E", SSL_REQUEST), (b"Snonsense", None)])
 @ends_clean()
-async def test_it_never_falls_back(
+async def test_a_cancel_request_never_falls_back_to_clear_text(
     tls_server: Postgres, authority: trustme.CA, answer: bytes, wanted: bytes | None
 ) -> None:
     async with (
@@ -117,7 +121,7 @@ async def test_it_never_falls_back(
 
 
 @ends_clean()
-async def test_the_server_is_verified_again(tls_server: Postgres, authority: trustme.CA) -> None:
+async def test_a_cancel_request_verifies_the_servers_certificate(tls_server: Postgres, authority: trustme.CA) -> None:
     async with await AsyncConn.connect(**to(tls_server, authority, tls_server.port)) as conn:
         tls_server.reload(certificates.issued(authority, "example.org").files())
         try:
@@ -130,7 +134,9 @@ async def test_the_server_is_verified_again(tls_server: Postgres, authority: tru
 
 
 @ends_clean()
-async def test_a_handshake_that_does_not_end(tls_server: Postgres, authority: trustme.CA) -> None:
+async def test_a_cancel_whose_handshake_hangs_can_time_out_or_be_cancelled(
+    tls_server: Postgres, authority: trustme.CA
+) -> None:
     async with (
         Later((tls_server.host, tls_server.port), b"S") as tap,
         await AsyncConn.connect(**to(tls_server, authority, tap.port)) as conn,
@@ -145,7 +151,7 @@ async def test_a_handshake_that_does_not_end(tls_server: Postgres, authority: tr
 
 
 class Curt(Tap):
-    """A tap whose later connections get TLS, are heard, and end without TLS's goodbye."""
+    """A tap that does the TLS handshake of its later connections itself, reads, and ends without close_notify."""
 
     def __init__(self, target: Target, context: ssl.SSLContext) -> None:
         super().__init__(target)
@@ -165,7 +171,9 @@ class Curt(Tap):
 
 
 @ends_clean()
-async def test_the_end_without_a_goodbye_is_one(tls_server: Postgres, authority: trustme.CA) -> None:
+async def test_a_cancel_connection_that_ends_without_close_notify_counts_as_confirmed(
+    tls_server: Postgres, authority: trustme.CA
+) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(NAME).configure_cert(context)
     async with (
@@ -180,7 +188,7 @@ async def test_the_end_without_a_goodbye_is_one(tls_server: Postgres, authority:
 
 @pytest.mark.parametrize("size", [4, 32, 256])
 @ends_clean()
-async def test_long_keys(size: int) -> None:
+async def test_cancel_keys_of_protocol_3_2_may_be_up_to_256_bytes(size: int) -> None:
     key = bytes(range(256))[-size:]
 
     async def script(peer: Peer) -> None:
@@ -196,7 +204,7 @@ async def test_long_keys(size: int) -> None:
 
 
 @ends_clean()
-async def test_the_newest_protocol_a_server_has(postgres: Server) -> None:
+async def test_cancel_works_with_the_newest_protocol_of_the_server(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn, max_protocol_version="latest") as conn:
         is_new = int(conn.parameters["server_version"].split(".")[0]) >= 18
         assert conn.protocol_version == ((3, 2) if is_new else (3, 0))

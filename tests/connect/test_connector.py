@@ -1,4 +1,4 @@
-"""Hosts and addresses: which are tried, in which order, and what is said in the end."""
+"""Hosts and addresses: which are tried, in which order, and which error is raised in the end."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rig.checks import ends_clean, outcome_of
 from rig.fake_pg import PARAMETERS, Peer, Script, error
 from rig.hosts import Hosts, asking_in_clear, hanging_up, name_of, refusing, server
 from rig.postgres import free_port
+from rig.randomness import chosen
 from rig.scram_server import ScramServer
 
 pytestmark = pytest.mark.both_loops
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.both_loops
 
 @pytest.mark.parametrize("first", [refusing("57P03"), hanging_up, None], ids=["starting up", "hangs up", "closed"])
 @ends_clean()
-async def test_the_next_host_is_tried(first: Script | None) -> None:
+async def test_the_next_host_is_tried_when_one_is_unavailable(first: Script | None) -> None:
     async with Hosts(*([first] if first else []), [server("good")]) as hosts:
         if first:
             assert await hosts.connect() == "good"
@@ -37,7 +38,7 @@ async def test_the_next_host_is_tried(first: Script | None) -> None:
 
 @pytest.mark.parametrize("code", ["28P01", "28000", "3D000", "53300", "42704"])
 @ends_clean()
-async def test_a_refusal_is_the_last_word(code: str) -> None:
+async def test_a_refusal_by_the_server_ends_the_attempts(code: str) -> None:
     async with Hosts([hanging_up], [refusing(code)], []) as hosts:
         refused = await hosts.connect()
     assert isinstance(refused, PgError) and refused.code == code
@@ -47,14 +48,14 @@ async def test_a_refusal_is_the_last_word(code: str) -> None:
 
 
 @ends_clean()
-async def test_a_refusal_by_our_own_policy_is_the_last_word() -> None:
+async def test_a_refusal_by_our_own_policy_ends_the_attempts() -> None:
     async with Hosts([asking_in_clear], []) as hosts:
         refused = await hosts.connect(password="hush")
     assert isinstance(refused, AuthenticationError)
 
 
 @ends_clean()
-async def test_each_host_gets_a_nonce_of_its_own_and_the_same_policy() -> None:
+async def test_each_host_gets_its_own_nonce_and_the_same_policy() -> None:
     nonces = []
 
     async def script(peer: Peer, breaks_off: bool) -> None:
@@ -78,7 +79,7 @@ async def test_each_host_gets_a_nonce_of_its_own_and_the_same_policy() -> None:
 
 
 @ends_clean()
-async def test_a_second_host_gets_in_by_no_weaker_way() -> None:
+async def test_require_auth_holds_for_the_second_host_too() -> None:
     async def trusting(peer: Peer) -> None:
         await peer.startup()
         await peer.eof()
@@ -89,7 +90,7 @@ async def test_a_second_host_gets_in_by_no_weaker_way() -> None:
 
 
 @ends_clean()
-async def test_all_attempts_are_in_the_error() -> None:
+async def test_the_error_lists_all_attempts() -> None:
     async with Hosts([hanging_up], [refusing("57P03")]) as hosts:
         refused = await hosts.connect(free_port())
         first, second = hosts.ports
@@ -113,7 +114,7 @@ async def test_all_attempts_are_in_the_error() -> None:
 
 
 @ends_clean()
-async def test_a_name_that_is_none_among_hosts() -> None:
+async def test_an_invalid_host_name_is_skipped_or_reported() -> None:
     async with Hosts([server("good")]) as hosts:
         options = hosts.options(1)
         good = options["port"].split(",")[0]
@@ -124,7 +125,7 @@ async def test_a_name_that_is_none_among_hosts() -> None:
 
 
 @ends_clean()
-async def test_one_error_is_raised_as_it_is() -> None:
+async def test_a_single_error_is_raised_unchanged() -> None:
     async with Hosts([hanging_up]) as hosts:
         refused = await hosts.connect()
     assert type(refused) is ConnectionClosed and len(refused.__notes__) == 1
@@ -137,7 +138,7 @@ async def test_one_error_is_raised_as_it_is() -> None:
 
 
 async def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[int, Any]) -> None:
-    """Have the loop's resolver answer with these."""
+    """Make the loop's resolver return these addresses."""
     found = [(family, socket.SOCK_STREAM, 6, "", sockaddr) for family, sockaddr in addresses]
 
     async def getaddrinfo(*args: object) -> list[Any]:
@@ -149,10 +150,10 @@ async def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[int, Any
 @ends_clean()
 async def test_every_address_is_tried_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     if "uvloop" in type(asyncio.get_running_loop()).__module__:
-        return  # a compiled class takes no other resolver; the code under test is the same
+        return  # a compiled class cannot be patched; the code under test is the same
     async with Hosts([server("good")]) as hosts:
         [port], closed = hosts.ports, free_port()
-        none = socket.AF_APPLETALK, ("127.0.0.1", port)  # no such streams here
+        none = socket.AF_APPLETALK, ("127.0.0.1", port)  # this family has no stream sockets here
         dead = (socket.AF_INET6, ("::1", closed, 0, 0)), (socket.AF_INET, ("127.0.0.1", closed))
         await resolve_to(monkeypatch, none, *dead, (socket.AF_INET, ("127.0.0.1", port)))
         assert await hosts.connect(host="name") == "good"
@@ -166,8 +167,8 @@ async def test_every_address_is_tried_in_order(monkeypatch: pytest.MonkeyPatch) 
 
 
 @ends_clean()
-async def test_a_server_that_is_not_ready_is_so_at_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As libpq: the next host is tried, not another address of the same."""
+async def test_a_server_that_is_not_ready_is_not_tried_at_its_other_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in libpq: the next host is tried, not another address of the same host."""
     if "uvloop" in type(asyncio.get_running_loop()).__module__:
         return
     async with Hosts([refusing("57P03")], []) as hosts:
@@ -178,7 +179,7 @@ async def test_a_server_that_is_not_ready_is_so_at_all_its_addresses(monkeypatch
 
 @ends_clean()
 async def test_a_name_is_looked_up_for_each_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By one connector, too, as a pool keeps it: a name may have moved to another server meanwhile."""
+    """Also by the one connector that a pool keeps, because a name may move to another server."""
     if "uvloop" in type(asyncio.get_running_loop()).__module__:
         return
     async with Hosts([server("before")], [server("behind")]) as hosts:
@@ -189,18 +190,18 @@ async def test_a_name_is_looked_up_for_each_connection(monkeypatch: pytest.Monke
 
 
 @ends_clean()
-async def test_localhost_means_whatever_listens_there() -> None:
+async def test_localhost_connects_to_whichever_of_its_addresses_listens() -> None:
     async with Hosts([server("good")]) as hosts:
         assert await hosts.connect(host="localhost") == "good"  # ::1 refuses where it comes first
 
 
 @ends_clean()
-async def test_ipv6() -> None:
+async def test_an_ipv6_address_is_dialled() -> None:
     with socket.socket(socket.AF_INET6) as listener:
         try:
             listener.bind(("::1", 0))
         except OSError:
-            return  # a machine without it
+            return  # this machine has no IPv6
         listener.listen()
         port = listener.getsockname()[1]
         begin = asyncio.ensure_future(outcome_of(WireConn.connect(f"postgresql://u@[::1]:{port}/?sslmode=disable")))
@@ -211,26 +212,26 @@ async def test_ipv6() -> None:
 
 
 @ends_clean()
-async def test_random_order_is_that_of_the_source_handed_in() -> None:
+async def test_random_order_comes_from_the_given_shuffle() -> None:
     names = ["a", "b", "c", "d"]
     async with Hosts(*[[server(name)] * 3 for name in names]) as hosts:
         met = []
         config = ConnConfig.parse(**hosts.options(load_balance_hosts="random"))
         for seed in itertools.count():
-            met.append(await name_of(connector(config, shuffle=random.Random(seed).shuffle).connect()))
+            met.append(await name_of(connector(config, chosen(shuffle=random.Random(seed).shuffle)).connect()))
             wanted = list(names)
             random.Random(seed).shuffle(wanted)
             assert met[-1] == wanted[0]
             if len(set(met)) > 1:
                 break
-        for fake in hosts.fakes:  # the scripts that were not needed
+        for fake in hosts.fakes:  # drop the scripts that were not needed
             fake._scripts = iter(())
     async with Hosts(*[server(name) for name in names]) as hosts:
         assert await hosts.connect(load_balance_hosts="random") in names
         assert await hosts.connect() == "a"
 
 
-# ---- which way
+# ---- with TLS or without
 
 
 async def refusing_tls(peer: Peer) -> None:
@@ -241,8 +242,8 @@ async def refusing_tls(peer: Peer) -> None:
 
 @pytest.mark.parametrize("mode", ["allow", "prefer"])
 @ends_clean()
-async def test_a_refusal_leads_to_the_other_way_once(mode: str) -> None:
-    """Where the server has no TLS, `prefer` is in clear already, and `allow` finds out by asking."""
+async def test_a_refusal_makes_allow_and_prefer_try_the_other_way_once(mode: str) -> None:
+    """The server has no TLS: `prefer` has connected in clear already, and `allow` finds out with an SSLRequest."""
 
     async def refusing_plainly(peer: Peer) -> None:
         while isinstance(await peer.recv(), m.SSLRequest):
@@ -257,8 +258,8 @@ async def test_a_refusal_leads_to_the_other_way_once(mode: str) -> None:
 
 
 @ends_clean()
-async def test_a_refusal_that_the_other_way_would_not_change() -> None:
-    """The server knows us already, or takes nobody now: libpq tries no other way then, nor do we."""
+async def test_a_refusal_that_tls_would_not_change_is_final() -> None:
+    """The server has authenticated us already, or accepts no connections now: like libpq, we do not try again."""
 
     async def too_late(peer: Peer) -> None:
         await peer.expect(m.StartupMessage)

@@ -1,4 +1,4 @@
-"""How long connecting may take: each attempt, and all of them; and that it can be cancelled anywhere."""
+"""Deadlines of each attempt and of connecting as a whole, and cancelling it at any await."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.both_loops
 
 
 @ends_clean()
-async def test_each_attempt_has_its_own_deadline() -> None:
+async def test_connect_timeout_limits_each_attempt() -> None:
     async with Hosts([silent], [server("good")]) as hosts:
         begin = time.monotonic()
         assert await hosts.connect(connect_timeout=2.0) == "good"
@@ -28,7 +28,7 @@ async def test_each_attempt_has_its_own_deadline() -> None:
 
 
 @ends_clean()
-async def test_one_deadline_for_all_of_them() -> None:
+async def test_timeout_limits_all_attempts_together() -> None:
     async with Hosts([hanging_up], [silent], []) as hosts:
         begin = time.monotonic()
         refused = await hosts.connect(timeout=0.1)
@@ -39,7 +39,7 @@ async def test_one_deadline_for_all_of_them() -> None:
 
 @pytest.mark.parametrize("connect", [AsyncConn.connect, AsyncPool.connect])
 @ends_clean()
-async def test_who_is_late_is_told_what_had_failed(connect: Any) -> None:
+async def test_the_timeout_error_lists_the_attempts_that_had_failed(connect: Any) -> None:
     async with Hosts([hanging_up], [silent]) as hosts:
         refused = await outcome_of(connect(**hosts.options(timeout=1.0)))
         assert type(refused) is RequestTimeout and str(refused) == "no connection within 1.0 s"
@@ -52,20 +52,20 @@ def hosts_port(refused: BaseException) -> str:
 
 @pytest.mark.parametrize(("timeout", "kind"), [("1", TypeError), (True, TypeError), (-1, ConfigError)])
 @ends_clean()
-async def test_a_timeout_that_is_none(timeout: Any, kind: type[Exception]) -> None:
+async def test_an_invalid_timeout_is_refused(timeout: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         await AsyncConn.connect("host=127.0.0.1 user=tester", timeout=timeout)
 
 
 @ends_clean()
-async def test_no_time_at_all() -> None:
+async def test_a_timeout_of_zero_fails_at_once() -> None:
     refused = await outcome_of(AsyncConn.connect("host=127.0.0.1 user=tester", timeout=0))
     assert type(refused) is RequestTimeout and refused.outcome is Outcome.NOT_SENT
 
 
 @ends_clean(60)
-async def test_cancelled_at_every_await() -> None:
-    """Several hosts, questions about their kind, and the leave that is taken from one that does not fit."""
+async def test_a_connect_cancelled_at_any_await_leaves_no_socket() -> None:
+    """With several hosts, queries for their kind, and the end of a session that does not fit."""
     scripts = [whatever_comes(script) for script in (server("standby"), hanging_up, server("primary"))]
     for n in itertools.count(1):
         async with Hosts(*scripts) as hosts:

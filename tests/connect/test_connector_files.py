@@ -1,4 +1,4 @@
-"""Service and password files on a real server: what opens for libpq opens for us, and what does not, does not."""
+"""Service and password files on a real server: we connect with exactly those that libpq connects with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rig.postgres import Server
 
 
 class Files(NamedTuple):
-    """The environment of a user: a service file that says where the server is, a password file, and who to be."""
+    """A user's environment: a service file with the server's address, a password file, and the connection values."""
 
     where: dict[str, str]
     services: Path
@@ -47,7 +47,7 @@ async def libpq_opens() -> bool:
 
 
 @ends_clean()
-async def test_both_files_are_enough(files: Files) -> None:
+async def test_a_service_and_a_password_file_suffice_to_connect(files: Files) -> None:
     files.write(files.where["password"])
     assert await libpq_opens()
     async with await AsyncConn.connect() as conn:
@@ -57,7 +57,7 @@ async def test_both_files_are_enough(files: Files) -> None:
 
 
 @ends_clean()
-async def test_a_wrong_password_in_the_file(files: Files) -> None:
+async def test_a_wrong_password_in_the_file_is_refused_by_the_server(files: Files) -> None:
     files.write("wrong")
     assert not await libpq_opens()
     with pytest.raises(PgError) as refused:
@@ -67,7 +67,7 @@ async def test_a_wrong_password_in_the_file(files: Files) -> None:
 
 @pytest.mark.parametrize(("mode", "host"), [(0o644, "*"), (0o600, "another.host")])
 @ends_clean()
-async def test_a_file_that_gives_nothing(files: Files, mode: int, host: str) -> None:
+async def test_an_open_or_unmatched_password_file_gives_no_password(files: Files, mode: int, host: str) -> None:
     files.write(files.where["password"], mode, host)
     assert not await libpq_opens()
     if mode == 0o644:

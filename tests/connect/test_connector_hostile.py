@@ -1,4 +1,4 @@
-"""Servers that are none, that stop at any byte or say nothing: connecting ends with a typed error, in time."""
+"""Servers that speak another protocol, end at any byte or stay silent: connecting ends in time, with a typed error."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WELCOME = m.encode(
 
 
 async def answer(peer: Peer, data: bytes, reset: bool = False) -> None:
-    """These bytes to the StartupMessage, and the end."""
+    """Answer the StartupMessage with these bytes, then end the connection."""
     await peer.expect(m.StartupMessage)
     await peer.write(data)
     if reset:
@@ -49,7 +49,7 @@ async def answer(peer: Peer, data: bytes, reset: bool = False) -> None:
 
 
 async def connect_to(data: bytes, **options: Any) -> Any:
-    """What becomes of a connect that is answered with these bytes."""
+    """The outcome of a connect that is answered with these bytes."""
     async with FakePG(functools.partial(answer, data=data)) as fake:
         return await outcome_of(WireConn.connect(fake.dsn, **options))
 
@@ -76,14 +76,14 @@ NO_LOGIN: dict[str, tuple[bytes, type[PgWireError]]] = {
 
 @pytest.mark.parametrize(("data", "kind"), NO_LOGIN.values(), ids=NO_LOGIN)
 @ends_clean()
-async def test_answers_that_are_no_login(data: bytes, kind: type[PgWireError]) -> None:
+async def test_answers_that_are_not_a_login_raise_the_fitting_error(data: bytes, kind: type[PgWireError]) -> None:
     refused = await connect_to(data, password="hush")
     assert type(refused) is kind, refused
     assert refused.outcome is Outcome.NOT_SENT
 
 
 @ends_clean(60)
-async def test_the_end_at_every_byte() -> None:
+async def test_an_end_after_any_byte_of_the_login_raises_not_sent() -> None:
     cut = 0
 
     async def script(peer: Peer) -> None:
@@ -102,7 +102,7 @@ async def test_the_end_at_every_byte() -> None:
 
 @pytest.mark.parametrize("steps", range(4))
 @ends_clean()
-async def test_the_end_at_every_step_of_scram(steps: int) -> None:
+async def test_an_end_at_any_step_of_scram_raises_connection_closed(steps: int) -> None:
     async def script(peer: Peer) -> None:
         await peer.expect(m.StartupMessage)
         server = ScramServer(b"hush", b"sixteen bytes...", 4096, b"server")
@@ -130,18 +130,18 @@ async def in_time(dsn: str, limit: float) -> None:
 
 
 @ends_clean()
-async def test_silence() -> None:
+async def test_connecting_to_a_silent_server_times_out() -> None:
     async def mute(peer: Peer) -> None:
         await peer.expect(m.StartupMessage)
 
     async with FakePG(mute) as fake:
         await in_time(fake.dsn, 0.1)
-    with socket.create_server(("127.0.0.1", 0)) as deaf:  # the kernel takes the connection, nobody else does
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # only the kernel accepts the connection
         await in_time("host={} port={} user=tester sslmode=disable".format(*deaf.getsockname()), 0.1)
 
 
 @ends_clean()
-async def test_one_byte_at_a_time_does_not_put_the_deadline_off() -> None:
+async def test_a_login_that_arrives_byte_by_byte_does_not_extend_the_deadline() -> None:
     async def script(peer: Peer) -> None:
         await peer.expect(m.StartupMessage)
         try:
@@ -156,7 +156,7 @@ async def test_one_byte_at_a_time_does_not_put_the_deadline_off() -> None:
 
 
 @ends_clean()
-async def test_a_slow_login_succeeds() -> None:
+async def test_a_login_that_arrives_byte_by_byte_succeeds() -> None:
     async def script(peer: Peer) -> None:
         await peer.expect(m.StartupMessage)
         for octet in WELCOME:
@@ -168,8 +168,8 @@ async def test_a_slow_login_succeeds() -> None:
 
 
 @ends_clean()
-async def test_endless_talk_is_bounded() -> None:
-    """Neither more parameters nor more notices than any server has; and no memory for what nobody reads."""
+async def test_too_many_parameters_or_notices_at_login_are_refused() -> None:
+    """The limits are above what any server sends, and bound the memory for messages that are not read."""
     for flood in (
         b"".join(m.encode(m.ParameterStatus(f"p{number}", "x" * 1000)) for number in range(2000)),
         m.encode(m.NoticeResponse(error("01000", "x" * 1000, "WARNING").fields)) * 2000,
@@ -179,7 +179,7 @@ async def test_endless_talk_is_bounded() -> None:
 
 
 @ends_clean()
-async def test_a_server_without_a_key() -> None:
+async def test_a_server_that_sends_no_key_gives_no_cancel_token() -> None:
     async def script(peer: Peer) -> None:
         await answer(peer, m.encode(m.AuthenticationOk(), m.ReadyForQuery("I")))
 
@@ -190,7 +190,7 @@ async def test_a_server_without_a_key() -> None:
 
 
 @ends_clean()
-async def test_a_unix_socket_whose_backlog_is_full() -> None:
+async def test_connects_to_a_unix_socket_with_a_full_backlog_end_in_time() -> None:
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as full:
         full.bind(f"{folder}/.s.PGSQL.5432")
         full.listen(0)
@@ -202,7 +202,7 @@ async def test_a_unix_socket_whose_backlog_is_full() -> None:
 
 
 @ends_clean()
-async def test_secrets_do_not_show() -> None:
+async def test_the_password_does_not_appear_in_the_error() -> None:
     async def script(peer: Peer) -> None:
         await peer.expect(m.StartupMessage)
         await peer.send(m.AuthenticationCleartextPassword())

@@ -1,4 +1,4 @@
-"""All six `sslmode`s against a server with and without TLS, and each kind of pg_hba line; libpq is the judge."""
+"""All six `sslmode`s on a server with and without TLS, with each kind of pg_hba line, compared with libpq."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def line(request: pytest.FixtureRequest, server: Postgres, ssl: str) -> str:
 
 
 def received(server: Postgres) -> int:
-    """Connections that have come so far: the server says so before it reads from them."""
+    """The number of connections so far: the server logs each one before it reads from it."""
     return server.log().count("connection received")
 
 
 def as_libpq(dsn: str) -> str:
-    """How libpq's connect ends."""
+    """The result of connecting with libpq."""
     try:
         with psycopg.connect(f"{dsn} gssencmode=disable") as conn:
             return "tls" if conn.pgconn.ssl_in_use else "plain"
@@ -76,7 +76,7 @@ async def as_ours(dsn: str) -> str:
 
 @pytest.mark.parametrize("mode", [mode.value for mode in TlsMode])
 @ends_clean()
-async def test_the_same_end_by_as_many_connections_as_libpq(
+async def test_each_sslmode_ends_like_libpq_with_the_same_number_of_connections(
     server: Postgres, roots: str, ssl: str, line: str, mode: str
 ) -> None:
     dsn = f"host=localhost hostaddr=127.0.0.1 port={server.port} {DATABASE} sslmode={mode}"

@@ -1,4 +1,4 @@
-"""Passwords that a function gives, and keys that are made of them once."""
+"""Passwords returned by a callable, and the SCRAM key that is derived once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def clear_text(peer: Peer, passwords: list[str]) -> None:
 
 @pytest.mark.parametrize("is_async", [False, True])
 @ends_clean()
-async def test_a_callable_is_asked_once_for_each_attempt(is_async: bool) -> None:
+async def test_a_password_callable_is_called_once_per_attempt(is_async: bool) -> None:
     asked = itertools.count(1)
     got: list[str] = []
 
@@ -47,11 +47,11 @@ async def test_a_callable_is_asked_once_for_each_attempt(is_async: bool) -> None
     assert got == ["number 1", "number 2"] and next(asked) == 3
     async with Hosts([server("trusting")]) as hosts:
         assert await hosts.connect(password=later if is_async else password) == "trusting"
-    assert next(asked) == 4  # it was not asked where no password was needed
+    assert next(asked) == 4  # it was not called, as no password was needed
 
 
 @ends_clean()
-async def test_a_callable_that_fails() -> None:
+async def test_a_password_callable_that_fails_fails_the_connect() -> None:
     def broken() -> str:
         raise TimeoutError("open sesame")
 
@@ -73,7 +73,7 @@ async def test_a_callable_that_fails() -> None:
 
 
 @ends_clean()
-async def test_a_reconnect_costs_no_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reconnect_does_not_hash_the_password_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from pg_wired.auth import scram
 
     hashed = []

@@ -1,4 +1,4 @@
-"""From a host and a port to a socket: addresses, socket options, `requirepeer`; failures name the place."""
+"""Dialling a host and port: addresses, socket options and `requirepeer`; errors name the address."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 
 from pg_wired import AuthenticationError, ConnConfig, IoError, Outcome
 from pg_wired.connect.dial import Address, Route, addresses, reach
+from pg_wired.loop.runtime import SYSTEM
 from rig.checks import ends_clean
 from rig.postgres import free_port
 
@@ -35,7 +36,7 @@ def config(host: str, port: int, **options: Any) -> ConnConfig:
 async def dial(config: ConnConfig) -> tuple[socket.socket, Route]:
     """Connect to the first address of the first host."""
     [host] = config.hosts
-    route = Route(config, host, (await addresses(host))[0], None, WeakValueDictionary())
+    route = Route(config, host, (await addresses(host))[0], None, WeakValueDictionary(), SYSTEM)
     return await reach(route), route
 
 
@@ -49,7 +50,7 @@ async def dial(config: ConnConfig) -> tuple[socket.socket, Route]:
     ],
 )
 @ends_clean()
-async def test_options_of_a_tcp_socket(
+async def test_tcp_sockets_get_the_configured_options(
     listener: socket.socket,
     given: dict[str, Any],
     keepalive: int,
@@ -75,7 +76,7 @@ async def test_options_of_a_tcp_socket(
 
 @pytest.fixture(params=["path", "@abstract"])
 def unix(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The directory of a Unix socket on which somebody listens: ourselves."""
+    """The directory of a Unix socket on which this test listens."""
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         directory = folder if request.param == "path" else "@" + folder
         path = f"{directory}/.s.PGSQL.5432"
@@ -85,7 +86,7 @@ def unix(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @ends_clean()
-async def test_unix_sockets(unix: str) -> None:
+async def test_unix_sockets_are_dialled_by_path_and_abstract_name(unix: str) -> None:
     sock, route = await dial(config(unix, 5432))
     with sock:
         assert sock.family == socket.AF_UNIX and not sock.getblocking()
@@ -94,7 +95,7 @@ async def test_unix_sockets(unix: str) -> None:
 
 
 @ends_clean()
-async def test_who_owns_the_server_at_a_unix_socket(unix: str) -> None:
+async def test_requirepeer_refuses_a_server_of_another_user(unix: str) -> None:
     me = pwd.getpwuid(os.geteuid()).pw_name
     sock, _ = await dial(config(unix, 5432, requirepeer=me))
     sock.close()
@@ -104,13 +105,13 @@ async def test_who_owns_the_server_at_a_unix_socket(unix: str) -> None:
 
 
 @ends_clean()
-async def test_requirepeer_is_for_unix_sockets_alone(listener: socket.socket) -> None:
+async def test_requirepeer_is_ignored_for_tcp(listener: socket.socket) -> None:
     sock, _ = await dial(config(*listener.getsockname(), requirepeer="somebody"))
     sock.close()
 
 
 @ends_clean()
-async def test_nobody_listens() -> None:
+async def test_a_refused_connection_names_the_address() -> None:
     port = free_port()
     text = f'connection to server at "127.0.0.1", port {port} failed: Connection refused'
     with pytest.raises(IoError, match=f"^{text}$") as caught:
@@ -123,10 +124,10 @@ async def test_nobody_listens() -> None:
 
 
 @ends_clean()
-async def test_a_family_that_the_machine_does_not_have() -> None:
+async def test_an_unsupported_address_family_raises_io_error() -> None:
     settled = config("127.0.0.1", 5432)
     address = Address(socket.AF_APPLETALK, ("127.0.0.1", 5432))
-    route = Route(settled, settled.hosts[0], address, None, WeakValueDictionary())
+    route = Route(settled, settled.hosts[0], address, None, WeakValueDictionary(), SYSTEM)
     with pytest.raises(IoError, match=r'^connection to server at "127.0.0.1", port 5432 failed: .') as caught:
         await reach(route)
     assert caught.value.outcome is Outcome.NOT_SENT and type(caught.value.__cause__) is OSError
@@ -134,14 +135,14 @@ async def test_a_family_that_the_machine_does_not_have() -> None:
 
 @pytest.mark.parametrize("name", ["no-such-host.invalid", "a..b", "x" * 300, "\u00fc" * 100])
 @ends_clean()
-async def test_a_name_that_does_not_exist(name: str) -> None:
+async def test_a_host_name_that_cannot_be_resolved_raises_io_error(name: str) -> None:
     with pytest.raises(IoError, match=r"could not translate host name .* to address: .") as caught:
         await dial(config(name, 5432))
     assert caught.value.outcome is Outcome.NOT_SENT and caught.value.__cause__ is not None
 
 
 @ends_clean()
-async def test_hostaddr_is_what_is_dialled(listener: socket.socket) -> None:
+async def test_hostaddr_is_dialled_instead_of_host(listener: socket.socket) -> None:
     host, port = listener.getsockname()
     sock, route = await dial(config("no-such-host.invalid", port, hostaddr=host))
     sock.close()
@@ -164,7 +165,7 @@ async def test_a_cancelled_attempt_leaves_no_socket() -> None:
             await attempt
 
 
-def test_how_addresses_read() -> None:
+def test_addresses_read_as_host_and_port_or_as_path() -> None:
     assert str(Address(socket.AF_INET6, ("fe80::1", 5432, 0, 2))) == "[fe80::1]:5432"
     assert str(Address(socket.AF_INET, ("10.0.0.1", 5432))) == "10.0.0.1:5432"
     assert str(Address(socket.AF_UNIX, "\0abstract/.s.PGSQL.1")) == "@abstract/.s.PGSQL.1"

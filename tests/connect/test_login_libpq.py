@@ -1,4 +1,4 @@
-"""The handshake, SCRAM and SASLprep against a real server, with libpq beside them as the judge of what a login is."""
+"""The handshake, SCRAM and SASLprep against a real server, compared with libpq."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ host all by_md5 127.0.0.1/32 md5
 host all all 127.0.0.1/32 scram-sha-256
 """
 RIGHT = "correct horse"
-# The RFC's examples, spaces, what is mapped, normalized, prohibited, unassigned, mixed in direction, or not UTF-8.
+# The RFC's examples; spaces; mapped, normalized, prohibited and unassigned characters; mixed directions; not UTF-8.
 ODD = [
     *("I\u00adX", "IX", "user", "USER", "\u00aa", "a", "\u2168", "\u0007", "\u0627\u0031"),
     *(f"a{space}b" for space in " \u00a0\u2003\u200b\u202f\u3000"),
@@ -52,19 +52,19 @@ def server(pytestconfig: pytest.Config) -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def libpq(server: Postgres) -> Iterator[psycopg.Connection]:
-    """A connection to change roles with."""
+    """A connection for creating and dropping roles."""
     with psycopg.connect(server.dsn, autocommit=True) as conn:
         yield conn
 
 
-# There is no TLS here, and a password in clear has to be named then.
+# Without TLS, a password in clear is sent only if require_auth names it.
 ANY = "require_auth=password,md5,scram-sha-256,none"
 
 
 def log_in(
     server: Postgres, user: str, password: str | None, options_: str = ANY, **parameters: str
 ) -> HandshakeResult:
-    """Drive a handshake over a plain socket."""
+    """Log in over a plain socket, driving the handshake step by step."""
     options = {"user": user, "database": server.dbname, **parameters}
     config = ConnConfig.parse(f"user=u {options_}", environ={})
     policy = config.policy(is_private=False, is_tls=False, binding=None, no_binding="")
@@ -98,7 +98,7 @@ def opens(server: Postgres, user: str, password: str) -> bool:
 
 
 def libpq_opens(server: Postgres, user: str, password: str) -> bool:
-    """Whether libpq's does."""
+    """Whether a login with libpq succeeds."""
     quoted = password.replace("\\", "\\\\").replace("'", "\\'").encode("utf-8", "surrogateescape")
     where = f"host={server.host} port={server.port} dbname={server.dbname} user={user} sslmode=disable".encode()
     conn = psycopg.pq.PGconn.connect(where + b" password='" + quoted + b"'")
@@ -112,7 +112,7 @@ def libpq_opens(server: Postgres, user: str, password: str) -> bool:
     ("user", "mechanism"),
     [("by_password", "cleartext"), ("by_md5", "md5"), ("by_scram", "SCRAM-SHA-256"), ("by_trust", "trust")],
 )
-def test_right_wrong_and_missing_passwords(server: Postgres, user: str, mechanism: str) -> None:
+def test_logins_succeed_only_with_the_right_password(server: Postgres, user: str, mechanism: str) -> None:
     startup = log_in(server, user, RIGHT, application_name="test")
     assert startup.auth_mechanism == mechanism
     assert startup.parameters["application_name"] == "test"
@@ -131,7 +131,7 @@ def test_right_wrong_and_missing_passwords(server: Postgres, user: str, mechanis
 
 @pytest.fixture(scope="module")
 def older() -> Iterator[Postgres]:
-    """PostgreSQL 17, which speaks protocol 3.0 alone."""
+    """PostgreSQL 17, which speaks only protocol 3.0."""
     with Postgres.launch(source="celerp", files={"pg_hba.conf": HBA}) as server:
         with psycopg.connect(server.dsn, autocommit=True) as conn:
             conn.execute("create role by_trust login")
@@ -148,7 +148,7 @@ def older() -> Iterator[Postgres]:
         ("min_protocol_version=3.2", True, None, 0),
     ],
 )
-def test_protocol_versions(
+def test_the_protocol_version_is_negotiated_as_by_libpq(
     server: Postgres, older: Postgres, options: str, is_older: bool, version: tuple[int, int] | None, key: int
 ) -> None:
     if int(server.version.split(".")[0]) < 18 and not is_older:
@@ -172,13 +172,15 @@ def test_protocol_versions(
 
 @pytest.mark.parametrize("value", ["none", "password", "md5", "scram-sha-256", "!md5", "!none", "none,md5"])
 @pytest.mark.parametrize("user", ["by_trust", "by_password", "by_md5", "by_scram"])
-def test_require_auth_as_libpq(server: Postgres, user: str, value: str) -> None:
+def test_require_auth_allows_what_libpq_allows_except_a_password_in_clear(
+    server: Postgres, user: str, value: str
+) -> None:
     dsn = f"host={server.host} port={server.port} dbname={server.dbname} user={user} password='{RIGHT}' sslmode=disable"
     libpq = psycopg.pq.PGconn.connect(f"{dsn} require_auth={value}".encode())
     opens = libpq.status == psycopg.pq.ConnStatus.OK
     libpq.finish()
     if user == "by_password" and value.startswith("!"):
-        assert opens  # libpq's rule is laxer: what is not named may go in clear too
+        assert opens  # libpq is laxer: it sends a password in clear unless that is excluded
         opens = False
     if opens:
         assert log_in(server, user, RIGHT, f"require_auth={value}")
@@ -196,14 +198,16 @@ def test_require_auth_as_libpq(server: Postgres, user: str, value: str) -> None:
         ("by_trust", {"client_encoding": "EBCDIC"}, "22023"),
     ],
 )
-def test_server_says_no(server: Postgres, user: str, parameters: dict[str, str], code: str) -> None:
+def test_a_refused_login_raises_the_servers_error(
+    server: Postgres, user: str, parameters: dict[str, str], code: str
+) -> None:
     with pytest.raises(PgError) as caught:
         log_in(server, user, None, **parameters)
     assert (caught.value.code, caught.value.severity) == (code, "FATAL")
 
 
 @pytest.mark.parametrize("password", ODD, ids=ascii)
-def test_odd_password_opens_for_us_exactly_where_it_does_for_libpq(
+def test_unusual_passwords_log_in_exactly_where_libpq_logs_in(
     server: Postgres, libpq: psycopg.Connection, password: str
 ) -> None:
     verifier = libpq.pgconn.encrypt_password(
@@ -232,7 +236,7 @@ PASSWORDS = st.one_of(
 
 
 @given(password=PASSWORDS)
-def test_libpq_makes_the_same_keys(libpq: psycopg.Connection, password: str) -> None:
+def test_scram_keys_equal_those_of_libpq(libpq: psycopg.Connection, password: str) -> None:
     octets = password.encode("utf-8", "surrogateescape")
     verifier = libpq.pgconn.encrypt_password(octets, b"alice", b"scram-sha-256").decode()
     _, salting, keys = verifier.split("$")

@@ -1,4 +1,4 @@
-"""Sixty connects that fail, each in its own way: neither password, key nor certificate password shows anywhere."""
+"""Connects that fail in more than sixty ways: no password, cancel key or key password appears anywhere."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Script = Callable[[Peer], Coroutine[Any, Any, None]]
 
 
 def saying(*items: m.BackendMessage | bytes) -> Script:
-    """This in answer to the StartupMessage, something in answer to each password; and the end."""
+    """A script that sends these to the StartupMessage, reads a password after each request for one, and ends."""
 
     async def script(peer: Peer) -> None:
         await peer.expect(m.StartupMessage)
@@ -88,7 +88,7 @@ SCRIPTS: dict[str, Script] = {
     "no mechanism": saying(m.AuthenticationSASL(())),
     "silence": saying(),
 }
-# Each script under each of these, and more below: sixty and some.
+# Each script runs with each of these: sixty connects; others follow below.
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {"password": PASSWORD, "require_auth": "password,md5,scram-sha-256,gss,none"},
     "callable": {"password": lambda: PASSWORD},
@@ -97,7 +97,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def shown(failure: BaseException) -> Iterator[str]:
-    """Everything that a log, a debugger's first look or an error report would show of it."""
+    """Everything that a log, a debugger or an error report would show of a failure."""
     yield "".join(traceback.format_exception(failure))
     seen: list[BaseException] = [failure]
     for one in seen:
@@ -121,13 +121,15 @@ def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @ends_clean()
-async def test_scripted_servers(script: Script, options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_secret_shows_when_a_connect_to_a_scripted_server_fails(
+    script: Script, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     asyncio.get_running_loop().set_debug(True)
 
     async def tolerant(peer: Peer) -> None:
         try:
             await script(peer)
-        except (AssertionError, OSError):  # the client has had enough before the script was over
+        except (AssertionError, OSError):  # the client gave up before the script was over
             peer.close()
 
     async with FakePG([tolerant]) as fake:
@@ -139,7 +141,7 @@ async def test_scripted_servers(script: Script, options: dict[str, Any], caplog:
 
 
 @ends_clean(60)
-async def test_a_real_server_and_files(
+async def test_no_secret_shows_when_a_connect_to_a_real_server_fails(
     tls_server: Postgres, authority: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = certificates.encrypted_key(certificates.issued(authority, "client"), "another password")
@@ -176,7 +178,7 @@ async def test_a_real_server_and_files(
 
 
 @ends_clean()
-async def test_strings_that_cannot_be_read() -> None:
+async def test_no_secret_shows_when_a_dsn_cannot_be_parsed() -> None:
     quoted = PASSWORD.replace("'", "\\'")
     for dsn in (
         f"host=x password='{quoted}",
@@ -191,11 +193,11 @@ async def test_strings_that_cannot_be_read() -> None:
 
 
 @ends_clean()
-async def test_what_a_connection_shows(tls_server: Postgres) -> None:
+async def test_an_open_connection_shows_no_secret(tls_server: Postgres) -> None:
     config = ConnConfig.parse(tls_server.dsn, sslmode="require")
     async with await AsyncConn.connect(config) as conn:
         token = conn.cancel_token()
-        shown = f"{conn!r} {conn._wire!r} {conn._wire.facts!r} {token!r} {token} {config!r} {token._route!r}"
+        shown = f"{conn!r} {conn._wire!r} {conn._wire._login!r} {token!r} {token} {config!r} {token._route!r}"
         assert tls_server.password not in shown
         assert repr(token.secret_key)[2:-1] not in shown and token.secret_key.hex() not in shown
         failure = await outcome_of(conn.exec_query("select 1/0"))

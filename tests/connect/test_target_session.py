@@ -1,4 +1,4 @@
-"""`target_session_attrs`: which kind of server will do, by what it reported or what it answers."""
+"""`target_session_attrs`: which servers are accepted, by the settings they report or by their answers."""
 
 from __future__ import annotations
 
@@ -37,9 +37,11 @@ STANDBY = {"in_hot_standby": "on", "default_transaction_read_only": "off"}
 )
 @pytest.mark.parametrize("reports", [True, False], ids=["reported", "asked for"])
 @ends_clean()
-async def test_target_session_attrs(wanted: str, order: str, met: str, reports: bool) -> None:
+async def test_each_target_session_attrs_value_chooses_a_fitting_host_or_fails(
+    wanted: str, order: str, met: str, reports: bool
+) -> None:
     kinds = {"p": ("primary", WRITABLE), "r": ("read only", READ_ONLY), "s": ("standby", STANDBY)}
-    if not reports:  # a server before 14, or a pooler: what it is, it says when it is asked
+    if not reports:  # a server before 14, or a pooler: it has to be asked what it is
         if "r" in order:
             return
         kinds = {letter: (name, {}) for letter, (name, _) in kinds.items()}
@@ -55,8 +57,8 @@ async def test_target_session_attrs(wanted: str, order: str, met: str, reports: 
 
 @pytest.mark.parametrize("severity", ["ERROR", "FATAL", "end", "nonsense"])
 @ends_clean()
-async def test_a_host_that_does_not_say_what_it_is_is_passed_over(severity: str) -> None:
-    """PgBouncer lets in, and answers with an error where its server cannot be reached."""
+async def test_a_host_that_does_not_answer_what_it_is_is_skipped(severity: str) -> None:
+    """PgBouncer accepts the login, then answers with an error when its server cannot be reached."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -80,6 +82,6 @@ async def test_a_host_that_does_not_say_what_it_is_is_passed_over(severity: str)
 
 
 @ends_clean()
-async def test_an_unreachable_host_is_no_reason_against_prefer_standby() -> None:
+async def test_prefer_standby_accepts_a_primary_when_a_host_is_unreachable() -> None:
     async with Hosts(server("primary", **WRITABLE)) as hosts:
         assert await hosts.connect(free_port(), target_session_attrs="prefer-standby") == "primary"

@@ -1,4 +1,4 @@
-"""What of certificates is checked, when, and what it binds: on real servers, with libpq as the judge."""
+"""Verification of certificates and channel binding on real servers, compared with libpq."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ hostssl all all 127.0.0.1/32 scram-sha-256
 
 
 class Kit:
-    """Authorities, and a folder where libpq and we look for files."""
+    """Two authorities, and a folder for the files that both clients read."""
 
     def __init__(self, folder: Path) -> None:
         self.ours, self.other = trustme.CA(), trustme.CA()
@@ -44,7 +44,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Kit:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of the test's own: libpq takes it from HOME as we do."""
+    """A home directory for each test: libpq takes it from HOME, as we do."""
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
 
@@ -63,7 +63,7 @@ def server(kit: Kit) -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def shown(kit: Kit) -> dict[str, Pem]:
-    """The server's certificates that `test_the_servers_certificate` goes through."""
+    """The server's certificates that the test below goes through."""
     return {
         "right": certificates.issued(kit.ours, NAME),
         "wrong name": certificates.issued(kit.ours, "example.org"),
@@ -77,7 +77,7 @@ def shown(kit: Kit) -> dict[str, Pem]:
 
 
 def settings(server: Postgres, **options: Any) -> dict[str, Any]:
-    """The same for both: keywords, with None for what is not given."""
+    """Keywords for both clients; those that are None are left out."""
     given = {"host": NAME, "hostaddr": "127.0.0.1", "port": server.port, "user": server.user, "dbname": server.dbname}
     given |= {"password": server.password, "sslmode": "require", **options}
     return {name: value for name, value in given.items() if value is not None}
@@ -92,7 +92,7 @@ def libpq_connects(options: dict[str, Any]) -> bool:
 
 
 async def end(options: dict[str, Any]) -> Any:
-    """The error of our connect; None if there is none, and the connection works."""
+    """The error of our connect, or None if it succeeds and the connection works."""
     conn = await outcome_of(AsyncConn.connect(**options))
     if isinstance(conn, AsyncConn):
         async with conn:
@@ -103,7 +103,7 @@ async def end(options: dict[str, Any]) -> Any:
 
 
 async def agrees(options: dict[str, Any], error: type[PgWireError] = IoError) -> bool:
-    """Whether both connect; they have to agree, and ours has to fail with this kind of error."""
+    """Whether both clients connect. Assert that they agree, and that ours fails only with this kind of error."""
     ours = await end(options)
     assert libpq_connects(options) == (ours is None), ours
     assert ours is None or isinstance(ours, error), ours
@@ -128,7 +128,7 @@ async def agrees(options: dict[str, Any], error: type[PgWireError] = IoError) ->
     ],
 )
 @ends_clean()
-async def test_the_servers_certificate(
+async def test_server_certificates_are_accepted_exactly_where_libpq_accepts_them(
     server: Postgres, kit: Kit, shown: dict[str, Pem], kind: str, host: str, wanted: str
 ) -> None:
     server.reload(shown[kind].files())
@@ -145,7 +145,7 @@ async def test_the_servers_certificate(
 
 
 @ends_clean()
-async def test_roots_and_crl_in_the_home_directory(
+async def test_roots_and_crl_in_the_home_directory_are_used(
     server: Postgres, kit: Kit, shown: dict[str, Pem], home: Path
 ) -> None:
     folder = home / ".postgresql"
@@ -155,7 +155,7 @@ async def test_roots_and_crl_in_the_home_directory(
         await AsyncConn.connect(**settings(server, sslmode="verify-ca"))
     assert await agrees(settings(server))
     shutil.copy(kit.roots, folder / "root.crt")
-    assert not await agrees(settings(server))  # libpq's rule: with a root file require verifies
+    assert not await agrees(settings(server))  # as in libpq: with a root file, require verifies
     server.reload(shown["revoked"].files())
     assert await agrees(settings(server, sslmode="verify-full"))
     (folder / "root.crl").write_text(certificates.revocations(kit.ours, shown["revoked"]))
@@ -165,8 +165,10 @@ async def test_roots_and_crl_in_the_home_directory(
 
 
 @ends_clean()
-async def test_the_systems_roots(server: Postgres, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenSSL takes them from SSL_CERT_FILE, where that is set."""
+async def test_sslrootcert_system_uses_the_roots_of_openssl(
+    server: Postgres, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL takes them from SSL_CERT_FILE if that is set."""
     server.reload(certificates.issued(kit.ours, NAME).files())
     options = settings(server, sslmode="verify-full", sslrootcert="system")
     assert isinstance(await end(options), IoError)
@@ -179,7 +181,7 @@ async def test_the_systems_roots(server: Postgres, kit: Kit, monkeypatch: pytest
     [
         ({"sslcert": "right", "sslkey": "right"}, True, None),
         ({}, False, PgError),
-        ({"sslcert": "none", "sslkey": "right"}, False, PgError),  # as libpq: a file that is not there is not shown
+        ({"sslcert": "none", "sslkey": "right"}, False, PgError),  # as in libpq: a missing file is not presented
         ({"sslcert": "right", "sslkey": "other"}, False, ConfigError),
         ({"sslcert": "right", "sslkey": "none"}, False, ConfigError),
         ({"sslcert": "right", "sslkey": "open"}, False, ConfigError),
@@ -191,7 +193,7 @@ async def test_the_systems_roots(server: Postgres, kit: Kit, monkeypatch: pytest
     ],
 )
 @ends_clean()
-async def test_the_clients_certificate(
+async def test_client_certificates_are_accepted_exactly_where_libpq_has_them_accepted(
     server: Postgres, kit: Kit, tmp_path: Path, given: dict[str, str], wanted: bool, error: type[PgWireError] | None
 ) -> None:
     right = certificates.issued(kit.ours, "client", common_name="certified")
@@ -207,14 +209,16 @@ async def test_the_clients_certificate(
 
 
 @ends_clean()
-async def test_a_client_certificate_in_the_home_directory(server: Postgres, kit: Kit, home: Path) -> None:
+async def test_a_client_certificate_in_the_home_directory_is_used(server: Postgres, kit: Kit, home: Path) -> None:
     (home / ".postgresql").mkdir()
     certificates.issued(kit.ours, "client", common_name="certified").save(home / ".postgresql", "postgresql")
     assert await agrees(settings(server, user="certified"))
 
 
 @ends_clean()
-async def test_all_of_it_in_objects(server: Postgres, kit: Kit, shown: dict[str, Pem], tmp_path: Path) -> None:
+async def test_tls_config_takes_certificates_as_text_bytes_and_paths(
+    server: Postgres, kit: Kit, shown: dict[str, Pem], tmp_path: Path
+) -> None:
     server.reload(shown["revoked"].files())
     roots = certificates.root(kit.ours)
     client = certificates.issued(kit.ours, "client", common_name="certified")
@@ -237,7 +241,7 @@ async def test_all_of_it_in_objects(server: Postgres, kit: Kit, shown: dict[str,
 
 @pytest.mark.parametrize("signature", certificates.SIGNATURES)
 @ends_clean()
-async def test_channel_binding_by_signature(server: Postgres, signature: str) -> None:
+async def test_channel_binding_works_for_each_signature_with_a_hash(server: Postgres, signature: str) -> None:
     server.reload(certificates.self_signed(signature).files())
     has_hash = signature != "Ed25519"
     required = settings(server, channel_binding="require")
@@ -263,7 +267,9 @@ async def test_channel_binding_by_signature(server: Postgres, signature: str) ->
     ],
 )
 @ends_clean()
-async def test_versions(server: Postgres, kit: Kit, servers: str, given: dict[str, str], version: str | None) -> None:
+async def test_tls_versions_are_negotiated_as_by_libpq(
+    server: Postgres, kit: Kit, servers: str, given: dict[str, str], version: str | None
+) -> None:
     low, high = servers.split()
     limits = f"ssl_min_protocol_version = '{low}'\nssl_max_protocol_version = '{high}'\n"
     server.reload({SETTINGS_FILE: "ssl = on\n" + limits, **certificates.issued(kit.ours, NAME).files()})
@@ -278,7 +284,7 @@ async def test_versions(server: Postgres, kit: Kit, servers: str, given: dict[st
 
 
 @ends_clean()
-async def test_the_context_is_made_once_for_all_connections(server: Postgres, kit: Kit, tmp_path: Path) -> None:
+async def test_the_tls_context_is_made_once_per_connector(server: Postgres, kit: Kit, tmp_path: Path) -> None:
     from pg_wired.connect.wire_conn import connector
 
     server.reload(certificates.issued(kit.ours, NAME).files())

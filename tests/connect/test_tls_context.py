@@ -1,4 +1,4 @@
-"""What becomes of TLS options: contexts, refusals, and what is asked for by name. No server is needed."""
+"""How TLS options become contexts, errors and the requested server name. No server is needed."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pg_wired import ConfigError, ConnConfig, IoError, Outcome, TlsConfig
 from pg_wired.connect.security import Security
 from pg_wired.connect.tls_context import make_context
 from pg_wired.connect.tls_handshake import TlsSettings
+from pg_wired.loop.runtime import SYSTEM
 from rig import certificates
 
 
@@ -40,8 +41,8 @@ def context(**options: Any) -> ssl.SSLContext:
     return make_context(config(**options))
 
 
-def test_an_empty_home_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As in libpq (pqGetHomeDirectory): the system's entry for the user says where it is then."""
+def test_an_empty_home_variable_falls_back_to_the_users_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in libpq (pqGetHomeDirectory): the password database then gives the home directory."""
     monkeypatch.setenv("HOME", "")
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_dir=str(tmp_path)))
     with pytest.raises(ConfigError, match=re.escape(f"'{tmp_path}/.postgresql/root.crt' does not exist")):
@@ -58,7 +59,9 @@ def test_an_empty_home_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         ("verify-full", True, ssl.CERT_REQUIRED, True),
     ],
 )
-def test_what_is_verified(roots: str, mode: str, has_roots: bool, verify: ssl.VerifyMode, checks_name: bool) -> None:
+def test_each_sslmode_sets_what_is_verified(
+    roots: str, mode: str, has_roots: bool, verify: ssl.VerifyMode, checks_name: bool
+) -> None:
     made = context(sslmode=mode, tls=TlsConfig(roots=roots) if has_roots else None)
     assert (made.verify_mode, made.check_hostname) == (verify, checks_name)
     assert not made.verify_flags & ssl.VERIFY_CRL_CHECK_LEAF
@@ -75,7 +78,9 @@ def test_what_is_verified(roots: str, mode: str, has_roots: bool, verify: ssl.Ve
         ({"tls": TlsConfig(maximum_version="TLSv1.2")}, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2),
     ],
 )
-def test_versions(options: dict[str, Any], low: ssl.TLSVersion, high: ssl.TLSVersion) -> None:
+def test_version_options_set_the_limits_of_the_context(
+    options: dict[str, Any], low: ssl.TLSVersion, high: ssl.TLSVersion
+) -> None:
     made = context(**options)
     assert (made.minimum_version, made.maximum_version) == (low, high)
 
@@ -104,14 +109,14 @@ def test_versions(options: dict[str, Any], low: ssl.TLSVersion, high: ssl.TLSVer
         ({"sslcertmode": "require"}, "postgresql.crt' does not exist"),
     ],
 )
-def test_what_is_refused(roots: str, options: dict[str, Any], text: str) -> None:
+def test_unusable_tls_options_raise_config_error(roots: str, options: dict[str, Any], text: str) -> None:
     if isinstance(tls := options.get("tls"), TlsConfig) and tls.roots == "ROOTS":
         options = {**options, "tls": TlsConfig(roots=roots, crl=tls.crl)}
     with pytest.raises(ConfigError, match=text):
         context(**options)
 
 
-def test_pem_text_that_finds_no_file(roots: str) -> None:
+def test_pem_text_without_a_free_file_descriptor_raises_io_error(roots: str) -> None:
     tls = TlsConfig(roots=roots)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
@@ -123,7 +128,7 @@ def test_pem_text_that_finds_no_file(roots: str) -> None:
     assert caught.value.outcome is Outcome.NOT_SENT
 
 
-def test_what_no_tls_config_can_be() -> None:
+def test_an_invalid_tls_config_is_refused() -> None:
     with pytest.raises(ConfigError, match="a key needs its certificate"):
         TlsConfig(key="x")
     for empty in ("", b""):
@@ -138,10 +143,10 @@ def test_what_no_tls_config_can_be() -> None:
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o700, 0o600, 0o400])
 @pytest.mark.parametrize("is_roots", [True, False])
-def test_who_may_read_a_key(tmp_path: Path, mode: int, is_roots: bool) -> None:
-    """libpq's rule: the group may read root's, and nobody else's."""
+def test_a_private_key_that_others_may_read_is_refused(tmp_path: Path, mode: int, is_roots: bool) -> None:
+    """As in libpq: the group may read a key that root owns, and no other key."""
     if is_roots and os.geteuid() != 0:
-        return  # nobody else can make a file root's
+        return  # only root can make a file that root owns
     certificate, key = certificates.issued(trustme.CA(), "client").save(tmp_path, "client")
     os.chmod(key, mode)
     if not is_roots and os.geteuid() == 0:
@@ -154,7 +159,7 @@ def test_who_may_read_a_key(tmp_path: Path, mode: int, is_roots: bool) -> None:
             context(sslcert=certificate, sslkey=key)
 
 
-def test_a_key_that_is_no_file(tmp_path: Path) -> None:
+def test_a_key_path_that_is_a_folder_or_missing_is_refused(tmp_path: Path) -> None:
     certificate, _ = certificates.issued(trustme.CA(), "client").save(tmp_path, "client")
     for key, text in ((tmp_path, "is not a regular file"), (tmp_path / "none", "but not its key")):
         with pytest.raises(ConfigError, match=text):
@@ -162,19 +167,19 @@ def test_a_key_that_is_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["TOPSECRET", "TOPSECRET\n" * 9, "TOPSECRET" * 99])
-def test_a_key_that_is_no_pem_is_not_shown(tmp_path: Path, key: str) -> None:
-    """Without its first line, or in one line of base64, it looks like the path of a file."""
+def test_an_unreadable_key_is_not_shown_in_the_error(tmp_path: Path, key: str) -> None:
+    """A key without its first line, or as one line of base64, looks like the path of a file."""
     certificate, _ = certificates.issued(trustme.CA(), "client").save(tmp_path, "client")
     with pytest.raises(ConfigError, match=r"its key|the key") as caught:
         context(tls=TlsConfig(certificate=certificate, key=key))
     assert "TOPSECRET" not in str(caught.value)
-    if len(key) > 9:  # as an option it is a path, and a short one is named
+    if len(key) > 9:  # as an option it is taken for a path, and a short path is shown
         with pytest.raises(ConfigError, match="the key is neither") as caught:
             context(sslcert=certificate, sslkey=key)
         assert "TOPSECRET" not in str(caught.value)
 
 
-def test_a_certificate_that_has_its_key_is_not_shown() -> None:
+def test_a_certificate_text_that_contains_the_key_is_not_shown() -> None:
     pem = certificates.issued(trustme.CA(), "client")
     tls = TlsConfig(certificate=pem.certificate + pem.key)
     for shown in (repr(tls), repr(config(tls=tls)), str(tls)):
@@ -183,7 +188,7 @@ def test_a_certificate_that_has_its_key_is_not_shown() -> None:
 
 async def asked_for(**options: Any) -> TlsSettings:
     settled = config(**options)
-    return await Security(settled).security(settled.hosts[0])
+    return await Security(settled, SYSTEM).tls_settings(settled.hosts[0])
 
 
 @pytest.mark.parametrize(
@@ -202,11 +207,13 @@ async def asked_for(**options: Any) -> TlsSettings:
         ({"tls": TlsConfig(server_hostname="other")}, "other"),
     ],
 )
-async def test_the_name_that_is_asked_for(options: dict[str, Any], name: str | None) -> None:
+async def test_the_requested_server_name_is_the_host_unless_it_is_an_address(
+    options: dict[str, Any], name: str | None
+) -> None:
     assert (await asked_for(**options)).server_hostname == name
 
 
-async def test_names_that_cannot_be_verified(roots: str) -> None:
+async def test_verify_full_refuses_a_missing_or_invalid_server_name(roots: str) -> None:
     full = {"sslmode": "verify-full", "tls": TlsConfig(roots=roots)}
     assert (await asked_for(**full)).server_hostname == "db.example.org"
     with pytest.raises(ConfigError, match="the name of the server is needed"):
@@ -218,7 +225,7 @@ async def test_names_that_cannot_be_verified(roots: str) -> None:
         await asked_for(**full, sslsni="0")
 
 
-async def test_a_ready_made_context_is_used_as_it_is() -> None:
+async def test_a_given_context_is_used_unchanged() -> None:
     ready = ssl.create_default_context()
     security = await asked_for(tls=ready, sslmode="require")
     assert security.context is ready and security.server_hostname == "db.example.org"
@@ -237,13 +244,13 @@ async def test_a_ready_made_context_is_used_as_it_is() -> None:
         ("verify-full", ssl.CERT_REQUIRED, True, None),
     ],
 )
-async def test_a_ready_made_context_does_what_the_mode_says(
+async def test_a_given_context_has_to_verify_what_the_sslmode_demands(
     mode: str, verify: ssl.VerifyMode, checks_name: bool, text: str | None
 ) -> None:
     ready = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     ready.check_hostname = checks_name
     ready.verify_mode = verify
-    preparing = Security(config(tls=ready, sslmode=mode)).prepare()
+    preparing = Security(config(tls=ready, sslmode=mode), SYSTEM).prepare()
     if text is None:
         await preparing
     else:

@@ -1,4 +1,4 @@
-"""Before and during TLS: servers that lie, mix the clear with the encrypted, cut, or stop; and who sits between."""
+"""Hostile servers and a man in the middle: clear text amid TLS, false answers, cut streams and hung handshakes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LOGIN = m.encode(m.AuthenticationOk(), m.BackendKeyData(1, b"1234"), m.ReadyForQ
 
 @pytest.fixture
 def context(authority: trustme.CA) -> ssl.SSLContext:
-    """A server's, without ALPN."""
+    """The context of a server without ALPN."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(NAME).configure_cert(context)
     return context
@@ -64,7 +64,7 @@ def to(server: Postgres, authority: trustme.CA, **options: Any) -> dict[str, Any
 
 
 def answering(data: bytes) -> Script:
-    """A script: this to the SSLRequest, and the end after the client's next words."""
+    """A script that answers the SSLRequest with `data` and ends after the client's next bytes."""
 
     async def script(peer: Peer) -> None:
         await peer.expect(m.SSLRequest)
@@ -86,14 +86,14 @@ async def refused_by(data: bytes, mode: str) -> PgWireError:
 
 @pytest.mark.parametrize("size", [1, 6, len(LOGIN), 65536])
 @ends_clean()
-async def test_nothing_in_clear_is_taken_for_encrypted(size: int) -> None:
-    """CVE-2021-23222: bytes right behind the S, in the same segment."""
+async def test_clear_text_after_the_answer_to_sslrequest_is_refused(size: int) -> None:
+    """CVE-2021-23222: bytes right after the S, in the same segment."""
     refused = await refused_by(b"S" + (LOGIN * (size // len(LOGIN) + 1))[:size], "require")
     assert type(refused) is IoError and "TLS" in str(refused)
 
 
 @ends_clean()
-async def test_messages_instead_of_a_handshake() -> None:
+async def test_protocol_messages_instead_of_a_handshake_are_refused() -> None:
     async def script(peer: Peer) -> None:
         await peer.expect(m.SSLRequest)
         await peer.write(b"S")
@@ -113,8 +113,10 @@ async def test_messages_instead_of_a_handshake() -> None:
     ids=["error", "text", "http", "end"],
 )
 @ends_clean()
-async def test_other_answers_are_not_shown(answer: bytes, mode: str, caplog: pytest.LogCaptureFixture) -> None:
-    """CVE-2024-10977. Nor does one make us go on in clear: libpq ends there as well."""
+async def test_other_answers_to_sslrequest_end_the_attempt_and_are_not_shown(
+    answer: bytes, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """CVE-2024-10977. Such an answer does not lead to a login in clear either; libpq ends there as well."""
     with caplog.at_level(logging.DEBUG):
         refused = await refused_by(answer, mode)
     assert type(refused) is IoError
@@ -125,7 +127,7 @@ async def test_other_answers_are_not_shown(answer: bytes, mode: str, caplog: pyt
 
 
 @ends_clean()
-async def test_a_server_without_tls() -> None:
+async def test_a_server_without_tls_is_accepted_by_prefer_only() -> None:
     async def script(peer: Peer) -> None:
         await peer.expect(m.SSLRequest)
         await peer.send(b"N")
@@ -148,8 +150,8 @@ async def test_a_server_without_tls() -> None:
 
 @pytest.mark.parametrize("where", ["host", "hostaddr"])
 @ends_clean()
-async def test_with_tls_given_nobody_gets_a_login_in_clear(where: str) -> None:
-    """Not by an N, not by a handshake that fails, and not where the name to verify is missing."""
+async def test_with_tls_settings_given_there_is_no_login_in_clear(where: str) -> None:
+    """Not after an N, not after a failed handshake, and not if the name to verify is missing."""
     roots = certificates.root(trustme.CA())
     for tls in (TlsConfig(roots=roots), TlsConfig(), ssl.create_default_context(cadata=roots)):
         for answer in (b"N", b"Snonsense"):
@@ -163,8 +165,8 @@ async def test_with_tls_given_nobody_gets_a_login_in_clear(where: str) -> None:
 
 
 @ends_clean()
-async def test_with_tls_given_a_wrong_option_does_not_lead_to_the_clear() -> None:
-    """Also where somebody has made a ConnConfig by hand, that `parse` would refuse."""
+async def test_with_tls_settings_given_a_wrong_option_does_not_lead_to_clear_text() -> None:
+    """This also holds for a ConnConfig made by hand, which `parse` would refuse."""
     parsed = ConnConfig.parse(hostaddr="127.0.0.1", user="x", tls=ssl.create_default_context())
     by_hand = ConnConfig(**{**vars(parsed), "sslmode": TlsMode.PREFER})
     with pytest.raises(ConfigError, match="the name of the server is needed"):
@@ -172,7 +174,7 @@ async def test_with_tls_given_a_wrong_option_does_not_lead_to_the_clear() -> Non
 
 
 @ends_clean()
-async def test_after_a_handshake_that_fails_prefer_goes_on_in_clear() -> None:
+async def test_prefer_connects_in_clear_after_a_failed_handshake() -> None:
     async def plain(peer: Peer) -> None:
         await peer.expect(m.StartupMessage)
         await peer.write(LOGIN)
@@ -184,7 +186,7 @@ async def test_after_a_handshake_that_fails_prefer_goes_on_in_clear() -> None:
 
 
 @ends_clean()
-async def test_a_handshake_that_never_ends_is_ended_by_the_deadline() -> None:
+async def test_a_handshake_that_hangs_is_ended_by_the_deadline() -> None:
     async def silent(peer: Peer) -> None:
         await peer.expect(m.SSLRequest)
         await peer.write(b"S")
@@ -198,7 +200,7 @@ async def test_a_handshake_that_never_ends_is_ended_by_the_deadline() -> None:
 
 
 @ends_clean()
-async def test_a_reset_right_behind_the_s_leaves_no_socket() -> None:
+async def test_a_reset_before_the_handshake_leaves_no_socket() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sock = socket.create_connection(listener.getsockname())
         sock.setblocking(False)
@@ -224,7 +226,7 @@ def is_reset(sock: socket.socket) -> bool:
 
 
 @ends_clean()
-async def test_direct_tls(tls_server: Postgres, authority: trustme.CA) -> None:
+async def test_direct_tls_connects_and_cancels_without_sslrequest(tls_server: Postgres, authority: trustme.CA) -> None:
     async with Tap((tls_server.host, tls_server.port)) as tap:
         options = to(tls_server, authority, sslnegotiation="direct", port=tap.port)
         async with await AsyncConn.connect(**options) as conn:
@@ -256,10 +258,10 @@ async def test_direct_tls(tls_server: Postgres, authority: trustme.CA) -> None:
     ],
 )
 @ends_clean()
-async def test_alpn(
+async def test_direct_tls_demands_alpn_and_negotiated_tls_does_not(
     context: ssl.SSLContext, authority: trustme.CA, protocols: list[str], negotiation: str, wanted: str
 ) -> None:
-    """Where the handshake will do, the login begins, and this server ends it."""
+    """If the handshake is accepted, the login begins, and this server closes the connection."""
     if protocols:
         context.set_alpn_protocols(protocols)
     async with Middle(context, None, is_direct=negotiation == "direct") as middle:
@@ -272,18 +274,18 @@ async def test_alpn(
 
 
 @ends_clean()
-async def test_direct_tls_needs_a_mode_that_demands_it() -> None:
+async def test_direct_tls_is_refused_with_sslmode_disable() -> None:
     for options in ({"sslnegotiation": "direct"}, {"tls": TlsConfig(direct=True)}):
         with pytest.raises(ConfigError, match="direct"):
             await WireConn.connect("host=127.0.0.1 user=x connect_timeout=1", sslmode="disable", **options)
 
 
-# ---- somebody in the middle, with a certificate that is valid
+# ---- a man in the middle with a valid certificate
 
 
 @pytest.mark.parametrize("strips", [False, True], ids=["as it is", "without PLUS"])
 @ends_clean()
-async def test_a_man_in_the_middle(
+async def test_channel_binding_detects_a_man_in_the_middle(
     tls_server: Postgres, authority: trustme.CA, context: ssl.SSLContext, strips: bool
 ) -> None:
     edit = without_plus if strips else unchanged
@@ -297,7 +299,7 @@ async def test_a_man_in_the_middle(
                 await ended.close()
             elif strips and binding == "require":
                 assert isinstance(ended, AuthenticationError) and "does not offer" in str(ended)
-            else:  # the server notices: another certificate's hash, or a client that says y
+            else:  # the server detects another certificate's hash, or the client's flag y
                 assert isinstance(ended, PgError) and ended.code == "28000", ended
                 assert "channel binding" in ended.message or "authentication failed" in ended.message
 
@@ -306,10 +308,8 @@ async def test_a_man_in_the_middle(
 
 
 @ends_clean(60)
-async def test_a_stream_that_is_cut_is_an_error_never_a_short_result(
-    tls_server: Postgres, authority: trustme.CA
-) -> None:
-    """At the ends of records and within them: nothing but an error comes of it. So it is at login, and amid rows."""
+async def test_a_cut_stream_is_an_error_and_never_a_short_result(tls_server: Postgres, authority: trustme.CA) -> None:
+    """The stream is cut at the ends of records and within them, during the login and amid rows."""
     sql = "select repeat('x', 200), n from generate_series(1, 200) n"
     async with Tap((tls_server.host, tls_server.port)) as tap:
         async with await AsyncConn.connect(**to(tls_server, authority, port=tap.port)) as conn:
@@ -338,10 +338,10 @@ async def test_a_stream_that_is_cut_is_an_error_never_a_short_result(
 
 
 @ends_clean(60)
-async def test_cancelled_at_every_await_of_a_tls_connect(tls_server: Postgres, authority: trustme.CA) -> None:
+async def test_a_tls_connect_cancelled_at_any_await_leaves_nothing(tls_server: Postgres, authority: trustme.CA) -> None:
     n = await cancelled_at_every_await(lambda: WireConn.connect(**to(tls_server, authority)))
     assert n > 3
-    async with await AsyncConn.connect(**to(tls_server, authority)) as conn:  # and no half login
+    async with await AsyncConn.connect(**to(tls_server, authority)) as conn:  # the server has no half-open login
         others = "select count(*) = 0 from pg_stat_activity where backend_type = 'client backend' and pid <> $1::int"
         async with asyncio.timeout(SOON):
             while (await conn.exec_query(others, (str(conn.backend_pid),)))[0] != (b"t",):
@@ -349,7 +349,7 @@ async def test_cancelled_at_every_await_of_a_tls_connect(tls_server: Postgres, a
 
 
 @ends_clean()
-async def test_records_of_every_size_carry_a_long_row(tls_server: Postgres, authority: trustme.CA) -> None:
+async def test_rows_and_parameters_of_any_size_pass_through_tls(tls_server: Postgres, authority: trustme.CA) -> None:
     async with await AsyncConn.connect(**to(tls_server, authority)) as conn:
         for size in (1, 100, 8193, 16384, 1 << 20):
             assert list(await conn.exec_query("select repeat('x', $1::int)", (str(size),))) == [(b"x" * size,)]

@@ -1,4 +1,4 @@
-"""WireConn against a real server: every method, message by message."""
+"""Every method of WireConn, on a real server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def alive(wire: WireConn) -> None:
 
 @pytest.mark.smoke
 @ends_clean()
-async def test_message_by_message(wire: WireConn) -> None:
+async def test_an_extended_query_is_sent_and_received_message_by_message(wire: WireConn) -> None:
     await wire.send(m.Parse("", "select $1::int4 + 1"), m.Bind(params=(b"41",)), m.Execute(), m.Sync())
     seen = []
     while True:
@@ -49,7 +49,7 @@ async def test_message_by_message(wire: WireConn) -> None:
 
 
 @ends_clean()
-async def test_an_error_is_a_message_like_others(wire: WireConn) -> None:
+async def test_recv_msg_returns_an_error_as_a_message(wire: WireConn) -> None:
     await wire.send(m.Query("select 1/0"))
     message = await wire.recv_msg()
     while not isinstance(message, m.ErrorResponse):
@@ -60,7 +60,7 @@ async def test_an_error_is_a_message_like_others(wire: WireConn) -> None:
 
 
 @ends_clean()
-async def test_what_has_come_and_was_not_read(wire: WireConn) -> None:
+async def test_has_pending_data_tells_of_unread_messages(wire: WireConn) -> None:
     assert not wire.has_pending_data
     await wire.send(m.Query("select 1"))
     await until(lambda: wire.has_pending_data, "the answer")
@@ -69,7 +69,7 @@ async def test_what_has_come_and_was_not_read(wire: WireConn) -> None:
 
 
 @ends_clean()
-async def test_collect_rows(wire: WireConn) -> None:
+async def test_collect_rows_returns_all_rows_and_the_last_tag_or_raises(wire: WireConn) -> None:
     await wire.send(m.Query("select 1; create temp table t(); select 2 union all select null"))
     assert await wire.collect_rows() == ([(b"1",), (b"2",), (None,)], "SELECT 2")
     await wire.send(m.Query(""))
@@ -82,7 +82,7 @@ async def test_collect_rows(wire: WireConn) -> None:
 
 
 @ends_clean()
-async def test_drain_until_ready(wire: WireConn) -> None:
+async def test_drain_until_ready_skips_rows_and_raises_errors(wire: WireConn) -> None:
     await wire.send(m.Query("select generate_series(1, 1000)"))
     await wire.drain_until_ready()
     await wire.send(m.Query("nonsense"))
@@ -92,7 +92,7 @@ async def test_drain_until_ready(wire: WireConn) -> None:
 
 
 @ends_clean()
-async def test_describe_statement(wire: WireConn) -> None:
+async def test_describe_statement_returns_parameters_and_fields(wire: WireConn) -> None:
     described = await wire.describe_statement("select $1::int8 as a, $2::text as b")
     assert described.param_oids == (20, 25)
     assert [(field.name, field.type_oid) for field in described.fields] == [("a", 20), ("b", 25)]
@@ -104,7 +104,7 @@ async def test_describe_statement(wire: WireConn) -> None:
 
 
 @ends_clean()
-async def test_what_the_server_reports(wire: WireConn) -> None:
+async def test_parameters_and_transaction_status_follow_the_server(wire: WireConn) -> None:
     assert wire.parameters["client_encoding"] == "UTF8" and wire.pid
     for sql, status in (
         ("begin", TransactionStatus.IN_TRANSACTION),
@@ -115,11 +115,11 @@ async def test_what_the_server_reports(wire: WireConn) -> None:
         await wire.send(m.Query(sql))
         await outcome_of(wire.drain_until_ready())
         assert wire.transaction_status is status
-        assert (wire.parameters["TimeZone"] == "Asia/Tokyo") == sql.startswith("set")  # the error takes it back
+        assert (wire.parameters["TimeZone"] == "Asia/Tokyo") == sql.startswith("set")  # the error reverts the setting
 
 
 @ends_clean()
-async def test_copy_in_both_directions(wire: WireConn) -> None:
+async def test_copy_works_in_both_directions(wire: WireConn) -> None:
     await wire.send(m.Query("create temp table copied(a int, b text)"))
     await wire.drain_until_ready()
     await wire.send(m.Query("copy copied from stdin"))
@@ -141,30 +141,30 @@ async def test_copy_in_both_directions(wire: WireConn) -> None:
 
 
 @ends_clean()
-async def test_the_server_waits_for_a_reader(wire: WireConn) -> None:
+async def test_unread_rows_stop_the_reading_from_the_socket(wire: WireConn) -> None:
     rows, size = 40_000, 1000
     await wire.send(m.Query(f"select repeat('x', {size}) from generate_series(1, {rows})"))
-    await until(lambda: wire.inbox.size >= HIGH_WATER_BYTES, "the inbox to be full")
+    await until(lambda: wire._queue.size >= HIGH_WATER_BYTES, "the inbox to be full")
     for _ in range(20):
         await asyncio.sleep(0.001)
-    assert wire.inbox.size < HIGH_WATER_BYTES + 2 * len(wire.inbox.buffer)
+    assert wire._queue.size < HIGH_WATER_BYTES + 2 * len(wire._queue.buffer)
     found, tag = await wire.collect_rows()
     assert (len(found), set(found), tag) == (rows, {(b"x" * size,)}, f"SELECT {rows}")
     await alive(wire)
 
 
 @ends_clean()
-async def test_a_message_larger_than_all_buffers(wire: WireConn) -> None:
+async def test_a_message_larger_than_all_buffers_is_sent(wire: WireConn) -> None:
     text = b"x" * 20_000_000
     await wire.send(m.Parse("", "select length($1)"), m.Bind(params=(text,)), m.Execute(), m.Sync())
     assert await wire.collect_rows() == ([(b"20000000",)], "SELECT 1")
-    assert not wire.inbox.out
+    assert not wire._queue.out
     await wire.send_raw(m.encode(m.Query("select 1 -- " + "y" * 5_000_000)))
     assert await wire.collect_rows() == ([(b"1",)], "SELECT 1")
 
 
 @ends_clean()
-async def test_only_one_may_read(wire: WireConn) -> None:
+async def test_a_second_reader_is_refused(wire: WireConn) -> None:
     await wire.send(m.Query("select pg_sleep(0.05)"))
     first = asyncio.ensure_future(wire.collect_rows())
     await asyncio.sleep(0)
@@ -188,7 +188,7 @@ async def test_a_cancelled_reader_loses_nothing(wire: WireConn) -> None:
 
 
 @ends_clean()
-async def test_cancel_token(wire: WireConn, postgres: Server) -> None:
+async def test_a_cancel_token_cancels_the_running_query(wire: WireConn, postgres: Server) -> None:
     token = wire.cancel_token()
     assert str(token.pid) in repr(token) and repr(token.secret_key) not in repr(token)
     await wire.send(m.Query("select pg_sleep(30)"))
@@ -202,7 +202,7 @@ async def test_cancel_token(wire: WireConn, postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_notices_and_notifications_come_as_they_are(wire: WireConn) -> None:
+async def test_notices_and_notifications_are_received_as_messages(wire: WireConn) -> None:
     await wire.send(m.Query("listen here; notify here, 'payload'; do $$ begin raise notice 'heard'; end $$"))
     seen = [await wire.recv_msg()]
     while not isinstance(seen[-1], m.ReadyForQuery):
@@ -213,14 +213,14 @@ async def test_notices_and_notifications_come_as_they_are(wire: WireConn) -> Non
 
 
 @ends_clean()
-async def test_what_cannot_be_encoded_is_not_sent(wire: WireConn) -> None:
+async def test_messages_that_cannot_be_encoded_are_not_sent(wire: WireConn) -> None:
     with pytest.raises(ValueError, match="Query"):
         await wire.send(m.Query("select 1"), m.Query("select '\0'"))
     await alive(wire)
 
 
 @ends_clean()
-async def test_closing(postgres: Server) -> None:
+async def test_after_close_every_use_raises_connection_closed(postgres: Server) -> None:
     wire = await WireConn.connect(postgres.dsn)
     reader = asyncio.ensure_future(wire.recv_msg())
     await asyncio.sleep(0)
@@ -235,24 +235,24 @@ async def test_closing(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_closing_in_the_middle_of_an_answer(postgres: Server) -> None:
+async def test_close_works_in_the_middle_of_an_answer(postgres: Server) -> None:
     wire = await WireConn.connect(postgres.dsn)
     await wire.send(m.Query("select repeat('x', 1000) from generate_series(1, 20000)"))
-    await until(lambda: wire.inbox.size >= HIGH_WATER_BYTES, "the inbox to be full")
+    await until(lambda: wire._queue.size >= HIGH_WATER_BYTES, "the inbox to be full")
     await wire.close()
     wire = await WireConn.connect(postgres.dsn)
     await wire.send(m.Query("select pg_sleep(30)"))
     await wire.close(timeout=0.05)
-    assert wire.transport.is_closed
+    assert wire._transport.is_closed
 
 
 @ends_clean()
-async def test_terminated_by_the_server(wire: WireConn, postgres: Server) -> None:
+async def test_errors_after_a_termination_name_its_cause(wire: WireConn, postgres: Server) -> None:
     async with await WireConn.connect(postgres.dsn) as other:
         await other.send(m.Query(f"select pg_terminate_backend({wire.pid})"))
         await other.collect_rows()
-    await until(lambda: wire.transport.is_closed, "the end")
-    for is_read in (False, True):  # the last words explain why, whether or not they were asked for
+    await until(lambda: wire._transport.is_closed, "the end")
+    for is_read in (False, True):  # the server's last error is the cause, whether or not it was read
         if is_read:
             assert isinstance(await wire.recv_msg(), m.ErrorResponse)
         for use in (wire.send(m.Query("select 1")), wire.describe_statement("select 1")):
@@ -264,7 +264,7 @@ async def test_terminated_by_the_server(wire: WireConn, postgres: Server) -> Non
 
 
 @ends_clean()
-async def test_terminated_during_a_query(wire: WireConn, postgres: Server) -> None:
+async def test_a_termination_during_a_query_raises_its_error_as_unknown(wire: WireConn, postgres: Server) -> None:
     await wire.send(m.Query("select pg_sleep(30)"))
     async with await WireConn.connect(postgres.dsn) as other:
         await other.send(m.Query(f"select pg_terminate_backend({wire.pid})"))

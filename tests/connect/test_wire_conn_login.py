@@ -1,4 +1,4 @@
-"""Logging in over the wire: every method against a real server, the hash beside the loop, cancelled at every await."""
+"""Login with every method on a real server, hashing outside the loop, and cancelling at every await."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ host all rejected 127.0.0.1/32 reject
 host all all 127.0.0.1/32 scram-sha-256
 """
 RIGHT = "p\u00e4ss w\u00f6rd '\\"
-ITERATIONS = 30_000  # above what is hashed on the loop
+ITERATIONS = 30_000  # more than are hashed on the loop
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def server(pytestconfig: pytest.Config) -> Iterator[Postgres]:
 
 
 def at(server: Postgres, **options: Any) -> dict[str, Any]:
-    # There is no TLS here, and a password in clear has to be named then.
+    # Without TLS, a password in clear is sent only if require_auth names it.
     named = {"require_auth": "password"} if options.get("user") == "by_password" else {}
     return {"host": server.host, "port": server.port, "dbname": "postgres", "sslmode": "disable", **named, **options}
 
@@ -65,7 +65,7 @@ def at(server: Postgres, **options: Any) -> dict[str, Any]:
     ],
 )
 @ends_clean()
-async def test_methods(server: Postgres, user: str, mechanism: str) -> None:
+async def test_each_authentication_method_needs_the_right_password(server: Postgres, user: str, mechanism: str) -> None:
     async with await AsyncConn.connect(**at(server, user=user, password=RIGHT, application_name="mine")) as conn:
         assert conn.auth_mechanism == mechanism
         assert list(await conn.exec_query("select current_user, current_setting('application_name')")) == [
@@ -92,7 +92,7 @@ async def test_methods(server: Postgres, user: str, mechanism: str) -> None:
     ],
 )
 @ends_clean()
-async def test_what_the_server_refuses(server: Postgres, options: dict[str, str], code: str) -> None:
+async def test_a_refused_startup_raises_the_servers_error(server: Postgres, options: dict[str, str], code: str) -> None:
     with pytest.raises(PgError) as caught:
         await WireConn.connect(**at(server, **options))
     assert (caught.value.code, caught.value.outcome) == (code, Outcome.NOT_SENT)
@@ -100,14 +100,14 @@ async def test_what_the_server_refuses(server: Postgres, options: dict[str, str]
 
 
 @ends_clean()
-async def test_over_a_unix_socket(server: Postgres) -> None:
+async def test_a_login_over_a_unix_socket_succeeds(server: Postgres) -> None:
     async with await AsyncConn.connect(**at(server, host=server.socket_directory, user="by_trust")) as conn:
         assert conn.addr == f"{server.socket_directory}/.s.PGSQL.{server.port}"
         await answers(conn)
 
 
 @ends_clean()
-async def test_what_is_wrong_with_the_options_is_said_at_once(server: Postgres) -> None:
+async def test_invalid_options_raise_config_error(server: Postgres) -> None:
     for options in ({"prot": 1}, {"port": "x"}, {"user": "a\0b"}, {"user": "x" * 10_000}):
         with pytest.raises(ConfigError) as caught:
             await WireConn.connect(**at(server, **options))
@@ -115,14 +115,14 @@ async def test_what_is_wrong_with_the_options_is_said_at_once(server: Postgres) 
 
 
 @ends_clean()
-async def test_no_server(server: Postgres) -> None:
+async def test_connecting_to_a_closed_port_raises_io_error(server: Postgres) -> None:
     with pytest.raises(IoError, match="Connection refused") as caught:
         await AsyncConn.connect(**at(server, port=free_port(), user="x"))
     assert caught.value.outcome is Outcome.NOT_SENT
 
 
 async def challenge(peer: Peer, iterations: int) -> None:
-    """Begin a SCRAM login that asks for so many."""
+    """Begin a SCRAM login with this iteration count."""
     await peer.expect(m.StartupMessage)
     await peer.send(m.AuthenticationSASL(("SCRAM-SHA-256",)))
     [initial] = await peer.expect(m.SASLInitialResponse)
@@ -131,7 +131,7 @@ async def challenge(peer: Peer, iterations: int) -> None:
 
 
 @ends_clean()
-async def test_a_long_hash_does_not_stop_the_loop() -> None:
+async def test_a_long_hash_does_not_block_the_loop() -> None:
     iterations, ticks = 2_000_000, 0  # the hash takes about a second
 
     async def tick() -> None:
@@ -165,7 +165,7 @@ async def test_more_iterations_than_allowed_are_refused_before_hashing() -> None
 
 @pytest.mark.parametrize("user", ["by_trust", "by_md5", "by_scram", "by_long_scram"])
 @ends_clean(60)
-async def test_cancelled_at_every_await(server: Postgres, user: str) -> None:
-    there = at(server, host="localhost", user=user, password=RIGHT)  # a name, which has to be looked up
+async def test_a_login_cancelled_at_any_await_leaves_nothing(server: Postgres, user: str) -> None:
+    there = at(server, host="localhost", user=user, password=RIGHT)  # a name, so that it has to be looked up
     n = await cancelled_at_every_await(lambda: WireConn.connect(**there))
     assert n > 3

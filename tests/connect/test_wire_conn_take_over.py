@@ -1,4 +1,4 @@
-"""A WireConn that an AsyncConn takes over, one that is dropped, and one used elsewhere."""
+"""A WireConn that an AsyncConn takes over, that is dropped, or that is used in another thread or loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.both_loops
 
 
 @ends_clean()
-async def test_what_was_not_read_goes_along(postgres: Server) -> None:
+async def test_unread_messages_go_to_the_new_owner(postgres: Server) -> None:
     wire = await WireConn.connect(postgres.dsn)
     await wire.send(m.Query("listen here"))
     await wire.drain_until_ready()
@@ -32,7 +32,7 @@ async def test_what_was_not_read_goes_along(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_half_a_message_goes_along() -> None:
+async def test_half_a_received_message_goes_to_the_new_owner() -> None:
     halves = m.encode(m.ParameterStatus("TimeZone", "Asia/Tokyo"))
 
     async def script(peer: Peer) -> None:
@@ -52,12 +52,12 @@ async def test_half_a_message_goes_along() -> None:
 
 
 @ends_clean()
-async def test_an_answer_that_nobody_read_makes_no_sense_any_more(postgres: Server) -> None:
+async def test_an_unread_answer_makes_the_taken_connection_fail(postgres: Server) -> None:
     wire = await WireConn.connect(postgres.dsn)
     await wire.send(m.Query("select 1"))
     await until(lambda: wire.has_pending_data, "the answer")
     conn = AsyncConn(wire)
-    assert not conn.is_alive and wire.transport.is_closed
+    assert not conn.is_alive and wire._transport.is_closed
     with pytest.raises(ProtocolError) as caught:
         conn.exec_query("select 1")
     assert caught.value.outcome is Outcome.NOT_SENT
@@ -65,7 +65,7 @@ async def test_an_answer_that_nobody_read_makes_no_sense_any_more(postgres: Serv
 
 
 @ends_clean()
-async def test_unsent_bytes_refuse_it() -> None:
+async def test_a_connection_that_is_still_sending_cannot_be_taken_over() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await may_read.wait()
@@ -88,7 +88,7 @@ async def test_unsent_bytes_refuse_it() -> None:
 
 
 @ends_clean()
-async def test_a_transaction_refuses_it(postgres: Server) -> None:
+async def test_a_connection_in_a_transaction_cannot_be_taken_over(postgres: Server) -> None:
     async with await WireConn.connect(postgres.dsn) as wire:
         await wire.send(m.Query("begin"))
         await wire.drain_until_ready()
@@ -101,7 +101,7 @@ async def test_a_transaction_refuses_it(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_a_connection_that_has_ended_refuses_it(postgres: Server) -> None:
+async def test_a_closed_connection_cannot_be_taken_over(postgres: Server) -> None:
     wire = await WireConn.connect(postgres.dsn)
     await wire.close()
     with pytest.raises(ConnectionClosed):
@@ -109,10 +109,10 @@ async def test_a_connection_that_has_ended_refuses_it(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_a_paused_connection_reads_again(postgres: Server) -> None:
+async def test_a_connection_whose_reading_was_paused_works_after_the_take_over(postgres: Server) -> None:
     async with await WireConn.connect(postgres.dsn) as wire:
         await wire.send(m.Query("select repeat('x', 1000) from generate_series(1, 5000)"))
-        await until(lambda: wire.inbox.size > 1_000_000, "the inbox to be full")
+        await until(lambda: wire._queue.size > 1_000_000, "the inbox to be full")
         while not isinstance(await wire.recv_msg(), m.ReadyForQuery):
             pass
         async with AsyncConn(wire) as conn:
@@ -120,7 +120,7 @@ async def test_a_paused_connection_reads_again(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_the_former_owner_is_of_no_use(postgres: Server) -> None:
+async def test_the_wire_conn_refuses_use_after_it_was_taken_over(postgres: Server) -> None:
     async with await WireConn.connect(postgres.dsn) as wire:
         await wire.send(m.Query("listen here; notify here"))
         await wire.drain_until_ready()
@@ -158,7 +158,7 @@ async def test_a_broken_message_ends_a_wire_conn_for_good() -> None:
             with pytest.raises(ProtocolError, match="DataRow"):
                 while True:
                     await wire.recv_msg()
-        assert wire.transport.is_closed
+        assert wire._transport.is_closed
         with pytest.raises(ProtocolError):
             await wire.send(m.Sync())
 
@@ -177,7 +177,7 @@ async def test_a_dropped_wire_conn_warns_and_closes() -> None:
 
 
 @ends_clean()
-async def test_another_thread_or_loop_is_refused(postgres: Server) -> None:
+async def test_use_from_another_thread_or_loop_is_refused(postgres: Server) -> None:
     async with await WireConn.connect(postgres.dsn) as wire:
         refused: list[PgWireError] = []
 

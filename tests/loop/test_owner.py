@@ -1,4 +1,4 @@
-"""The runtime around a connection: fork, threads, other loops, garbage, and interpreters that come to an end."""
+"""The runtime around a connection: fork, threads, other loops, garbage collection and interpreter exit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rig.postgres import Server
 pytestmark = pytest.mark.both_loops
 
 HERE = str(Path(pg_wired.__file__).parents[1])
-# What each script begins with. The runner is asyncio's or uvloop's, and warnings are errors.
+# The beginning of each script. It runs with asyncio or uvloop, and warnings are errors.
 PRELUDE = """
 import asyncio, gc, os, sys, threading, time
 from pg_wired import *
@@ -55,7 +55,7 @@ def kind_of_loop() -> str:
 
 
 async def script(server: Server, text: str, *flags: str, error: str = "", code: int = 0) -> str:
-    """Run it in an interpreter of its own; what it prints. `error` is what it complains of; "..." for whatever."""
+    """Run the text in a new interpreter and return its stdout; stderr has to contain `error` ("..." allows any)."""
     command = [sys.executable, *flags, "-c", PRELUDE + textwrap.dedent(text), server.dsn, kind_of_loop()]
     environment = {**os.environ, "PYTHONPATH": HERE}
     ran = await asyncio.to_thread(subprocess.run, command, env=environment, capture_output=True, text=True, timeout=20)
@@ -70,8 +70,10 @@ async def script(server: Server, text: str, *flags: str, error: str = "", code: 
 @pytest.mark.parametrize("kind", ["postgres", "tls_server"])
 @pytest.mark.parametrize("leaves", ["os._exit(0)", "sys.exit(0)", "os.execv('/bin/true', ['true'])", "pass"])
 @ends_clean(60)
-async def test_a_forked_child_may_not_use_it(request: pytest.FixtureRequest, kind: str, leaves: str) -> None:
-    """Its connection is the parent's, which goes on undisturbed however the child ends; TLS says no goodbye for it."""
+async def test_a_forked_child_is_refused_and_does_not_disturb_the_parent(
+    request: pytest.FixtureRequest, kind: str, leaves: str
+) -> None:
+    """However the child ends, the parent's connections work on; the child sends no TLS close_notify on them."""
     server: Server = request.getfixturevalue(kind)
     if leaves == "sys.exit(0)" and kind_of_loop() == "uvloop":
         return  # after any getaddrinfo() of uvloop's a forked child crashes in its finalization, without us too
@@ -115,7 +117,7 @@ async def test_a_forked_child_may_not_use_it(request: pytest.FixtureRequest, kin
 
 
 @ends_clean(60)
-async def test_a_child_that_does_not_touch_it_does_no_harm(postgres: Server) -> None:
+async def test_a_forked_child_that_does_not_use_the_connection_does_no_harm(postgres: Server) -> None:
     said = await script(
         postgres,
         """
@@ -137,7 +139,7 @@ async def test_a_child_that_does_not_touch_it_does_no_harm(postgres: Server) -> 
 
 
 @ends_clean(60)
-async def test_a_child_connects_for_itself(postgres: Server) -> None:
+async def test_a_forked_child_can_connect_for_itself(postgres: Server) -> None:
     said = await script(
         postgres,
         """
@@ -206,7 +208,7 @@ async def test_another_loop_is_refused(postgres: Server) -> None:
 
 
 @ends_clean(60)
-async def test_asyncio_run_twice(postgres: Server) -> None:
+async def test_a_connection_of_an_earlier_loop_is_refused_and_a_new_one_works(postgres: Server) -> None:
     said = await script(
         postgres,
         """
@@ -233,12 +235,12 @@ async def test_asyncio_run_twice(postgres: Server) -> None:
     assert said == "done\n"
 
 
-# ---- the end of everything
+# ---- the end of the program, and garbage collection
 
 
 @ends_clean(60)
-async def test_the_interpreter_ends_at_once(postgres: Server) -> None:
-    """With connections open, requests under way and tasks waiting: the exit code is the program's; it says nothing."""
+async def test_an_interpreter_with_open_connections_ends_at_once_and_silently(postgres: Server) -> None:
+    """With open connections, requests in flight and waiting tasks: the exit code is the program's."""
     await script(
         postgres,
         """
@@ -261,7 +263,7 @@ async def test_the_interpreter_ends_at_once(postgres: Server) -> None:
 
 
 @ends_clean(60)
-async def test_dropped_connections_warn_when_asked_to(postgres: Server) -> None:
+async def test_dropped_connections_warn_in_development_mode(postgres: Server) -> None:
     await script(
         postgres,
         """
@@ -280,7 +282,7 @@ async def test_dropped_connections_warn_when_asked_to(postgres: Server) -> None:
 
 
 @ends_clean(60)
-async def test_debug_mode_finds_nothing(postgres: Server) -> None:
+async def test_development_mode_reports_nothing(postgres: Server) -> None:
     said = await script(
         postgres,
         """
@@ -307,8 +309,8 @@ async def test_debug_mode_finds_nothing(postgres: Server) -> None:
 
 
 @ends_clean(60)
-async def test_ctrl_c(postgres: Server) -> None:
-    """At many moments: the process ends by it, or everything still fits."""
+async def test_ctrl_c_at_any_moment_interrupts_the_program(postgres: Server) -> None:
+    """Up to the interrupt, every answer is correct."""
     said = await script(
         postgres,
         """
@@ -327,14 +329,14 @@ async def test_ctrl_c(postgres: Server) -> None:
             except KeyboardInterrupt:
                 print("interrupted")
         """,
-        error="...",  # an interrupt may hit the middle of a callback, and the loop tells of it
+        error="...",  # an interrupt may hit the middle of a callback, which the loop reports
     )
     assert said == "interrupted\n" * 20
 
 
 @ends_clean()
-async def test_garbage_is_collected(postgres: Server) -> None:
-    """A closed connection leaves nothing alive."""
+async def test_a_closed_connection_can_be_collected(postgres: Server) -> None:
+    """Nothing keeps a closed connection alive."""
     async with await AsyncConn.connect(postgres.dsn) as conn:
         await asyncio.gather(*[conn.exec_query("select 1", timeout=60) for _ in range(10)])
     dropped = weakref.ref(conn)

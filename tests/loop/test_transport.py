@@ -1,4 +1,4 @@
-"""The transport alone, over plain and TLS sockets: nothing is lost and nothing comes twice, however slowly it goes."""
+"""The transport alone, over plain and TLS sockets: at any speed, every byte arrives exactly once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def pair(request: pytest.FixtureRequest, authority: trustme.CA) -> AsyncIt
 
 
 @ends_clean()
-async def test_both_directions_at_once(pair: Pair) -> None:
+async def test_data_flows_unchanged_in_both_directions_at_once(pair: Pair) -> None:
     rng = repeatable()
     ours, theirs = rng.randbytes(5 * MEGABYTE), rng.randbytes(5 * MEGABYTE)
     pair.write(ours)
@@ -41,10 +41,10 @@ async def test_both_directions_at_once(pair: Pair) -> None:
 
 
 @ends_clean()
-async def test_one_turn_of_the_loop_reads_so_much_at_most(pair: Pair) -> None:
-    """The peer never runs dry: it sends as much as was read, at once."""
+async def test_one_iteration_of_the_loop_reads_a_limited_number_of_bytes(pair: Pair) -> None:
+    """The peer sends as many bytes as were read, at once, so that there is always more to read."""
     loop, left = asyncio.get_running_loop(), 2 * MEGABYTE
-    read: list[int] = [0]  # by each turn
+    read: list[int] = [0]  # bytes read in each iteration
 
     def next_turn() -> None:
         read.append(0)
@@ -62,20 +62,20 @@ async def test_one_turn_of_the_loop_reads_so_much_at_most(pair: Pair) -> None:
     pair.theirs.sendall(bytes(TLS_SLICE_BYTES))
     loop.call_soon(next_turn)
     await pair.got(TLS_SLICE_BYTES + 2 * MEGABYTE)
-    # What the loop calls for the socket, and what the turn before has left to be read on.
+    # One burst when the socket is readable, and one that the previous iteration has scheduled.
     assert max(read) <= 2 * (READ_BURST_BYTES + len(pair.receiver.buffer))
     assert len(read) > 2 * MEGABYTE // (2 * (READ_BURST_BYTES + len(pair.receiver.buffer)))
 
 
 def send_each(pair: Pair, data: bytes, size: int) -> None:
-    """Each part in a record of its own."""
+    """Send each part in its own TLS record."""
     for k in range(0, len(data), size):
         assert pair.theirs.send(data[k : k + size]) == size
 
 
 @pytest.mark.parametrize("size", [1, 100, 16384])
 @ends_clean()
-async def test_records_of_every_size(pair: Pair, size: int) -> None:
+async def test_records_of_every_size_arrive_unchanged(pair: Pair, size: int) -> None:
     data = random.Random(size).randbytes(size * 300)
     for i in range(0, len(data), size * 50):
         await asyncio.to_thread(send_each, pair, data[i : i + size * 50], size)
@@ -86,8 +86,8 @@ async def test_records_of_every_size(pair: Pair, size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 100, 5000])
 @ends_clean()
-async def test_what_tls_has_decrypted_already_is_not_forgotten(pair: Pair, size: int) -> None:
-    """The file descriptor does not show it: only asking again does."""
+async def test_bytes_that_tls_has_already_decrypted_are_read(pair: Pair, size: int) -> None:
+    """The file descriptor is not readable then; only another read finds them."""
     pair.receiver.buffer = bytearray(size)
     data = random.Random(size).randbytes(16384)
     await pair.say(data)
@@ -96,7 +96,7 @@ async def test_what_tls_has_decrypted_already_is_not_forgotten(pair: Pair, size:
 
 
 @ends_clean()
-async def test_a_pause_in_the_middle_of_a_record(pair: Pair) -> None:
+async def test_a_pause_takes_effect_in_the_middle_of_a_record(pair: Pair) -> None:
     pair.receiver.buffer = bytearray(1000)
     data = random.Random(1).randbytes(40_000)
     pair.receiver.on_data = pair.transport.pause
@@ -104,14 +104,14 @@ async def test_a_pause_in_the_middle_of_a_record(pair: Pair) -> None:
     while len(pair.receiver.data) < len(data):
         size = len(pair.receiver.data)
         await until(lambda size=size: len(pair.receiver.data) > size, "more")  # type: ignore[misc]
-        assert len(pair.receiver.data) - size <= 1000  # a pause counts at once
+        assert len(pair.receiver.data) - size <= 1000  # a pause takes effect at once
         pair.transport.resume()
     await saying
     assert pair.receiver.data == data
 
 
 @ends_clean()
-async def test_a_peer_that_reads_slowly(pair: Pair) -> None:
+async def test_a_peer_that_reads_slowly_gets_every_byte_once(pair: Pair) -> None:
     data = bytearray()
     rng = repeatable()
     await pair.transport.drain()  # nothing to wait for
@@ -134,7 +134,7 @@ async def test_a_peer_that_reads_slowly(pair: Pair) -> None:
 
 
 @ends_clean()
-async def test_flushes_of_one_turn_leave_together(pair: Pair) -> None:
+async def test_flushes_of_one_loop_iteration_are_sent_together(pair: Pair) -> None:
     for n in range(10):
         pair.receiver.out += b"%d" % n
         pair.transport.flush_soon()
@@ -143,7 +143,7 @@ async def test_flushes_of_one_turn_leave_together(pair: Pair) -> None:
 
 
 @ends_clean()
-async def test_another_receiver_from_now_on(pair: Pair) -> None:
+async def test_hand_over_sends_later_data_to_the_new_receiver(pair: Pair) -> None:
     first, second = pair.receiver, Kept(10)
     await pair.say(b"first")
     await pair.got(5)

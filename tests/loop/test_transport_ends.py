@@ -1,4 +1,4 @@
-"""How a transport ends, over plain and TLS sockets, and whose it is."""
+"""How a transport ends, over plain and TLS sockets, and its binding to one thread and loop."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ async def ended(pair: Pair) -> BaseException | None:
 
 
 def shut(pair: Pair) -> None:
-    """A FIN, whatever TLS would say before."""
+    """Send a FIN, without a TLS close_notify."""
     pair.raw.shutdown(socket.SHUT_RDWR)
 
 
 @ends_clean()
-async def test_an_orderly_end(pair: Pair) -> None:
+async def test_an_orderly_end_has_no_cause(pair: Pair) -> None:
     await pair.say(b"last")
-    goodbye = getattr(pair.theirs, "unwrap", None)  # TLS has an end of its own
+    goodbye = getattr(pair.theirs, "unwrap", None)  # TLS sends close_notify
     saying = asyncio.to_thread(outcome, goodbye) if goodbye else asyncio.to_thread(shut, pair)
     _, cause = await asyncio.gather(saying, ended(pair))
     assert cause is None and pair.receiver.data == b"last"
@@ -70,7 +70,7 @@ def outcome(call: Callable[[], Any]) -> Any:
 
 
 @ends_clean()
-async def test_an_end_without_tls_s_own(pair: Pair) -> None:
+async def test_an_end_without_close_notify_is_an_error_for_tls_only(pair: Pair) -> None:
     await pair.say(b"last")
     shut(pair)
     cause = await ended(pair)
@@ -79,7 +79,7 @@ async def test_an_end_without_tls_s_own(pair: Pair) -> None:
 
 
 @ends_clean()
-async def test_what_is_no_record(pair: Pair) -> None:
+async def test_bytes_that_are_not_a_tls_record_end_a_tls_transport(pair: Pair) -> None:
     await asyncio.to_thread(pair.raw.sendall, b"not a record at all")
     if pair.is_tls:
         assert isinstance(await ended(pair), ssl.SSLError)
@@ -88,7 +88,7 @@ async def test_what_is_no_record(pair: Pair) -> None:
 
 
 @ends_clean()
-async def test_the_end_while_writing(pair: Pair) -> None:
+async def test_an_end_while_writing_wakes_the_drain(pair: Pair) -> None:
     pair.write(bytes(20 * MEGABYTE))
     draining = asyncio.ensure_future(pair.transport.drain())
     await pair.hear(1000)
@@ -100,15 +100,15 @@ async def test_the_end_while_writing(pair: Pair) -> None:
 
 
 @ends_clean()
-async def test_writing_fails_and_nothing_is_left_to_read(pair: Pair) -> None:
+async def test_a_failed_write_ends_the_transport_once_nothing_is_left_to_read(pair: Pair) -> None:
     pair.raw.shutdown(socket.SHUT_RD)
     pair.write(b"into the void")
-    assert not pair.transport.is_closed  # first it looks for last words
+    assert not pair.transport.is_closed  # first it reads what the peer has sent
     assert isinstance(await ended(pair), ssl.SSLError if pair.is_tls else BrokenPipeError)
 
 
 @ends_clean()
-async def test_abort(pair: Pair) -> None:
+async def test_abort_ends_the_transport_and_wakes_the_drain(pair: Pair) -> None:
     pair.write(bytes(20 * MEGABYTE))
     draining = asyncio.ensure_future(pair.transport.drain())
     await asyncio.sleep(0)
@@ -119,7 +119,7 @@ async def test_abort(pair: Pair) -> None:
 
 
 @ends_clean()
-async def test_a_receiver_that_has_failed(pair: Pair) -> None:
+async def test_a_receiver_that_has_failed_is_not_told_of_the_end(pair: Pair) -> None:
     def fail() -> None:
         pair.receiver.failure = PgWireError("no sense")
 
@@ -130,8 +130,8 @@ async def test_a_receiver_that_has_failed(pair: Pair) -> None:
 
 
 @ends_clean()
-async def test_a_receiver_that_raises(pair: Pair) -> None:
-    """Whatever it was, the stream is in the middle of nowhere; and the error is not swallowed."""
+async def test_an_exception_in_the_receiver_ends_the_transport_and_is_reported(pair: Pair) -> None:
+    """After any exception the position in the stream is unknown; the loop's exception handler gets the error."""
 
     def fail() -> None:
         raise MemoryError("no room")
@@ -145,7 +145,7 @@ async def test_a_receiver_that_raises(pair: Pair) -> None:
 
 
 @ends_clean()
-async def test_a_reset_tells_so() -> None:
+async def test_a_reset_ends_the_transport_with_connection_reset_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ours = socket.create_connection(listener.getsockname())
         theirs, _ = listener.accept()
@@ -158,11 +158,11 @@ async def test_a_reset_tells_so() -> None:
         pair.close()
 
 
-# ---- whose it is
+# ---- threads and loops, and descriptors
 
 
 @ends_clean()
-async def test_another_thread_and_another_loop(pair: Pair) -> None:
+async def test_check_owner_refuses_another_thread_or_loop(pair: Pair) -> None:
     pair.transport.check_owner()
     with pytest.raises(UsageError, match="no event loop"):
         await asyncio.to_thread(pair.transport.check_owner)
@@ -187,8 +187,8 @@ def many_descriptors() -> Iterator[None]:
 
 
 @ends_clean()
-async def test_a_high_file_descriptor() -> None:
-    """select() ends at 1,023."""
+async def test_a_file_descriptor_above_1023_works() -> None:
+    """select() supports descriptors up to 1,023."""
     with many_descriptors():
         ours, theirs = socket.socketpair()
         high = socket.socket(fileno=os.dup2(ours.fileno(), 1999))

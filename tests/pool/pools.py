@@ -1,4 +1,4 @@
-"""The words that the pool's tests share."""
+"""Helper functions that the tests of the pool share."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from pg_wired import AsyncPool, ExclusiveConn, PoolExhausted, Rows
+from pg_wired import AsyncConn, AsyncPool, ExclusiveConn, PoolExhausted, Rows
 from rig.checks import until
 
 
+def shared_conns(pool: AsyncPool) -> list[AsyncConn]:
+    """The shared connections of a pool, as its users get them from `get`."""
+    return [pool._connections.conns[core] for core in pool._shared.cores]
+
+
 def pid(rows: Rows) -> int:
-    """Which session it was, by the first column."""
+    """The process id of the backend that answered, from the first column."""
     return int(rows[0][0] or b"")
 
 
 async def pid_of(mine: ExclusiveConn) -> int:
-    """Which session this is."""
+    """The process id of this connection's backend."""
     return pid(await mine.exec_query("select pg_backend_pid()"))
 
 
 async def conserved(pool: AsyncPool, limit: int) -> None:
-    """Nothing is lent, and as many as ever can be borrowed at once."""
+    """Assert that no connection is checked out, and that exactly `limit` can be checked out at once."""
     await until(lambda: pool.stats().lent == 0 and pool.stats().waiting == 0, "all to be back")
     async with AsyncExitStack() as stack:
         for _ in range(limit):

@@ -1,4 +1,4 @@
-"""The pool's main job: requests share lanes, what needs a connection is lent one, and what is lost is made anew."""
+"""AsyncPool's main tasks: it shares connections among requests, lends exclusive ones, and replaces lost ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def pids(pool: AsyncPool) -> set[int]:
 
 
 @ends_clean()
-async def test_everything_at_once(postgres: Server) -> None:
+async def test_every_kind_of_request_works_on_one_pool(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=3) as pool:
         rows = await asyncio.gather(*[pool.exec_query("select $1::int4", [str(n)]) for n in range(500)])
         assert [int(each[0][0] or b"") for each in rows] == list(range(500))
@@ -49,7 +49,7 @@ async def test_everything_at_once(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_lost_ones_are_replaced(postgres: Server) -> None:
+async def test_lost_connections_are_replaced(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=3) as pool:
         before = await pids(pool)
         assert len(before) == 3

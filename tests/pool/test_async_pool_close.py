@@ -1,4 +1,4 @@
-"""The pool's end: orderly, from anywhere, and nothing is left. And whose it is: one loop's, in one process."""
+"""Closing a pool in every situation, without leaving anything open; and its binding to one loop in one process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.both_loops
 
 
 async def closed(pool: AsyncPool) -> None:
-    """Behind the end everything is refused at once, and the rest has no effect."""
+    """Assert that after close() every request is refused at once, and that closing again has no effect."""
     asks: list[Callable[[], Any]] = [
         lambda: pool.exec_query("select 1"),
         lambda: pool.simple_query("select 1"),
@@ -57,7 +57,7 @@ async def closed(pool: AsyncPool) -> None:
 
 
 @ends_clean()
-async def test_the_server_sees_an_orderly_end(postgres: Server) -> None:
+async def test_close_ends_every_session_on_the_server(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn) as admin:
         pool = await AsyncPool.connect(postgres.dsn, size=2, application_name="closing")
         async with pool.exclusive() as mine:
@@ -69,7 +69,7 @@ async def test_the_server_sees_an_orderly_end(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_a_fin_and_one_terminate() -> None:
+async def test_concurrent_closes_send_one_terminate_and_a_fin_per_connection() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.expect(m.Terminate)
@@ -83,7 +83,7 @@ async def test_a_fin_and_one_terminate() -> None:
 
 
 @ends_clean()
-async def test_what_was_submitted_is_finished(postgres: Server) -> None:
+async def test_close_waits_for_submitted_requests_and_open_blocks(postgres: Server) -> None:
     pool = await AsyncPool.connect(postgres.dsn, size=2, max_in_flight=3)
     replies = [pool.exec_query("select $1::int4, pg_sleep(0.001)", [str(n)]) for n in range(50)]
 
@@ -103,7 +103,7 @@ async def test_what_was_submitted_is_finished(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_whoever_waits_is_told() -> None:
+async def test_close_fails_waiting_requests_and_acquires_with_connection_closed() -> None:
     async with LivelyPG() as fake:
         pool = await AsyncPool.connect(fake.dsn, size=1, max_exclusive=1)
         holder = pool.exclusive()
@@ -124,7 +124,7 @@ async def test_whoever_waits_is_told() -> None:
 
 
 @ends_clean()
-async def test_from_inside_a_block_of_its_own(postgres: Server) -> None:
+async def test_close_inside_an_exclusive_block_ends_at_once_and_closes_its_connection(postgres: Server) -> None:
     pool = await AsyncPool.connect(postgres.dsn, size=1)
     async with asyncio.timeout(SOON - 1):  # close() would wait for ten seconds
         async with pool.exclusive() as mine:
@@ -136,7 +136,7 @@ async def test_from_inside_a_block_of_its_own(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_a_server_that_does_not_answer() -> None:
+async def test_close_times_out_when_the_server_does_not_answer() -> None:
     async with LivelyPG() as fake:
         pool = await AsyncPool.connect(fake.dsn, size=2)
         fake.may_answer.clear()
@@ -151,12 +151,12 @@ async def test_a_server_that_does_not_answer() -> None:
 
 
 @ends_clean()
-async def test_a_borrower_who_does_not_come_back() -> None:
+async def test_close_times_out_when_a_connection_is_not_released() -> None:
     async with LivelyPG() as fake:
         pool = await AsyncPool.connect(fake.dsn, size=1)
         mine = await pool.exclusive().__aenter__()
         me = next(iter(pool._lending.out))
-        me.task = None  # somebody else's
+        me.task = None  # as if another task held it
         await pool.close(timeout=0.05)
         with pytest.raises(ConnectionClosed):
             await mine.exec_query("select 1")
@@ -178,8 +178,8 @@ async def test_a_cancelled_close_closes_at_once(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_an_on_connect_that_does_not_end(postgres: Server) -> None:
-    """It was cancelled, and takes its time."""
+async def test_close_does_not_wait_for_an_on_connect_that_ignores_its_cancellation(postgres: Server) -> None:
+    """on_connect swallows CancelledError; close() returns within its timeout nevertheless."""
     begun, may_end = asyncio.Event(), asyncio.Event()
 
     async def set_up(conn: AsyncConn) -> None:
@@ -202,7 +202,7 @@ async def test_an_on_connect_that_does_not_end(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_while_it_connects() -> None:
+async def test_a_connect_cancelled_at_any_step_leaves_no_session() -> None:
     async with LivelyPG() as fake:
         fake.refuses = True
         connecting = asyncio.ensure_future(AsyncPool.connect(fake.dsn))
@@ -234,8 +234,8 @@ async def test_a_dropped_pool_warns_and_closes(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_nothing_keeps_a_closed_pool() -> None:
-    """No timer, no task, no callback: with its last name it is gone."""
+async def test_a_closed_pool_is_collected_when_its_last_reference_goes() -> None:
+    """No timer, task or callback keeps a reference to it."""
     async with LivelyPG() as fake:
         pool = await AsyncPool.connect(fake.dsn, size=2)
         async with pool.exclusive():
@@ -253,11 +253,11 @@ async def test_nothing_keeps_a_closed_pool() -> None:
         assert [room() for room in rooms] == [None] * 4
 
 
-# ---- whose it is
+# ---- loops, threads and processes
 
 
 @ends_clean()
-async def test_another_thread_and_another_loop(postgres: Server) -> None:
+async def test_use_from_another_thread_or_loop_is_refused(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1) as pool:
         errors: list[BaseException] = []
 
@@ -292,8 +292,8 @@ async def test_another_thread_and_another_loop(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_a_forked_child(postgres: Server) -> None:
-    """It is told so, and whatever it does, the parent's next answers are right."""
+async def test_a_forked_child_is_refused_and_does_not_disturb_the_parent(postgres: Server) -> None:
+    """The child gets a UsageError; the parent's next answers are correct."""
     async with await AsyncPool.connect(postgres.dsn, size=2) as pool:
         async with pool.exclusive() as mine:
             await mine.exec_query("select 1")
@@ -316,7 +316,7 @@ async def test_a_forked_child(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_it_is_not_pickled(postgres: Server) -> None:
+async def test_a_pool_cannot_be_pickled_or_passed_to_a_spawned_process(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1) as pool:
         with pytest.raises(TypeError, match="connect in each one"):
             pickle.dumps(pool)
@@ -342,15 +342,15 @@ async def main():
 
 
 @pytest.mark.parametrize("run", ["asyncio.run(main())", "import uvloop; uvloop.run(main())"])
-def test_the_end_of_the_program_with_an_open_pool(postgres: Server, run: str) -> None:
-    """The user's exit code, at once, and not a word."""
+def test_a_program_that_exits_with_an_open_pool_ends_at_once_and_silently(postgres: Server, run: str) -> None:
+    """The exit code is the program's, and nothing is printed."""
     source = str(Path(pg_wired.__file__).parents[1])
     command = [sys.executable, "-c", PROGRAM.format(run=run), postgres.dsn]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20, env=os.environ | {"PYTHONPATH": source})
     assert (ended.returncode, ended.stdout, ended.stderr) == (7, "", "")
 
 
-def test_one_loop_after_the_other(postgres: Server) -> None:
+def test_two_event_loops_in_succession_can_each_have_a_pool(postgres: Server) -> None:
     async def main() -> bytes | None:
         async with await AsyncPool.connect(postgres.dsn, size=2) as pool:
             return (await pool.exec_query("select 1"))[0][0]
@@ -358,7 +358,7 @@ def test_one_loop_after_the_other(postgres: Server) -> None:
     assert [asyncio.run(main()) for _ in range(2)] == [b"1", b"1"]
 
 
-def test_used_behind_its_loop(postgres: Server) -> None:
+def test_use_after_the_pools_loop_has_ended_is_refused(postgres: Server) -> None:
     async def main() -> AsyncPool:
         return await AsyncPool.connect(postgres.dsn, size=1)
 
@@ -374,7 +374,7 @@ def test_used_behind_its_loop(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_an_exception_of_the_block_comes_out_as_it_is(postgres: Server) -> None:
+async def test_an_exception_in_the_block_propagates_unchanged_and_closes_at_once(postgres: Server) -> None:
     begin = time.monotonic()
     with pytest.raises(ValueError, match="mine"):
         async with await AsyncPool.connect(postgres.dsn, size=1) as pool, pool.exclusive() as mine:
@@ -387,6 +387,6 @@ async def test_an_exception_of_the_block_comes_out_as_it_is(postgres: Server) ->
 
 
 @ends_clean()
-async def test_the_constructor_says_how_to_connect(postgres: Server) -> None:
+async def test_the_constructor_refuses_and_names_the_connect_method(postgres: Server) -> None:
     with pytest.raises(TypeError, match=r"await AsyncPool\.connect"):
         AsyncPool(ConnConfig.parse(postgres.dsn))

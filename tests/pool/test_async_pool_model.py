@@ -1,4 +1,4 @@
-"""Whatever happens to a pool, in whatever order: its gauges add up after each step, and nobody waits for nothing."""
+"""Random sequences of events on a pool: its gauges add up after each step, and no task waits without a reason."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from pg_wired import AsyncConn, AsyncPool, Outcome, PgWireError, PoolExhausted, 
 from rig.checks import nothing_left, open_sockets, until
 from rig.lively_pg import LivelyPG
 from rig.postgres import Server
+from rig.randomness import chosen
 
 T = TypeVar("T")
 
@@ -29,7 +30,7 @@ MAX_WAITING = 6
 
 
 class Borrower:
-    """A task that borrows a connection and has it until it is told to leave."""
+    """A task that acquires a connection and holds it until `may_leave` is set."""
 
     def __init__(self, pool: AsyncPool, dirty: bool) -> None:
         self.may_leave = asyncio.Event()
@@ -49,7 +50,7 @@ class Borrower:
 
 
 class PoolModel(RuleBasedStateMachine):
-    """The server is the subclasses' matter."""
+    """The rules and invariants; each subclass brings its server."""
 
     limit = 2
 
@@ -78,7 +79,7 @@ class PoolModel(RuleBasedStateMachine):
             self.before = open_sockets()
             dsn = await self.start()
             settings: dict[str, Any] = {"max_exclusive": limit, "max_waiting": MAX_WAITING, "max_in_flight": 3}
-            return await AsyncPool.connect(dsn, size=size, random=random.Random(seed).random, **settings)
+            return await AsyncPool.connect(dsn, size=size, _runtime=chosen(random.Random(seed).random), **settings)
 
         self.size, self.limit = size, limit
         self.pool = self.run(connect())
@@ -114,7 +115,7 @@ class PoolModel(RuleBasedStateMachine):
     @precondition(lambda self: self.borrowers)
     @rule(index=st.integers(0, 99), turns=st.integers(0, 3), leaves=st.booleans())
     def cancel(self, index: int, turns: int, leaves: bool) -> None:
-        """Also in the tick in which somebody else leaves."""
+        """Cancel a borrower, perhaps in the same iteration of the loop in which another one leaves."""
 
         async def work() -> None:
             if leaves:
@@ -143,7 +144,7 @@ class PoolModel(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """Left alone, it is whole again; every request is answered, and who waits has a reason to."""
+        """Left alone, the pool recovers: all connections are up, every request has ended, and only borrowers wait."""
         self.run(self.is_whole())
 
     async def is_whole(self) -> None:
@@ -185,7 +186,7 @@ class PoolModel(RuleBasedStateMachine):
         assert not (stats.idle and any(not waiter.future.done() for waiter in lending.waiters))
         assert len(lending.waiters) <= MAX_WAITING + self.limit
         assert len(self.pool._connections.conns) >= stats.alive + stats.idle
-        assert all(conn.is_alive for conn in self.pool._shared.conns)
+        assert all(conn.is_alive for conn in self.pool._shared.cores)
         assert stats.lent >= sum(borrower.has_it for borrower in self.borrowers)
 
     def teardown(self) -> None:
@@ -211,7 +212,7 @@ class PoolModel(RuleBasedStateMachine):
 
 
 class OnLivelyPG(PoolModel):
-    """A server that can also refuse, and hold its answers."""
+    """A server that can also refuse connections and withhold its answers."""
 
     async def start(self) -> str:
         self.fake = LivelyPG(unix=True)
@@ -257,7 +258,7 @@ TestOnLivelyPG = OnLivelyPG.TestCase
 TestOnLivelyPG.settings = settings(max_examples=12, stateful_step_count=30, deadline=None)
 
 
-def test_on_a_real_server(postgres: Server) -> None:
+def test_the_pool_model_holds_on_a_real_server(postgres: Server) -> None:
     class OnPostgres(PoolModel):
         async def start(self) -> str:
             self.admin = await AsyncConn.connect(postgres.dsn)

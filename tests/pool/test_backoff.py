@@ -1,4 +1,4 @@
-"""When to try again: at once, then within twice the time before, up to a bound; and calm where nothing lasts."""
+"""Delays between attempts: none at first, then random ones below a bound that doubles up to a maximum."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from pg_wired.pool.backoff import FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS, SETTLED_SECONDS, Backoff
 
 
-def test_the_first_attempt_is_at_once() -> None:
+def test_the_first_attempt_is_made_without_delay() -> None:
     backoff = Backoff(lambda: 1.0)
     assert backoff.delay(0.0) == 0.0
     backoff.succeeded()
@@ -17,7 +17,7 @@ def test_the_first_attempt_is_at_once() -> None:
     assert backoff.delay(100.0) == 0.0
 
 
-def test_each_failure_doubles_the_time_up_to_the_bound() -> None:
+def test_each_failure_doubles_the_delay_up_to_the_maximum() -> None:
     backoff = Backoff(lambda: 1.0)
     delays = []
     for _ in range(30):
@@ -29,7 +29,7 @@ def test_each_failure_doubles_the_time_up_to_the_bound() -> None:
     )
 
 
-def test_the_moment_is_random_in_all_of_that_time() -> None:
+def test_the_delay_is_random_between_zero_and_its_bound() -> None:
     source = random.Random(1)
     delays = []
     for _ in range(1000):
@@ -42,7 +42,7 @@ def test_the_moment_is_random_in_all_of_that_time() -> None:
     assert sum(delays) / 1000 == pytest.approx(longest / 2, rel=0.1)
 
 
-def test_a_success_lets_all_others_follow() -> None:
+def test_a_success_resets_the_delay() -> None:
     backoff = Backoff(lambda: 1.0)
     for _ in range(5):
         backoff.failed(0.0)
@@ -52,13 +52,13 @@ def test_a_success_lets_all_others_follow() -> None:
     assert backoff.delay(0.0) == pytest.approx(FIRST_DELAY_SECONDS)
 
 
-def test_a_server_that_lets_everybody_in_and_throws_everybody_out() -> None:
-    """Connections that live for no time are not made anew without a pause."""
+def test_connections_that_end_early_count_as_failures() -> None:
+    """A server that accepts every connection and ends it at once is not tried again without a pause."""
     backoff = Backoff(lambda: 1.0)
     delays = []
     for _ in range(8):
         backoff.succeeded()
-        for _ in range(4):  # all of a pool, at once: they count as one
+        for _ in range(4):  # all connections of a pool at once count as one failure
             backoff.ended(0.0, age=SETTLED_SECONDS / 2)
         delays.append(backoff.delay(0.0))
     assert delays == pytest.approx([0.0, *[min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2**n) for n in range(1, 8)]])

@@ -1,4 +1,4 @@
-"""Slots: filled one attempt at a time, again whenever a connection is lost, old or silent; and what the log says."""
+"""Connecting one at a time, replacing connections that are lost, old or silent, and what is logged."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pg_wired import AsyncConn, AsyncPool, ConfigError, Outcome, PgError, Reques
 from rig.checks import SOON, ends_clean, outcome_of, until
 from rig.lively_pg import LivelyPG
 from rig.postgres import Server
+from rig.randomness import chosen
 from tests.outcomes import column
 from tests.pool.pools import pid
 
@@ -19,8 +20,8 @@ pytestmark = pytest.mark.both_loops
 
 
 @ends_clean()
-async def test_one_attempt_at_a_time() -> None:
-    """Also while connections are lent, and when all come back together."""
+async def test_only_one_connection_attempt_runs_at_a_time() -> None:
+    """This also holds while connections are acquired, and when all are replaced together."""
     now = most = 0
 
     async def on_connect(conn: AsyncConn) -> None:
@@ -46,7 +47,7 @@ async def test_one_attempt_at_a_time() -> None:
 
 
 @ends_clean()
-async def test_the_first_has_to_succeed(postgres: Server) -> None:
+async def test_connect_raises_when_the_first_connection_fails(postgres: Server) -> None:
     async def on_connect(conn: AsyncConn) -> None:
         raise ValueError("not this one")
 
@@ -57,7 +58,7 @@ async def test_the_first_has_to_succeed(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_the_others_may_come_later() -> None:
+async def test_connections_after_the_first_may_fail_and_are_retried_in_the_background() -> None:
     async with LivelyPG() as fake:
         attempts = 0
 
@@ -74,7 +75,7 @@ async def test_the_others_may_come_later() -> None:
 
 
 @ends_clean()
-async def test_what_is_up_need_not_wait_behind_a_failure() -> None:
+async def test_connect_returns_when_a_later_connection_fails() -> None:
     attempts, has_connected = 0, asyncio.Event()
 
     async def on_connect(conn: AsyncConn) -> None:
@@ -95,7 +96,7 @@ async def test_what_is_up_need_not_wait_behind_a_failure() -> None:
 
 
 @ends_clean()
-async def test_connecting_takes_no_longer_than_its_timeout() -> None:
+async def test_connect_takes_no_longer_than_its_timeout() -> None:
     attempts = 0
 
     async def on_connect(conn: AsyncConn) -> None:
@@ -107,7 +108,7 @@ async def test_connecting_takes_no_longer_than_its_timeout() -> None:
     async with LivelyPG() as fake:
         async with await AsyncPool.connect(fake.dsn, size=3, on_connect=on_connect, timeout=2.0) as pool:
             assert (pool.alive_count, attempts) == (1, 2)
-            assert pool.stats().connect_failures == 0  # it was not the end of on_connect that it waited for
+            assert pool.stats().connect_failures == 0  # connect() did not wait for on_connect to end
         refused = await outcome_of(AsyncPool.connect(fake.dsn, on_connect=on_connect, timeout=0.1))
         assert type(refused) is RequestTimeout and refused.outcome is Outcome.NOT_SENT
         assert str(refused) == "no connection within 0.1 s"
@@ -117,8 +118,8 @@ async def test_connecting_takes_no_longer_than_its_timeout() -> None:
 
 
 @ends_clean()
-async def test_what_comes_in_the_turn_of_its_timeout_has_come() -> None:
-    """A loop that stood still beyond it finds both, a connection or why there is none."""
+async def test_a_result_in_the_same_loop_iteration_as_the_timeout_counts() -> None:
+    """After the loop was blocked past the timeout, the connection or its error is reported, not the timeout."""
 
     async def on_connect(conn: AsyncConn) -> None:
         time.sleep(0.3)
@@ -138,7 +139,7 @@ async def test_what_comes_in_the_turn_of_its_timeout_has_come() -> None:
 
 
 @ends_clean()
-async def test_a_connection_that_ends_while_it_is_set_up_is_none() -> None:
+async def test_a_connection_that_ends_during_on_connect_counts_as_a_failure() -> None:
     async def on_connect(conn: AsyncConn) -> None:
         attempts.append(conn)
         if len(attempts) == 2:
@@ -151,10 +152,10 @@ async def test_a_connection_that_ends_while_it_is_set_up_is_none() -> None:
 
 
 @ends_clean()
-async def test_a_successor_is_there_before_a_lane_ends() -> None:
-    """max_lifetime: no request sees it, and every request is answered by somebody."""
+async def test_an_expired_connection_is_replaced_before_it_ends() -> None:
+    """max_lifetime: every request is answered, by the old connection or by its successor."""
     async with LivelyPG() as fake:
-        async with await AsyncPool.connect(fake.dsn, size=2, max_lifetime=0.1, random=lambda: 0.5) as pool:
+        async with await AsyncPool.connect(fake.dsn, size=2, max_lifetime=0.1, _runtime=chosen(lambda: 0.5)) as pool:
             answered: set[int] = set()
             while len(answered) < 6:
                 assert pool.alive_count == 2
@@ -165,8 +166,8 @@ async def test_a_successor_is_there_before_a_lane_ends() -> None:
 
 
 @ends_clean()
-async def test_an_old_lane_gives_all_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long they take: the time that a farewell may take begins behind them."""
+async def test_an_expired_connection_answers_all_its_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the answers take: the timeout for closing starts only after them."""
     monkeypatch.setattr("pg_wired.pool.connections.CLOSE_TIMEOUT_SECONDS", 0.01)
     monkeypatch.setattr("pg_wired.pool.connections.DRAIN_CHECK_SECONDS", 0.01)
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, max_lifetime=0.05) as pool:
@@ -187,7 +188,7 @@ async def test_an_old_lane_gives_all_its_answers(monkeypatch: pytest.MonkeyPatch
 
 
 @ends_clean()
-async def test_a_lane_that_somebody_marks_is_replaced() -> None:
+async def test_a_shared_connection_marked_broken_is_replaced() -> None:
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
         reply = pool.exec_query("select 1")
         pool.get().mark_broken()
@@ -197,21 +198,22 @@ async def test_a_lane_that_somebody_marks_is_replaced() -> None:
 
 
 @ends_clean()
-async def test_so_is_one_that_somebody_closes() -> None:
+async def test_a_shared_connection_that_the_caller_closes_is_replaced() -> None:
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
         reply = pool.exec_query("select 1")
         closing = asyncio.ensure_future(pool.get().close())
         await asyncio.sleep(0)
-        assert not pool.alive_count  # at once, although its answer is still to come
+        assert not pool.alive_count  # at once, although its answer is still outstanding
         assert pid(await pool.exec_query("select 1")) == 2 and pid(await reply) == 1
         await closing
 
 
 @ends_clean()
-async def test_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """What is lost and what fails, with the cause; what ends as it should is no news; and nothing secret."""
+async def test_the_log_names_losses_and_failures_and_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    """Losses and failures are warnings that name the cause; regular ends are below warning level."""
     caplog.set_level("DEBUG", "pg_wired.pool")
-    settings: dict[str, Any] = {"max_idle": 0.01, "max_lifetime": 0.2, "password": "hush", "random": lambda: 0.5}
+    settings: dict[str, Any] = {"max_idle": 0.01, "max_lifetime": 0.2, "password": "hush"}
+    settings["_runtime"] = chosen(lambda: 0.5)
     async with LivelyPG() as fake:
         async with await AsyncPool.connect(fake.dsn, size=1, **settings) as pool:
             async with pool.exclusive():
@@ -229,8 +231,8 @@ async def test_the_log(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @ends_clean()
-async def test_a_silent_server_is_found_while_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pg_wired.pool.probe.PROBE_TIMEOUT_SECONDS", 0.1)
+async def test_probes_find_silent_connections_without_any_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pg_wired.pool.connections.PROBE_TIMEOUT_SECONDS", 0.1)
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2, probe_interval=0.05) as pool:
         async with pool.exclusive():
             pass
@@ -242,7 +244,7 @@ async def test_a_silent_server_is_found_while_nothing_is_asked(monkeypatch: pyte
 
 
 @ends_clean()
-async def test_resize(postgres: Server) -> None:
+async def test_resize_adds_connections_and_retires_them_after_their_answers(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1) as pool:
         pool.resize(3)
         await until(lambda: pool.alive_count == 3, "more")
@@ -257,7 +259,7 @@ async def test_resize(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_a_task_that_cancels_everything_does_not_end_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_pool_reconnects_after_its_connecting_tasks_were_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pg_wired.pool.shared.RETRY_PAUSE_SECONDS", 0.01)
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
         fake.refuses = True
@@ -270,7 +272,7 @@ async def test_a_task_that_cancels_everything_does_not_end_the_pool(monkeypatch:
 
 
 @ends_clean()
-async def test_a_pool_has_no_transaction_either(postgres: Server) -> None:
+async def test_begin_on_the_pool_is_refused(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1) as pool:
         with pytest.raises(TransactionError, match=r"exclusive\(\)"):
             await pool.exec_query("begin")

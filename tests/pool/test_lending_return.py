@@ -1,4 +1,4 @@
-"""What is lent comes back clean, or not at all; and nobody waits for the cleaning but who needs that connection."""
+"""A released connection is reset or closed; only a task that needs that connection waits for the reset."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pg_wired import AsyncConn, AsyncPool, ConnectionClosed, PgError, UsageError
 from rig.checks import SOON, ends_clean, outcome_of, until, until_sql
 from rig.lively_pg import LivelyPG
 from rig.postgres import Server
+from rig.randomness import chosen
 from tests.outcomes import until_asleep
 from tests.pool.pools import conserved, pid_of
 
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.both_loops
         ("declare c cursor with hold for select 1", "select nullif(count(*), 0) from pg_cursors where name = 'c'"),
     ],
 )
-async def test_nothing_is_left_behind(postgres: Server, work: str, left: str) -> None:
+async def test_a_released_connection_keeps_no_session_state(postgres: Server, work: str, left: str) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool:
         await pool.simple_query("drop table if exists kept; create table kept(a int4)")
         async with pool.exclusive() as mine:
@@ -43,7 +44,7 @@ async def test_nothing_is_left_behind(postgres: Server, work: str, left: str) ->
 
 
 @ends_clean()
-async def test_a_pipeline_that_changes_settings_is_reset_too(postgres: Server) -> None:
+async def test_settings_changed_in_a_pipeline_are_reset_too(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool:
         async with pool.pipeline() as pipeline:
             pipeline.query("set search_path = nowhere")
@@ -52,7 +53,7 @@ async def test_a_pipeline_that_changes_settings_is_reset_too(postgres: Server) -
 
 
 @ends_clean()
-async def test_what_tags_cannot_show_is_for_the_owner_to_say(postgres: Server) -> None:
+async def test_the_owner_can_ask_for_a_reset_or_mark_the_connection_broken(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool:
         async with pool.exclusive() as mine:
             await mine.exec_query("select pg_advisory_lock(4711)")
@@ -66,7 +67,7 @@ async def test_what_tags_cannot_show_is_for_the_owner_to_say(postgres: Server) -
 
 
 @ends_clean()
-async def test_a_clean_one_costs_nothing_and_a_reset_nobody_waits_for() -> None:
+async def test_a_clean_connection_is_not_reset_and_a_reset_runs_in_the_background() -> None:
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, max_exclusive=1) as pool:
         async with pool.exclusive() as mine:
             await mine.exec_query("select 1")
@@ -84,20 +85,20 @@ async def test_a_clean_one_costs_nothing_and_a_reset_nobody_waits_for() -> None:
 
 
 @ends_clean()
-async def test_a_reset_that_fails_costs_the_connection(postgres: Server) -> None:
+async def test_a_connection_whose_reset_fails_is_replaced(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool:
         async with AsyncExitStack() as stack:
             mine = await stack.enter_async_context(pool.exclusive())
             first = await pid_of(mine)
             await mine.simple_query("set work_mem = '1MB'")
-            pool._lending.out.copy().pop().conn._session.window.tags.add("LISTEN")  # type: ignore[union-attr]
-            pool._lending.out.copy().pop().conn.channels.add("no channel's name")
+            pool._lending.out.copy().pop().core.session.window.tags.add("LISTEN")  # type: ignore[union-attr]
+            pool._lending.out.copy().pop().core.channels.add("no channel's name")
         async with pool.exclusive() as mine:
             assert await pid_of(mine) != first
 
 
 @ends_clean()
-async def test_a_reset_that_hangs_costs_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_whose_reset_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pg_wired.client.lease.CANCEL_GRACE_SECONDS", 0.05)
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, max_exclusive=1) as pool:
         async with pool.exclusive() as mine:
@@ -109,7 +110,7 @@ async def test_a_reset_that_hangs_costs_the_connection(monkeypatch: pytest.Monke
 
 
 @ends_clean()
-async def test_what_on_connect_has_set_survives_a_reset(postgres: Server) -> None:
+async def test_on_connect_runs_again_after_a_reset(postgres: Server) -> None:
     async def on_connect(conn: AsyncConn) -> None:
         calls.append(conn)
         await conn.simple_query("set search_path = ours")
@@ -129,7 +130,7 @@ async def test_what_on_connect_has_set_survives_a_reset(postgres: Server) -> Non
 
 
 @ends_clean()
-async def test_a_setup_that_fails_behind_a_reset_costs_the_connection() -> None:
+async def test_a_connection_whose_on_connect_fails_after_a_reset_is_replaced() -> None:
     async def on_connect(conn: AsyncConn) -> None:
         calls.append(conn)
         if len(calls) == 3:
@@ -148,8 +149,8 @@ async def test_a_setup_that_fails_behind_a_reset_costs_the_connection() -> None:
 
 
 @ends_clean()
-async def test_a_lost_one_is_replaced(postgres: Server) -> None:
-    """In somebody's hands, and while it waits for somebody."""
+async def test_a_connection_lost_in_use_or_while_idle_is_replaced(postgres: Server) -> None:
+    """The first is lost while a task holds it, the second while it is idle."""
     async with (
         await AsyncConn.connect(postgres.dsn) as admin,
         await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool,
@@ -168,7 +169,7 @@ async def test_a_lost_one_is_replaced(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_an_abandoned_stream_gives_its_connection_back(postgres: Server) -> None:
+async def test_an_abandoned_stream_releases_its_connection(postgres: Server) -> None:
     async with (
         await AsyncConn.connect(postgres.dsn) as admin,
         await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool,
@@ -182,20 +183,20 @@ async def test_an_abandoned_stream_gives_its_connection_back(postgres: Server) -
         await until(lambda: pool.stats().lent == 1, "it to run")
         async with asyncio.timeout(SOON):
             lent = next(iter(pool._lending.out))
-            await until_asleep(admin, lent.conn.backend_pid)
+            await until_asleep(admin, lent.core.pid)
         task.cancel()
         assert isinstance(await outcome_of(task), asyncio.CancelledError)
         await conserved(pool, 1)
         await until_sql(
             admin,
             "select count(*) = 0 from pg_stat_activity where query like '%pg_sleep(60)%' "
-            f"and state = 'active' and pid = {lent.conn.backend_pid}",
+            f"and state = 'active' and pid = {lent.core.pid}",
         )
 
 
 @ends_clean()
-async def test_idle_and_old_ones_are_closed() -> None:
-    settings: dict[str, Any] = {"size": 1, "max_exclusive": 2, "random": lambda: 0.0}
+async def test_idle_and_expired_connections_are_closed() -> None:
+    settings: dict[str, Any] = {"size": 1, "max_exclusive": 2, "_runtime": chosen(lambda: 0.0)}
     async with LivelyPG() as fake:
         async with await AsyncPool.connect(fake.dsn, max_idle=0.05, **settings) as pool:
             async with pool.exclusive(), pool.exclusive():
@@ -206,12 +207,12 @@ async def test_idle_and_old_ones_are_closed() -> None:
             async with pool.exclusive() as mine:
                 lent = next(iter(pool._lending.out))
                 await until(lambda: lent.expires < asyncio.get_running_loop().time(), "it to be old")
-                await mine.exec_query("select 1")  # never in somebody's hands
+                await mine.exec_query("select 1")  # never while a task holds it
             assert pool.stats().idle == 0
 
 
 @ends_clean()
-async def test_used_behind_its_end() -> None:
+async def test_a_block_refuses_use_before_and_after_it_is_open() -> None:
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, max_exclusive=1) as pool:
         exclusive = pool.exclusive()
         with pytest.raises(UsageError, match="not open"):
@@ -227,6 +228,6 @@ async def test_used_behind_its_end() -> None:
                 use()
         with pytest.raises(UsageError, match="not open"):
             await mine.__aexit__()
-        async with exclusive:  # a new time
+        async with exclusive:  # the block can be entered again
             pass
         await conserved(pool, 1)

@@ -1,4 +1,4 @@
-"""The pool's listener: nothing is lost without a gap that says so, whatever becomes of its connection."""
+"""The pool's listener: every loss of notifications is reported as a gap, also when its connection is lost."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from pg_wired.protocol import messages as m
 from rig.checks import ends_clean, outcome_of, until, until_sql
 from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
+from rig.randomness import chosen
 
 pytestmark = pytest.mark.both_loops
 
@@ -34,7 +35,7 @@ def adds_up(listener: PoolListener) -> bool:
 
 
 async def kill(admin: AsyncConn, listener: PoolListener) -> int:
-    """End the session that listens."""
+    """Terminate the session that listens, and wait until another one listens."""
     pid = listener.backend_pid
     assert pid
     await admin.exec_query("select pg_terminate_backend($1::int4, 5000)", [str(pid)])
@@ -43,8 +44,8 @@ async def kill(admin: AsyncConn, listener: PoolListener) -> int:
 
 
 @ends_clean()
-async def test_who_has_the_connection(postgres: Server) -> None:
-    """An error that says who holds what names whoever has opened it, also when it is another connection by now."""
+async def test_errors_name_the_task_that_opened_the_listener(postgres: Server) -> None:
+    """PoolExhausted names the task that opened the listener, also after it has moved to another connection."""
     async with (
         await AsyncConn.connect(postgres.dsn) as admin,
         await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool,
@@ -60,7 +61,7 @@ async def test_who_has_the_connection(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_from_listen_to_delivery(postgres: Server) -> None:
+async def test_notifications_of_the_listened_channels_are_delivered_in_order(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1) as pool, pool.listener(["Jobs", 'a"b', "Jobs"]) as events:
         assert pool.stats().lent == 1 and events.received == 0
         await pool.exec_query(
@@ -77,7 +78,7 @@ async def test_from_listen_to_delivery(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_a_killed_session_is_followed_by_another(postgres: Server) -> None:
+async def test_a_killed_session_is_replaced_after_a_gap(postgres: Server) -> None:
     async with (
         await AsyncConn.connect(postgres.dsn) as admin,
         await AsyncPool.connect(postgres.dsn, size=1) as pool,
@@ -99,7 +100,7 @@ async def test_a_killed_session_is_followed_by_another(postgres: Server) -> None
 
 
 @ends_clean()
-async def test_what_had_come_is_delivered_before_the_gap(postgres: Server) -> None:
+async def test_notifications_received_before_a_loss_are_delivered_before_the_gap(postgres: Server) -> None:
     async with (
         await AsyncConn.connect(postgres.dsn) as admin,
         await AsyncPool.connect(postgres.dsn, size=1) as pool,
@@ -108,7 +109,7 @@ async def test_what_had_come_is_delivered_before_the_gap(postgres: Server) -> No
         await admin.exec_query("select pg_notify('jobs', i::text) from generate_series(1, 5) i")
         await until(lambda: events.received == 5, "five")
         await kill(admin, events)
-        await kill(admin, events)  # with nothing in between: one gap
+        await kill(admin, events)  # nothing arrives in between, so there is one gap
         got = [await anext(events) for _ in range(5)]
         assert got[0] == NotificationGap(2)
         assert [event.payload for event in got[1:4] if isinstance(event, Notification)] == ["3", "4", "5"]
@@ -118,8 +119,8 @@ async def test_what_had_come_is_delivered_before_the_gap(postgres: Server) -> No
 
 
 @ends_clean(60)
-async def test_the_ledger(postgres: Server) -> None:
-    """Numbered notifications, and sessions killed in between: every missing number lies inside a gap."""
+async def test_every_missing_notification_lies_inside_a_gap(postgres: Server) -> None:
+    """Notifications are numbered, and sessions are killed in between."""
     async with (
         await AsyncConn.connect(postgres.dsn) as admin,
         await AsyncPool.connect(postgres.dsn, size=1) as pool,
@@ -156,8 +157,8 @@ async def test_the_ledger(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_it_goes_on_trying(postgres: Server) -> None:
-    """Twenty attempts fail; then one marker, and it flows again."""
+async def test_a_listener_retries_until_it_is_connected_and_reports_one_gap(postgres: Server) -> None:
+    """Twenty attempts fail; then come one gap and the next notifications."""
     refusals = iter(range(20))
 
     async def on_connect(conn: AsyncConn) -> None:
@@ -167,7 +168,7 @@ async def test_it_goes_on_trying(postgres: Server) -> None:
     is_down = False
     async with (
         await AsyncConn.connect(postgres.dsn) as admin,
-        await AsyncPool.connect(postgres.dsn, size=1, on_connect=on_connect, random=lambda: 0.001) as pool,
+        await AsyncPool.connect(postgres.dsn, size=1, on_connect=on_connect, _runtime=chosen(lambda: 0.001)) as pool,
         pool.listener(["jobs"]) as events,
     ):
         is_down = True
@@ -179,12 +180,12 @@ async def test_it_goes_on_trying(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_it_ends_with_the_pool(postgres: Server) -> None:
+async def test_closing_the_pool_ends_its_listeners(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1) as pool:
         events = pool.listener(["jobs"])
 
         async def read() -> list[object]:
-            return [event async for event in events]  # opened by its first step
+            return [event async for event in events]  # the first step of the iteration opens it
 
         reading = asyncio.ensure_future(read())
         await until(lambda: events.backend_pid is not None, "it to listen")
@@ -194,7 +195,7 @@ async def test_it_ends_with_the_pool(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_its_connection_is_nobody_elses(postgres: Server) -> None:
+async def test_a_listener_holds_its_connection_until_it_is_closed(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool:
         async with pool.listener(["jobs"]) as events:
             with pytest.raises(PoolExhausted, match=r"listener\(\)") as caught:
@@ -211,7 +212,7 @@ async def test_its_connection_is_nobody_elses(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_a_dropped_listener_gives_its_connection_up(postgres: Server) -> None:
+async def test_a_dropped_listener_releases_its_connection(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1, max_exclusive=1) as pool:
         events = pool.listener(["jobs"])
         await events.__aenter__()
@@ -222,8 +223,8 @@ async def test_a_dropped_listener_gives_its_connection_up(postgres: Server) -> N
 
 
 @ends_clean()
-async def test_a_pooler_that_swallows_listen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says yes to everything, and delivers nothing."""
+async def test_a_pooler_that_ignores_listen_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pooler confirms every statement and delivers no notification."""
 
     async def script(peer: Peer) -> None:
         await peer.startup()
@@ -243,7 +244,7 @@ async def test_a_pooler_that_swallows_listen(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @ends_clean()
-async def test_what_comes_with_the_answer_to_listen_is_behind_the_gap() -> None:
+async def test_notifications_that_come_with_the_answer_to_listen_follow_the_gap() -> None:
     """The server may send notifications before its ReadyForQuery, and more in the same packet."""
 
     async def said(peer: Peer, *more: m.BackendMessage) -> str:
@@ -261,7 +262,7 @@ async def test_what_comes_with_the_answer_to_listen_is_behind_the_gap() -> None:
         await peer.send(m.NotificationResponse(1, await channel, ""))
         await said(peer)
         await said(peer)
-        await peer.fake.within(listens.wait(), "the listener to be open")  # else the end may come with the answer
+        await peer.fake.within(listens.wait(), "the listener to be open")  # else the end may arrive with the answer
         peer.close()
 
     async def second(peer: Peer) -> None:
@@ -281,7 +282,7 @@ async def test_what_comes_with_the_answer_to_listen_is_behind_the_gap() -> None:
 
 
 @ends_clean()
-async def test_what_cannot_be_listened_to(postgres: Server) -> None:
+async def test_invalid_arguments_and_a_second_reader_are_refused(postgres: Server) -> None:
     async with await AsyncPool.connect(postgres.dsn, size=1) as pool:
         with pytest.raises(TypeError, match="list of names"):
             pool.listener("jobs")
@@ -303,7 +304,7 @@ async def test_what_cannot_be_listened_to(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_cancelled_while_it_begins(postgres: Server) -> None:
+async def test_a_listener_cancelled_while_it_opens_leaves_no_session(postgres: Server) -> None:
     async with await AsyncConn.connect(postgres.dsn) as admin, await AsyncPool.connect(postgres.dsn, size=1) as pool:
         for steps in range(12):
             opening = asyncio.ensure_future(pool.listener(["jobs"]).__aenter__())
@@ -318,8 +319,8 @@ async def test_cancelled_while_it_begins(postgres: Server) -> None:
 
 
 @ends_clean()
-async def test_lost_while_its_own_notification_is_awaited() -> None:
-    """That is no pooler's fault."""
+async def test_a_connection_lost_during_the_delivery_check_raises_connection_closed() -> None:
+    """The error does not blame a pooler."""
 
     async def shared(peer: Peer) -> None:
         await peer.startup()

@@ -1,4 +1,4 @@
-"""Lanes: the least loaded gets the next request, a slow one gets none, and what never left a lost one moves."""
+"""Shared connections: the least loaded one is chosen, slow ones are avoided, and unsent requests move."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pg_wired.session.transaction import BEGIN
 from rig.checks import LATE, ends_clean, outcome_of, until
 from rig.fake_pg import FakePG, Peer, error
 from rig.lively_pg import LivelyPG
-from tests.pool.pools import pid
+from tests.pool.pools import pid, shared_conns
 
 pytestmark = pytest.mark.both_loops
 
@@ -32,19 +32,19 @@ pytestmark = pytest.mark.both_loops
 
 
 @ends_clean()
-async def test_each_request_goes_where_least_is_to_do() -> None:
+async def test_each_request_goes_to_the_least_loaded_connection() -> None:
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=3) as pool:
         fake.may_answer.clear()
         replies = [pool.exec_query("select 1") for _ in range(30)]
         assert pool.stats().in_flight == 30
-        assert [conn.in_flight for conn in pool._shared.conns] == [10, 10, 10]
+        assert [conn.in_flight for conn in shared_conns(pool)] == [10, 10, 10]
         fake.may_answer.set()
         answers = [pid(await reply) for reply in replies]
         assert {number: answers.count(number) for number in answers} == {1: 10, 2: 10, 3: 10}
 
 
 @ends_clean()
-async def test_a_slow_lane_gets_nothing_new() -> None:
+async def test_a_slow_connection_gets_no_new_requests() -> None:
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2) as pool:
         fake.mute.add(1)
         slow = pool.exec_query("select 'slow'")
@@ -55,48 +55,48 @@ async def test_a_slow_lane_gets_nothing_new() -> None:
         pool.exec_query("select 'slow too'").add_done_callback(lambda reply: reply.exception())
         await until(lambda: pool._shared.sessions[1].slow > 0, "the watch to see that, too")
         both = [pool.exec_query("select 1") for _ in range(4)]
-        assert [conn.in_flight for conn in pool._shared.conns] == [3, 3]  # all are so: both have their share
+        assert [conn.in_flight for conn in shared_conns(pool)] == [3, 3]  # all are slow, so both get an equal share
         fake.mute.clear()
         assert pid(await slow) == 1
         await asyncio.gather(*both)
         [first] = await asyncio.gather(pool.exec_query("select 1"))
-        assert pid(first) == 1  # and what was slow is not so for ever
+        assert pid(first) == 1  # a connection that answers again counts as slow no longer
 
 
 @ends_clean()
-async def test_a_window_on_a_lane_holds_up_nobody() -> None:
+async def test_a_shared_connection_with_an_open_window_gets_no_requests() -> None:
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2) as pool, pool.get().exclusive():
         assert {pid(await pool.exec_query("select 1")) for _ in range(5)} == {2}
 
 
 @ends_clean()
-async def test_bytes_count_too() -> None:
+async def test_the_load_of_a_connection_counts_bytes_too() -> None:
     async with LivelyPG(unix=True) as fake, await AsyncPool.connect(fake.dsn, size=2) as pool:
         fake.may_answer.clear()
         large = pool.exec_query("select $1", [bytes(4_000_000)])
-        await until(lambda: pool.get() is pool._shared.conns[1], "the first lane to be behind")
+        await until(lambda: pool.get() is shared_conns(pool)[1], "the first lane to be behind")
         small = [pool.exec_query("select $1", [b"x"]) for _ in range(10)]
-        assert pool._shared.conns[1].in_flight == 10
+        assert shared_conns(pool)[1].in_flight == 10
         fake.may_answer.set()
         await asyncio.gather(large, *small)
 
 
 @ends_clean()
-async def test_a_batch_stays_together() -> None:
+async def test_a_batch_goes_to_one_connection() -> None:
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=3) as pool:
         query = m.encode(m.Parse("", "select 1"), m.Bind(), m.Execute(), m.Sync())
         batch = [(query, ResponseCollector.DRAIN)] * 5
         replies = pool.submit_batch(batch)
-        assert sorted(conn.in_flight for conn in pool._shared.conns) == [0, 0, 5]
+        assert sorted(conn.in_flight for conn in shared_conns(pool)) == [0, 0, 5]
         assert len(await replies) == 5
 
 
-# ---- rescue
+# ---- moving requests from lost connections
 
 
 @ends_clean()
-async def test_what_never_left_moves() -> None:
-    """What is beyond max_in_flight is answered elsewhere; what was handed to the socket is UNKNOWN."""
+async def test_unsent_requests_move_from_a_lost_connection() -> None:
+    """Requests beyond max_in_flight are answered by another connection; those handed to the socket are UNKNOWN."""
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2, max_in_flight=5) as pool:
         fake.may_answer.clear()
         replies = [pool.exec_query("select $1", [str(n)]) for n in range(40)]
@@ -112,13 +112,13 @@ async def test_what_never_left_moves() -> None:
 
 
 @ends_clean()
-async def test_a_transaction_that_was_encoded_and_never_left_moves() -> None:
+async def test_a_transaction_that_was_encoded_but_not_sent_moves() -> None:
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
         fake.may_answer.clear()
         first = pool.exec_query("select 1")
-        transaction = pool.exec_transaction("set local a = 1", "select $1", ["x"])  # leaves at the end of this turn
+        transaction = pool.exec_transaction("set local a = 1", "select $1", ["x"])  # encoded, not yet sent
         query = pool.exec_query("select $1", ["y"])
-        pool._shared.conns[0].abort()
+        shared_conns(pool)[0].abort()
         fake.may_answer.set()
         assert (await outcome_of(first)).outcome is Outcome.UNKNOWN
         assert (await transaction)[0][1] == b"x" and (await query)[0][1] == b"y"
@@ -126,10 +126,10 @@ async def test_a_transaction_that_was_encoded_and_never_left_moves() -> None:
 
 
 @ends_clean()
-async def test_they_move_once() -> None:
+async def test_a_request_moves_only_once() -> None:
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=2) as pool:
         fake.may_answer.clear()
-        first, second = pool._shared.conns
+        first, second = shared_conns(pool)
         kept = [pool.exec_query("select 1"), pool.exec_query("select 1")]
         reply = pool.exec_query("select 1")
         first.abort()
@@ -141,7 +141,7 @@ async def test_they_move_once() -> None:
 
 
 @ends_clean()
-async def test_what_was_asked_of_one_connection_stays_there() -> None:
+async def test_requests_made_on_one_connection_do_not_move() -> None:
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, max_in_flight=1) as pool:
         fake.may_answer.clear()
         conn = pool.get()
@@ -157,8 +157,8 @@ async def test_what_was_asked_of_one_connection_stays_there() -> None:
 
 
 @ends_clean()
-async def test_a_retired_lane_hands_on_what_waits() -> None:
-    """A setting that others rely on was changed: what was sent is answered, the rest goes elsewhere."""
+async def test_unsent_requests_move_from_a_retired_connection() -> None:
+    """It retires because a setting was changed that others rely on; requests already sent are answered there."""
 
     async def first(peer: Peer) -> None:
         await peer.startup()
@@ -185,8 +185,8 @@ DONE = (m.CommandComplete("SET"), m.ReadyForQuery("I"))
 
 
 @ends_clean()
-async def test_a_server_that_refuses_to_write_is_left() -> None:
-    """25006 on a pool that has to write; whoever got the error has it, all others are answered by the next server."""
+async def test_a_server_that_refuses_a_write_is_replaced_by_another() -> None:
+    """SQLSTATE 25006 on a pool that has to write: the next server answers the requests after the refused one."""
 
     async def standby(peer: Peer) -> None:
         await peer.startup()
@@ -203,7 +203,7 @@ async def test_a_server_that_refuses_to_write_is_left() -> None:
         peer.close()
 
     async with FakePG([standby, primary]) as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
-        pool._shared.conns[0]._session.require_writes()
+        shared_conns(pool)[0]._core.session.require_writes()
         with pytest.raises(PgError) as caught:
             await pool.simple_query("insert")
         assert caught.value.code == "25006" and caught.value.outcome is Outcome.REJECTED
@@ -211,13 +211,13 @@ async def test_a_server_that_refuses_to_write_is_left() -> None:
 
 
 @ends_clean()
-async def test_so_are_all_its_connections() -> None:
-    """One write is refused: no other lane of that server gets one, nor is one of its idle connections lent."""
+async def test_a_refused_write_ends_all_connections_to_that_server() -> None:
+    """Neither its other shared connections nor its idle ones are used again."""
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=3) as pool:
         async with pool.exclusive():
             pass
         for conn in pool._connections.conns:
-            conn._session.require_writes()
+            conn.session.require_writes()
         fake.standbys = {1, 2, 3, 4}
         with pytest.raises(PgError, match="no"):
             await pool.simple_query("insert")
@@ -230,11 +230,11 @@ async def test_so_are_all_its_connections() -> None:
         assert pool.stats().connects == 8
 
 
-# ---- none is up
+# ---- while no connection is up
 
 
 @ends_clean()
-async def test_requests_wait_for_a_lane_in_order() -> None:
+async def test_requests_wait_for_a_connection_and_are_sent_in_order() -> None:
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, max_in_flight=1) as pool:
         fake.refuses = True
         fake.kill(1)
@@ -247,11 +247,11 @@ async def test_requests_wait_for_a_lane_in_order() -> None:
         fake.refuses = False
         await asyncio.gather(*[reply for reply in replies if not reply.cancelled()], transaction)
         assert fake.said[:5] == ["number 0", "number 1", "number 3", "number 4", BEGIN]
-        assert pool.stats().waiting == 0 and sum(fake.heard.values()) == 9  # of a transaction five
+        assert pool.stats().waiting == 0 and sum(fake.heard.values()) == 9  # five of them belong to the transaction
 
 
 @ends_clean()
-async def test_they_do_not_wait_for_ever() -> None:
+async def test_waiting_requests_end_with_their_timeout_or_pool_exhausted() -> None:
     settings: dict[str, Any] = {"size": 1, "acquire_timeout": 0.2, "max_waiting": 2}
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, **settings) as pool:
         fake.refuses = True
@@ -272,12 +272,12 @@ async def test_they_do_not_wait_for_ever() -> None:
 
 
 @ends_clean()
-async def test_or_fail_at_once_by_option() -> None:
+async def test_with_when_down_fail_requests_fail_at_once() -> None:
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1, when_down="fail") as pool:
         fake.may_answer.clear()
         sent, unsent = pool.exec_query("select 1"), pool.exec_query("select 1")
         fake.refuses = True
-        pool._shared.conns[0].abort()
+        shared_conns(pool)[0].abort()
         assert [(await outcome_of(each)).outcome for each in (sent, unsent)] == [Outcome.UNKNOWN, Outcome.NOT_SENT]
         await until(lambda: pool.stats().connect_failures > 0, "an attempt to fail")
         error = await outcome_of(pool.exec_query("select 1"))
@@ -289,8 +289,8 @@ async def test_or_fail_at_once_by_option() -> None:
 
 
 @ends_clean()
-async def test_a_thousand_wait_for_a_server_that_comes_back() -> None:
-    """All are served, and no more connections are made than there may be."""
+async def test_a_thousand_waiters_are_served_when_the_server_comes_back() -> None:
+    """No more connections are made than allowed."""
 
     async def acquire(n: int) -> bytes | None:
         async with pool.exclusive() as mine:
@@ -311,8 +311,8 @@ async def test_a_thousand_wait_for_a_server_that_comes_back() -> None:
 
 
 @ends_clean()
-async def test_waiting_with_a_deadline_that_is_almost_over() -> None:
-    """uvloop has another kind of handle for a timer that is due at once."""
+async def test_a_waiting_request_with_a_tiny_timeout_times_out() -> None:
+    """uvloop uses another kind of handle for a timer that is due at once."""
     async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
         fake.refuses = True
         fake.kill(next(iter(fake.sessions)))

@@ -3,8 +3,8 @@
 The tests of PACKAGE/NAME.py are test_NAME.py and the files test_NAME_*.py in tests/PACKAGE that do not belong to a
 module with a longer name. `python -m tests.project.check_coverage` checks all modules, or those that are named.
 
-Each pair runs in a process of its own, forked off from one that has pytest loaded, so that nothing that the tests of
-one file import or run counts for another. Says what is missing, and fails. With names it checks only those.
+Each module is checked in its own process, forked from one that has pytest loaded, so that code that the tests of one
+module import or run does not count for another. Prints the lines that are not covered, and fails if there are any.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / "src/pg_wired" / package for package in ("protocol", "session")]
 MODULES = {path.stem: path for folder in SOURCES for path in folder.glob("*.py") if path.stem != "__init__"}
-# Two run at the same time: a test file is mostly one process thinking.
+# One process for each core: a test file mostly keeps one core busy.
 OPTIONS = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 AT_ONCE = os.cpu_count() or 1
 
@@ -35,7 +35,7 @@ def tests_of(name: str) -> list[str]:
 
 
 def check(name: str) -> str:
-    """What is wrong with the coverage of the module `name`; empty where nothing is."""
+    """A report on what the tests of the module `name` do not cover; empty if they cover it all."""
     tests = tests_of(name)
     if not tests:
         return f"{MODULES[name]} has no test_{name}.py\n"
@@ -58,7 +58,7 @@ def check(name: str) -> str:
 
 
 def start(name: str) -> tuple[int, int]:
-    """A process that checks one file: its id, and where its complaint can be read."""
+    """Start a process that checks one module; return its id and a descriptor to read its report from."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -72,7 +72,7 @@ def start(name: str) -> tuple[int, int]:
 
 
 def main(names: list[str]) -> int:
-    """0 where nothing is missing. Prints all that is."""
+    """Print the reports, and return the number of modules that are not covered."""
     hypothesis.settings.register_profile("coverage", deadline=None, database=None, max_examples=20)
     hypothesis.settings.load_profile("coverage")
     waiting = names or sorted(MODULES)

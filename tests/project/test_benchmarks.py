@@ -1,4 +1,4 @@
-"""That the benchmarks run, with the smallest numbers, and show what was measured; judges no time."""
+"""The benchmarks run, with the smallest numbers, and show what was measured. No time is judged."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from pg_wired.session import session
 TINY = Scale(
     rounds=1, growth=1, seconds=0.01, rows=1000, notifications=100, connects=1, imports=1, repeats=1
 )  # fmt: skip
-DIFFERENCES = {"more_ms", "held_mb", "held_bytes"}  # of two measurements, so that they may be anything
+DIFFERENCES = {"more_ms", "held_mb", "held_bytes"}  # between two measurements, so they may have any value
 
 
 def kinds() -> Iterator[str]:
-    """The names of samples that run every command once: other sizes, loops and transports add none."""
+    """The names of samples that run every command once: other sizes, loops and transports add no commands."""
     seen = set()
     for sample in [*plan(TINY), *points(TINY)]:
         module, opened, *options = sample.command
@@ -38,7 +38,9 @@ def kinds() -> Iterator[str]:
 
 
 @pytest.mark.skipif(not str(session.__file__).endswith(".so"), reason="what is measured is compiled")
-def test_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_benchmark_runs_and_its_results_are_kept_and_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, cores = tmp_path / "new/results.json", os.sched_getaffinity(0)
     names = list(kinds())
     main(["--only", f"^({'|'.join(map(re.escape, names))})$", "--json", str(path)], TINY)
@@ -55,13 +57,13 @@ def test_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"clients on [{max(cores)}]" in printed and os.sched_getaffinity(0) == cores
 
 
-def test_a_process_that_ends_gives_no_time_back() -> None:
+def test_the_cpu_time_of_processes_that_end_is_counted() -> None:
     before, now = {"server": 5.0, "ending": 0.008}, {"server": 5.5, "new": 0.25}
     assert stopwatch.needed(before, now, ended=0.0) == pytest.approx(0.75)
     assert stopwatch.needed(before, now, ended=0.05) == pytest.approx(0.75 + 0.05 - 0.008)
 
 
-def test_names_are_listed_and_an_unknown_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_are_listed_by_name_and_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--list", "--only", "grow-rows/.*/1000$"])
     assert capsys.readouterr().out.split("\n") == [
         "grow-rows/unix/asyncio/asyncpg/1000",
@@ -73,14 +75,14 @@ def test_names_are_listed_and_an_unknown_one_is_refused(capsys: pytest.CaptureFi
     assert "--only nobody" in capsys.readouterr().err
 
 
-def test_a_sample_that_fails_says_how_to_repeat_it() -> None:
+def test_a_failing_sample_names_the_command_that_repeats_it() -> None:
     sample = Sample("import", "-", "-", "no_such_package", ("benchmarks.imports", "no_such_package"))
     with pytest.raises(SystemExit, match=r"(?s)import/-/-/no_such_package .*-m benchmarks\.imports.*ModuleNotFound"):
         take(sample, dict(os.environ))
 
 
 def made(line: str, *found: tuple[str, str, list[dict[str, float]]]) -> Results:
-    """Samples over the Unix socket: loop, client, and what it reported round by round."""
+    """Samples over the Unix socket, from loop, client and the metrics of each round."""
     taken = [
         Taken(Sample(line, "unix", loop, client, ()), number, metrics)
         for loop, client, rounds in found
@@ -90,7 +92,7 @@ def made(line: str, *found: tuple[str, str, list[dict[str, float]]]) -> Results:
     return Results(facts, TINY, taken)
 
 
-def test_the_table() -> None:
+def test_the_table_shows_medians_ranges_and_ratios() -> None:
     line = Line("line", "Title", (WALL, CPU, RATE), "limit")
     found = made(
         "line",
@@ -110,7 +112,7 @@ def test_the_table() -> None:
     ]
 
 
-def test_a_budget_is_kept_or_falls_short() -> None:
+def test_a_ratio_budget_is_kept_or_falls_short() -> None:
     found = made(
         "1-task",
         ("asyncio", "pg_wired", [{"wall_us": 10.0, "cpu_us": 5.0}, {"wall_us": 12.0, "cpu_us": 5.0}]),
@@ -123,7 +125,7 @@ def test_a_budget_is_kept_or_falls_short() -> None:
     assert "SHORT" in report.budget_table(found)[2]
 
 
-def test_a_budget_of_at_most() -> None:
+def test_an_upper_limit_as_budget_is_kept_or_exceeded() -> None:
     rows = made("rows", ("uvloop", "pg_wired", [{"held_mb": 130.0}]), ("-", "bare drain", [{"held_mb": 87.0}]))
     (verdict,) = budgets.verdicts(rows.taken)
     assert verdict.budget.metric is HELD and not verdict.is_kept and round(verdict.reached, 2) == 1.49
@@ -132,14 +134,14 @@ def test_a_budget_of_at_most() -> None:
     assert verdict.is_kept and verdict.reached == 14.0
 
 
-def test_a_budget_on_one_loop_alone() -> None:
+def test_a_budget_can_apply_to_one_loop_only() -> None:
     walls = [(loop, client, [{"wall_us": 1.0}]) for loop in ("asyncio", "uvloop") for client in ("pg_wired", "asyncpg")]
     found = made("1-task", *walls)
     taken = [each._replace(sample=each.sample._replace(transport="tls")) for each in found.taken]
     assert [(verdict.loop, verdict.asked) for verdict in budgets.verdicts(taken)] == [("asyncio", 1.5)]
 
 
-def test_what_bends_upwards() -> None:
+def test_points_where_a_curve_bends_upwards_are_marked() -> None:
     assert list(growth.bends([9.0, 3.0, 2.0, 2.4, 2.6, 2.0])) == [False, False, False, False, True, False]
     curve = growth.CURVES[0]
     walls = {1: 9.0, 10: 3.0, 100: 4.0}
@@ -151,7 +153,7 @@ def test_what_bends_upwards() -> None:
     assert [line.split() for line in table[1:]] == [["1", "9.00"], ["10", "3.00"], ["100", "4.00", "bends", "up"]]
 
 
-def test_samples_are_kept_as_they_were(tmp_path: Path) -> None:
+def test_saved_results_load_unchanged(tmp_path: Path) -> None:
     point = Taken(Sample("grow-rows", "unix", "asyncio", "asyncpg", (), 10), 1, {"wall_us": 1.25})
     found = made("1-task", ("uvloop", "pg_wired", [{"wall_us": 10.0}]))
     found = found._replace(taken=[*found.taken, point])
@@ -160,7 +162,7 @@ def test_samples_are_kept_as_they_were(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "results.json").read_text())["samples"][1]["point"] == 10
 
 
-def test_the_pages_say_what_the_kept_samples_say() -> None:
+def test_the_pages_and_charts_match_the_kept_samples() -> None:
     kept = results.load(ROOT / write_up.KEPT)
     for path, bodies in write_up.pages(kept).items():
         page = (ROOT / path).read_text()
@@ -174,7 +176,7 @@ def test_a_page_without_the_region_is_refused() -> None:
         write_up.region("text", "headline", "body")
 
 
-def test_charts(tmp_path: Path) -> None:
+def test_charts_are_drawn_with_labels_and_stale_ones_are_removed(tmp_path: Path) -> None:
     found = made(
         "1-task",
         ("asyncio", "pg_wired", [{"wall_us": 10.0, "cpu_us": 5.0}, {"wall_us": 12.0, "cpu_us": 6.0}]),

@@ -1,4 +1,4 @@
-"""That the tests run on the build, and on the event loops, that they say they run on."""
+"""The tests run on the build and on the event loops that they claim to run on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEADERS = [
 ]
 
 
-def test_there_are_headers() -> None:
+def test_there_are_headers_to_check() -> None:
     assert HEADERS
 
 
@@ -48,6 +48,6 @@ def test_the_wrong_build_is_refused_at_once() -> None:
 
 
 @pytest.mark.both_loops
-async def test_both_loops(request: pytest.FixtureRequest) -> None:
+async def test_the_marker_both_loops_runs_a_test_on_each_named_loop(request: pytest.FixtureRequest) -> None:
     loop = type(asyncio.get_running_loop()).__module__.split(".")[0]
     assert f"[{loop}]" in request.node.name

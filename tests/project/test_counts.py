@@ -1,4 +1,4 @@
-"""That the guard by instruction counts judges as it says, and that what it counts does its work. Counts nothing."""
+"""The instruction count check judges by its rules, and each scenario it counts works. Nothing is counted here."""
 
 from __future__ import annotations
 
@@ -26,23 +26,27 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("rows", "code"), [(100.0, 0), (105.0, 0), (105.2, 1), (80.0, 0)])
-def test_growth_is_judged(path: Path, rows: float, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_growth_beyond_the_limit_fails(
+    path: Path, rows: float, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert count.judge(path, FACTS, NOTED, {"rows": rows, "encode": 50.0}) == code
     said = capsys.readouterr().out
     assert ("TOO MUCH" in said) == ("make count ARGS=--accept" in said) == bool(code)
 
 
-def test_another_cython_is_no_excuse_but_said(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_growth_with_another_cython_fails_and_names_both_versions(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert count.judge(path, FACTS, {**NOTED, "cython": "9"}, {"rows": 200.0, "encode": 50.0}) == 1
     assert "accepted with cython 3.3.1, this is 9" in capsys.readouterr().out
 
 
-def test_a_scenario_that_nobody_accepted_is_too_much(path: Path) -> None:
+def test_a_scenario_without_an_accepted_count_fails(path: Path) -> None:
     assert count.judge(path, FACTS, NOTED, {"rows": 100.0, "encode": 50.0, "new": 1.0}) == 1
 
 
 @pytest.mark.parametrize(("ci", "code"), [("true", 1), ("", 0)])
-def test_an_unknown_combination_fails_in_ci_alone(
+def test_an_unknown_combination_fails_only_in_ci(
     path: Path, ci: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CI", ci)
@@ -51,7 +55,7 @@ def test_an_unknown_combination_fails_in_ci_alone(
     assert "no counts for this combination" in said and "1,000.0" in said
 
 
-def test_to_accept_replaces_the_same_combination_alone(path: Path) -> None:
+def test_accepting_counts_replaces_only_the_same_combination(path: Path) -> None:
     count.accept(path, FACTS, NOTED, {"rows": 300.0})
     found = {record["facts"]["build"]: record["counts"]["rows"] for record in count.records(path)}
     assert found == {"compiled": 300.0, "interpreted": 9000.0}
@@ -63,7 +67,7 @@ def test_the_record_has_every_scenario() -> None:
 
 
 @pytest.mark.parametrize("name", scenarios.SCENARIOS)
-def test_a_scenario_does_its_work(name: str) -> None:
+def test_each_scenario_runs(name: str) -> None:
     make, times = scenarios.SCENARIOS[name]
     assert times > 0
     make()()

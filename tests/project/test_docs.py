@@ -1,4 +1,4 @@
-"""That every example of the documentation runs as it stands, and prints what it says it prints."""
+"""Every example of the documentation runs unchanged, and prints the output that it shows."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 SAID = re.compile(
     r"\bprint\(.*\)  # (.*)$", re.MULTILINE
-)  # what a line prints stands behind it; or all of it in a block below
+)  # the output of a line is in a comment after it, or in a block below
 README_DSN = "postgresql://app:secret@localhost/shop"
 DATABASE = "pg_wired_docs"
 
-# What the pages speak of.
+# The tables that the pages use.
 TABLES = """
 CREATE TABLE item (id int4 CONSTRAINT item_pkey PRIMARY KEY, name text, price numeric);
 INSERT INTO item VALUES (1, 'pencil', 0.90), (2, 'paper', 4.50), (3, 'desk', 240);
@@ -46,7 +46,7 @@ class Example(NamedTuple):
     output: str | None
 
     def compile(self) -> CodeType:
-        """It may use `await`, as the body of an asynchronous function does; errors name the page and its line."""
+        """Compile the block, which may use `await` at the top level; errors name the page and its line."""
         source = "\n" * self.line + self.source
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         code: CodeType = compile(source, str(self.page), "exec", flags, dont_inherit=True)
@@ -60,7 +60,7 @@ def examples(page: Path) -> Iterator[Example]:
 
 
 EXAMPLES = list(chain.from_iterable(map(examples, PAGES)))
-# Where a page speaks of several servers or a pooler; and the fixture that has them.
+# The addresses in pages that mean several servers or a pooler, and the fixtures for them.
 PLACES = {
     "postgresql://app:secret@db1,db2/shop": "two_servers",
     "postgresql://app:secret@pooler:6432/shop": "new_pooler",
@@ -76,7 +76,7 @@ def cases() -> Iterator[ParameterSet]:
 
 @pytest.fixture
 def dsn(postgres: Server) -> Iterator[str]:
-    """Of a database of the example's own, with what the pages speak of."""
+    """The dsn of a new database for one example, with the tables that the pages use."""
     drop = f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)".encode()
     with psycopg.connect(postgres.dsn, autocommit=True) as admin:
         admin.execute(drop)
@@ -90,7 +90,7 @@ def dsn(postgres: Server) -> Iterator[str]:
 
 @pytest.fixture
 def two_servers(cluster: Cluster) -> str:
-    """The primary first."""
+    """The dsn of primary and standby, the primary first."""
     cluster.primary.sql(f"DROP TABLE IF EXISTS item; {TABLES}")
     return cluster.dsn
 
@@ -113,7 +113,7 @@ def old_pooler(launched: Postgres) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("example", list(cases()))
-def test_example(
+def test_each_example_prints_the_output_that_it_shows(
     example: Example, dsn: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = example.source.replace(README_DSN, dsn)

@@ -1,4 +1,4 @@
-"""The headers are complete: a local that one of them forgets is correct but slow, and nothing else would tell."""
+"""The headers are complete: a local that is missing in one works but is slow, and no other check would show it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCOPES |= ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
 class Declared(NamedTuple):
-    """A function as the header has it. `typed` are its locals; C code written there needs none."""
+    """A function as declared in the header. `typed` are its typed locals; C code in the header needs none."""
 
     arguments: list[str]
     typed: set[str]
@@ -27,7 +27,7 @@ class Declared(NamedTuple):
 
 
 class Header(NamedTuple):
-    """A whole header: functions ("f" or "Class.f"), attributes and base by class, and its enumerations in one."""
+    """A header: its functions ("f" or "Class.f"), the attributes and base of each class, and all enum constants."""
 
     functions: dict[str, Declared]
     attributes: dict[str, set[str]]
@@ -36,7 +36,7 @@ class Header(NamedTuple):
 
 
 def lines(pxd: str) -> Iterator[tuple[int, list[str]]]:
-    """The logical lines, as depth and words. Python's tokenizer reads all of the language but `except?`."""
+    """The logical lines, as depth and words. Python's tokenizer can read all of the language except `except?`."""
     depth, words = 0, list[str]()
     for token in tokenize.generate_tokens(io.StringIO(pxd.replace("except?", "except")).readline):
         depth += {tokenize.INDENT: 1, tokenize.DEDENT: -1}.get(token.type, 0)
@@ -48,7 +48,7 @@ def lines(pxd: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def split(words: list[str]) -> list[list[str]]:
-    """At the commas, but for those in brackets."""
+    """Split at the commas outside brackets."""
     parts: list[list[str]] = [[]]
     depth = 0
     for word in words:
@@ -66,7 +66,7 @@ def in_brackets(words: list[str]) -> list[list[str]]:
 
 
 def name_of(part: list[str]) -> str:
-    """The name that a C declaration declares: its last word, before a default."""
+    """The name in a C declaration: its last word before a default."""
     return part[: part.index("=")][-1] if "=" in part else part[-1]
 
 
@@ -102,7 +102,7 @@ def read(pxd: str) -> Header:
 
 
 def scope(node: ast.AST) -> Iterator[ast.AST]:
-    """All below a node, but not what is inside of functions, classes and comprehensions."""
+    """All nodes below a node, except those inside functions, classes and comprehensions."""
     for child in ast.iter_child_nodes(node):
         yield child
         if not isinstance(child, SCOPES):
@@ -133,14 +133,14 @@ def locals_of(function: ast.FunctionDef) -> set[str]:
 
 
 def attributes_of(function: ast.FunctionDef) -> set[str]:
-    """What a method assigns to its first argument."""
+    """The attributes that a method assigns to its first argument."""
     stored = [node for node in scope(function) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)]
     me = arguments_of(function)[:1]
     return {node.attr for node in stored if isinstance(node.value, ast.Name) and [node.value.id] == me}
 
 
 def complaints(pxd: str, py: str, elsewhere: dict[str, set[str]]) -> list[str]:
-    """Where a header and its module disagree; `elsewhere` are the attributes of classes in other headers."""
+    """The differences between a header and its module; `elsewhere` has the attributes of classes in other headers."""
     header, code = read(pxd), functions(ast.parse(py))
     found = []
     for name, declared in header.functions.items():
@@ -162,7 +162,7 @@ def complaints(pxd: str, py: str, elsewhere: dict[str, set[str]]) -> list[str]:
 
 
 @pytest.mark.parametrize("path", HEADERS, ids=lambda path: path.name)
-def test_headers_are_complete(path: Path) -> None:
+def test_each_header_declares_all_of_its_module(path: Path) -> None:
     others = [read(other.read_text()).attributes for other in HEADERS if other != path]
     elsewhere = {owner: attributes for header in others for owner, attributes in header.items()}
     found = complaints(path.read_text(), path.with_suffix(".py").read_text(), elsewhere)
@@ -170,23 +170,23 @@ def test_headers_are_complete(path: Path) -> None:
 
 
 def from_behind(py: str) -> list[int]:
-    """The lines with an index that counts from behind: compiled without `wraparound`, it reads another's memory."""
+    """The lines with a negative index: compiled without `wraparound`, it would read outside the object."""
     indices = [node.slice for node in ast.walk(ast.parse(py)) if isinstance(node, ast.Subscript)]
     parts = [part for i in indices for part in ((i.lower, i.upper) if isinstance(i, ast.Slice) else (i,))]
     return [part.lineno for part in parts if isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.USub)]
 
 
 @pytest.mark.parametrize("path", HEADERS, ids=lambda path: path.name)
-def test_nothing_is_indexed_from_behind(path: Path) -> None:
+def test_compiled_modules_use_no_negative_index(path: Path) -> None:
     assert not from_behind(path.with_suffix(".py").read_text())
 
 
-def test_that_check_bites() -> None:
+def test_the_check_finds_negative_indices() -> None:
     assert from_behind("a = b[-1]\nc = d[:-2]\ne = f[1:2]\ng = h[-1:]\ni = -j[0]\n") == [1, 2, 4]
 
 
 @pytest.mark.parametrize("path", HEADERS, ids=lambda path: path.name)
-def test_constants_said_twice_are_equal(path: Path) -> None:
+def test_constants_in_header_and_module_are_equal(path: Path) -> None:
     module = importlib.import_module(".".join(path.relative_to(SRC).with_suffix("").parts))
     constants = read(path.read_text()).constants
     assert {name: getattr(module, name, None) for name in constants} == constants
@@ -257,12 +257,12 @@ class Toy:
         ("self.size = []", "self.length = []", "Toy: length is not declared"),
     ],
 )
-def test_the_check_bites(old: str, new: str, complaint: str | None) -> None:
+def test_the_check_finds_each_kind_of_difference(old: str, new: str, complaint: str | None) -> None:
     found = "\n".join(complaints(TOY, MODULE.replace(old, new) if old else MODULE, {"Thing": {"size"}}))
     assert (complaint in found) if complaint else not found, found
 
 
-def test_what_it_cannot_read_is_an_error() -> None:
+def test_a_header_line_that_cannot_be_read_is_an_error() -> None:
     with pytest.raises(ValueError, match="cannot read: int x"):
         read("int x\n")
     assert read(TOY).constants == {"LIMIT": -7}

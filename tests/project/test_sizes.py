@@ -1,4 +1,4 @@
-"""Modules are one concept each, and functions are mostly short."""
+"""Each module is one concept, and most functions are short."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# A module is one concept. More lines than this are a signal to look: whoever has looked lists the module here, and says
-# what its one concept is.
+# Each module is one concept. Look at a module with more lines than this; if it is one concept, list it here and name
+# the concept.
 LINES_TO_LOOK_AT = 700
 LOOKED_AT = {"session.py": "one conversation: its requests, its bytes in both directions, its end"}
-# Functions are mostly short: this share of them has at most so many lines. No function is longer than LONGEST_FUNCTION.
+# This share of the functions has at most SHORT_FUNCTION lines. No function is longer than LONGEST_FUNCTION.
 SHARE_OF_SHORT_FUNCTIONS, SHORT_FUNCTION, LONGEST_FUNCTION = 0.95, 30, 60
 FOLDERS = ("src", "rig", "tests", "benchmarks")
 ALL = sorted(path for name in FOLDERS for path in (ROOT / name).rglob("*.p*") if path.suffix in (".py", ".pxd"))
 
 
-def test_every_module_of_many_lines_has_been_looked_at() -> None:
+def test_every_long_module_is_listed_with_its_concept() -> None:
     large = {path.name for path in ALL if len(path.read_text().splitlines()) > LINES_TO_LOOK_AT}
     assert large == LOOKED_AT.keys(), "look: is it one concept? Then list it in LOOKED_AT; else split it by concept"
 
@@ -30,7 +30,7 @@ def lengths(code: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_functions_are_mostly_short(folder: str) -> None:
+def test_most_functions_are_short_and_none_is_too_long(folder: str) -> None:
     files = [path for path in ALL if path.suffix == ".py" and path.is_relative_to(ROOT / folder)]
     found = {f"{path.name}:{name}": n for path in files for name, n in lengths(path.read_text()).items()}
     assert not {name: n for name, n in found.items() if n > LONGEST_FUNCTION}

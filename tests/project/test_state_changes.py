@@ -1,4 +1,4 @@
-"""Other modules read a session and its requests; they change them only through methods. Checked on the syntax tree."""
+"""Other modules change a session and its requests only through methods. Checked on the syntax tree."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FIELDS = fields(OWN)
 
 
 def is_anothers(node: ast.AST) -> bool:
-    """Whether this is a field of something else than `self`."""
+    """Whether this is a field of an object other than `self`."""
     return (
         isinstance(node, ast.Attribute)
         and node.attr in FIELDS
@@ -48,7 +48,7 @@ def is_anothers(node: ast.AST) -> bool:
 
 
 def changes(code: str) -> Iterator[str]:
-    """The places where code changes a field of another object that a session, a request or a window has, too."""
+    """The places where code changes such a field of another object than `self`."""
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del) and is_anothers(node):
             yield f"line {node.lineno}: assigns {ast.unparse(node)}"
@@ -59,12 +59,12 @@ def changes(code: str) -> Iterator[str]:
             yield f"line {node.lineno}: calls setattr"
 
 
-def test_the_fields_are_known() -> None:
+def test_the_fields_of_session_request_and_window_are_found() -> None:
     assert {"state", "pending", "holds", "reason", "sink", "consumer", "inside", "owner"} <= FIELDS
 
 
 @pytest.mark.parametrize("path", OTHERS, ids=lambda path: str(path.relative_to(SRC)))
-def test_only_its_own_modules_change_a_session_or_a_request(path: Path) -> None:
+def test_no_other_module_changes_a_session_request_or_window(path: Path) -> None:
     assert list(changes(path.read_text())) == []
 
 
@@ -76,12 +76,12 @@ def test_only_its_own_modules_change_a_session_or_a_request(path: Path) -> None:
         ("del request.sink", True),
         ("request.sink, x = None, 1", True),
         ("window.inside.clear()", True),
-        ("conn._session.pending.append(request)", True),
+        ("conn._core.session.pending.append(request)", True),
         ("setattr(session, 'state', 1)", True),
         ("self.state = 1", False),
         ("n = len(session.pending)", False),
         ("session.retire(reason)", False),
     ],
 )
-def test_the_check_finds_each_way_to_change_one(code: str, is_found: bool) -> None:
+def test_the_check_finds_each_kind_of_change(code: str, is_found: bool) -> None:
     assert bool(list(changes(code))) is is_found

@@ -1,4 +1,4 @@
-"""Runs of DataRow and CopyData: taken whole, cut anywhere, and refused where a count or a length does not fit."""
+"""Runs of DataRow and CopyData: read whole, cut anywhere, and refused if a count or a length does not fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def stream(rows: list[Row]) -> bytearray:
 
 
 def row_of(body: bytes, n: int | None = None) -> bytearray:
-    """A DataRow whose body is as given; and, perhaps, a length that is not the body's."""
+    """A DataRow with this body; `n` replaces its length field."""
     return bytearray(b"D" + (len(body) + 4 if n is None else n).to_bytes(4, "big", signed=True) + body)
 
 
@@ -31,7 +31,7 @@ def take(p: bytearray, columns: int = 2, i: int = 0, end: int | None = None) -> 
 
 
 @given(rows=ROWS, before=st.binary(max_size=3), behind=st.sampled_from([b"", b"C\0\0\0\4", b"D\0\0\0\x20\0\2", b"D\0"]))
-def test_whole_rows_are_taken(rows: list[Row], before: bytes, behind: bytes) -> None:
+def test_whole_rows_are_read_and_the_next_message_is_left(rows: list[Row], before: bytes, behind: bytes) -> None:
     p = bytearray(before) + stream(rows)
     i, taken = take(p + behind, i=len(before))
     assert (i, taken) == (len(p), rows)
@@ -50,19 +50,19 @@ def test_a_cut_row_is_left_for_later(rows: list[Row], data: st.DataObject) -> No
 
 
 @given(rows=ROWS, limit=st.integers(0, 6))
-def test_so_many_rows_are_made(rows: list[Row], limit: int) -> None:
+def test_at_most_limit_rows_are_made(rows: list[Row], limit: int) -> None:
     p, out = stream(rows), list[Row]()
     assert backend.make(p, 0, len(p), limit, out) == len(stream(rows[:limit]))
     assert out == rows[:limit]
 
 
-def test_null_empty_and_every_byte() -> None:
+def test_null_empty_values_and_every_byte_arrive_unchanged() -> None:
     row = (None, b"", b"\0", bytes(range(256)))
     assert take(stream([row, row]), columns=4)[1] == [row, row]
 
 
 @pytest.mark.parametrize("n", [0, 1, 1664, 65535])
-def test_any_number_of_columns(n: int) -> None:
+def test_rows_may_have_any_number_of_columns(n: int) -> None:
     row = (None,) * n
     assert take(stream([row]), columns=n)[1] == [row]
     assert take(stream([row, (), row]), columns=octets.ANY_COUNT)[1] == [row, (), row]
@@ -87,7 +87,7 @@ def test_any_number_of_columns(n: int) -> None:
         (row_of(b"\0\2\0\0\0\0\x7f\xff\xff\xff!"), "a column of 2147483647 bytes where 1 are left"),
     ],
 )
-def test_what_does_not_fit_is_refused(p: bytearray, error: str) -> None:
+def test_a_row_with_a_wrong_count_or_length_is_refused(p: bytearray, error: str) -> None:
     good = stream([(b"x", b"y")])
     with pytest.raises(ProtocolError, match=error):
         backend.check(good + p, 0, len(good + p), 2)
@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused(p: bytearray, error: str) -> None:
 
 @given(p=st.binary(max_size=60).map(lambda data: bytearray(b"D\0\0\0" + data)), columns=st.integers(-2, 3))
 def test_any_bytes_are_rows_or_a_protocol_error(p: bytearray, columns: int) -> None:
-    """What is taken encodes to the very bytes it came from; nothing behind `end` is read."""
+    """The rows read encode to exactly the bytes they came from; nothing after `end` is read."""
     try:
         i, out = take(p, columns)
     except ProtocolError:
@@ -105,7 +105,9 @@ def test_any_bytes_are_rows_or_a_protocol_error(p: bytearray, columns: int) -> N
 
 
 @given(parts=st.lists(st.binary(max_size=9)), before=st.binary(max_size=3), data=st.data())
-def test_copied_data_is_taken_as_one_piece(parts: list[bytes], before: bytes, data: st.DataObject) -> None:
+def test_whole_copy_data_messages_are_appended_as_one_piece(
+    parts: list[bytes], before: bytes, data: st.DataObject
+) -> None:
     stream = [messages.encode(messages.CopyData(part)) for part in parts]
     p = bytearray(before + b"".join(stream) + data.draw(st.sampled_from([b"", b"c\0\0\0\4", b"d\0\0\0\3", b"d\0"])))
     end = data.draw(st.integers(len(before), len(p)))
@@ -114,3 +116,8 @@ def test_copied_data_is_taken_as_one_piece(parts: list[bytes], before: bytes, da
     whole = [n for n in range(len(stream) + 1) if len(before) + len(b"".join(stream[:n])) <= end][-1]
     assert i == len(before) + len(b"".join(stream[:whole]))
     assert out == b"kept" + b"".join(parts[:whole])
+
+
+def test_encoded_rows_are_the_messages_that_they_were_made_of() -> None:
+    rows: list[Row] = [(b"a", None, b""), (), (b"b" * 300,)]
+    assert bytes(backend.encode(rows)) == messages.encode(*map(messages.DataRow, rows))

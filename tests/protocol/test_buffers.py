@@ -1,4 +1,4 @@
-"""What a transport reads into and drains."""
+"""Buffers: the memory that a transport reads into and writes from."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import pytest
 
 from pg_wired.errors import ConnectionClosed, IoError, PgWireError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.buffers import Buffers
+from pg_wired.protocol.buffers import Buffers, ended_by
+from pg_wired.protocol.server_error import PgError
 
 
-def test_it_begins_empty() -> None:
+def test_new_buffers_are_empty() -> None:
     receiver = Buffers(10)
     assert (len(receiver.buffer), receiver.tail, bytes(receiver.out), receiver.handed) == (10, 0, b"", 0)
     assert receiver.failure is None and not receiver.is_complete
 
 
-def test_what_the_socket_has_taken_is_gone_and_counted() -> None:
+def test_bytes_taken_by_the_socket_are_removed_and_counted() -> None:
     receiver = Buffers(10)
     receiver.out += b"12345"
     receiver.sent(2)
@@ -25,14 +26,14 @@ def test_what_the_socket_has_taken_is_gone_and_counted() -> None:
     assert (bytes(receiver.out), receiver.handed) == (b"6", 5)
 
 
-def test_by_itself_it_throws_away_what_comes() -> None:
+def test_the_base_class_discards_received_bytes() -> None:
     receiver = Buffers(10)
     for n in (1, 10, 3):
         receiver.received(n)
     assert (len(receiver.buffer), receiver.tail) == (10, 0)
 
 
-def test_bytes_that_somebody_else_has_received() -> None:
+def test_feed_passes_bytes_on_until_the_buffers_fail() -> None:
     class Kept(Buffers):
         def __init__(self) -> None:
             super().__init__(10)
@@ -77,7 +78,9 @@ def test_the_buffer_grows_with_a_message_and_shrinks_back(is_looked_at: bool) ->
         (OSError("reset"), IoError, "the connection failed: reset"),
     ],
 )
-def test_how_it_ends(cause: BaseException | None, expected: type[PgWireError], says: str) -> None:
+def test_the_first_loss_decides_the_failure(
+    cause: BaseException | None, expected: type[PgWireError], says: str
+) -> None:
     receiver = Buffers(10)
     receiver.lost(cause)
     failure = receiver.failure
@@ -91,3 +94,10 @@ def test_appended_bytes_are_sent_in_order() -> None:
     receiver.append(b"one")
     receiver.append(b"two")
     assert receiver.out == b"onetwo"
+
+
+def test_the_last_words_of_a_server_explain_the_end_better_than_the_socket() -> None:
+    words = PgError([("S", "FATAL"), ("C", "57P01"), ("M", "shutting down")])
+    error = ended_by(OSError("reset"), words)
+    assert type(error) is ConnectionClosed and str(error) == "the server closed the connection: shutting down"
+    assert error.__cause__ is words

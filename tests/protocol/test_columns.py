@@ -1,4 +1,4 @@
-"""Columns hold what the rows hold, in the layout that Arrow's documents describe."""
+"""Columns hold the values of the rows, in the layout that the Arrow documentation describes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def columns(rows: list[Row], *names: str) -> tuple[arrow.Column, ...]:
 
 
 def values(column: arrow.Column) -> list[bytes | None]:
-    """As a reader of Arrow's layout finds them."""
+    """The values as a reader of the Arrow layout finds them."""
     return [
         bytes(column.data[column.offsets[n] : column.offsets[n + 1]]) if column.validity[n // 8] >> n % 8 & 1 else None
         for n in range(len(column))
@@ -33,7 +33,7 @@ def values(column: arrow.Column) -> list[bytes | None]:
 
 
 @given(rows=TABLES)
-def test_columns_hold_what_the_rows_hold(rows: list[Row]) -> None:
+def test_columns_hold_the_values_of_the_rows(rows: list[Row]) -> None:
     found = columns(rows)
     assert list(zip(*map(values, found), strict=True)) == rows or not (rows and rows[0])
     for number, column in enumerate(found):
@@ -45,13 +45,13 @@ def test_columns_hold_what_the_rows_hold(rows: list[Row]) -> None:
         assert all(view.contiguous for view in (column.data, column.offsets, column.validity))
 
 
-def test_values_of_every_length() -> None:
-    """Short ones are copied in other ways than long ones."""
+def test_values_of_every_length_are_copied_correctly() -> None:
+    """Short values are copied differently from long ones."""
     rows: list[Row] = [(bytes(range(n)), bytes(n)) for n in [*range(80), *range(80)]]
     assert list(zip(*map(values, columns(rows)), strict=True)) == rows
 
 
-def test_no_rows() -> None:
+def test_a_result_without_rows_has_empty_columns() -> None:
     first, second = columns([], "a", "b")
     assert (first.field, second.field) == (field("a"), field("b"))
     assert (len(first), first.null_count, bytes(first.data), first.offsets.tolist(), bytes(first.validity)) == (
@@ -72,7 +72,7 @@ def test_rows_of_different_widths_have_no_columns() -> None:
         columns([(b"1",), (b"1", b"2")])
 
 
-def test_a_column_too_large_for_its_offsets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_column_too_large_for_its_offsets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow, "MAX_BODY_BYTES", 9)
     assert columns([(b"x" * 9,)])
     with pytest.raises(ValueError, match="a column has 10 bytes"):

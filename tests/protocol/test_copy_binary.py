@@ -1,4 +1,4 @@
-"""Binary COPY: rows out and back, in pieces of any size; whatever is not the format is a ProtocolError."""
+"""Binary COPY: rows encoded and decoded in pieces of any size; anything not in the format is a ProtocolError."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def encoded(rows: list[Row]) -> bytes:
 
 
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
-    """`data` cut at these places."""
+    """Cut `data` at these offsets."""
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     return [data[begin:end] for begin, end in pairwise(places)]
 
@@ -43,7 +43,7 @@ def decoded(parts: list[bytes]) -> list[Row]:
 
 
 def outcome(parts: list[bytes]) -> list[Row] | str:
-    """What a decoder says to all of it: rows, or that it is not the format."""
+    """The result of decoding all parts: the rows, or the text of the error."""
     try:
         return decoded(parts)
     except ProtocolError as error:
@@ -54,11 +54,11 @@ def outcome(parts: list[bytes]) -> list[Row] | str:
 
 
 @given(ROWS, CUTS)
-def test_there_and_back_however_it_is_cut(rows: list[Row], cuts: list[int]) -> None:
+def test_encoded_rows_decode_unchanged_however_they_are_cut(rows: list[Row], cuts: list[int]) -> None:
     assert decoded(pieces(encoded(rows), cuts)) == rows
 
 
-def test_as_the_reference_page_says() -> None:
+def test_rows_are_encoded_as_the_reference_page_says() -> None:
     """Signature, flags, extension; then for each row an Int16 and for each value an Int32 and its bytes."""
     out = bytearray()
     copy_binary.append_row(out, [b"ab", None, b""])
@@ -66,7 +66,7 @@ def test_as_the_reference_page_says() -> None:
     assert b"PGCOPY\n\xff\r\n\0" + bytes(8) == HEADER and struct.pack("!h", -1) == TRAILER
 
 
-def test_every_cut_of_one_copy() -> None:
+def test_one_copy_decodes_unchanged_when_cut_at_any_byte() -> None:
     rows: list[Row] = [(b"abc", None, b""), (), (b"x" * 300,)]
     data = encoded(rows)
     for cut in range(len(data) + 1):
@@ -74,7 +74,7 @@ def test_every_cut_of_one_copy() -> None:
     assert decoded([data[i : i + 1] for i in range(len(data))]) == rows
 
 
-def test_rows_come_as_soon_as_they_are_whole() -> None:
+def test_rows_are_returned_as_soon_as_they_are_complete() -> None:
     rows: list[Row] = [(b"abc", None), (b"",), ()]
     data, decoder, seen = encoded(rows), RowDecoder(), []
     ends = [len(encoded(rows[: n + 1])) - len(TRAILER) for n in range(3)]
@@ -84,7 +84,7 @@ def test_rows_come_as_soon_as_they_are_whole() -> None:
     decoder.end()
 
 
-def test_the_most_columns() -> None:
+def test_a_row_may_have_the_maximum_number_of_columns_but_no_more() -> None:
     row: Row = (b"x", None) * (MAX_COLUMNS // 2) + (b"",)
     assert decoded([encoded([row])]) == [row]
     out = bytearray(b"before")
@@ -94,7 +94,7 @@ def test_the_most_columns() -> None:
 
 
 @pytest.mark.parametrize("row", ["ab", b"ab", bytearray(b"ab"), None, 1, ["ab"], [b"a", 1], [b"a", bytearray(b"b")]])
-def test_what_is_no_row_is_refused_before_a_byte_is_written(row: Any) -> None:
+def test_an_invalid_row_is_refused_before_a_byte_is_written(row: Any) -> None:
     out = bytearray(b"before")
     with pytest.raises(TypeError):
         copy_binary.append_row(out, row)
@@ -108,7 +108,7 @@ def test_a_row_may_be_any_sequence() -> None:
     assert decoded([bytes(out) + TRAILER]) == [(b"a", None)] * 3
 
 
-# ---- what is not the format
+# ---- malformed data
 
 
 @given(st.binary(max_size=60), CUTS)
@@ -121,9 +121,9 @@ def test_any_bytes_are_rows_or_a_protocol_error(garbage: bytes, cuts: list[int])
 
 
 @given(ROWS.filter(bool), st.data())
-def test_one_wrong_byte_makes_other_rows_or_an_error(rows: list[Row], data: st.DataObject) -> None:
+def test_one_wrong_byte_gives_other_rows_or_an_error(rows: list[Row], data: st.DataObject) -> None:
     whole = bytearray(encoded(rows))
-    places = [place for place in range(len(whole)) if place not in (13, 14)]  # the flags that say nothing
+    places = [place for place in range(len(whole)) if place not in (13, 14)]  # the flags without a meaning
     whole[data.draw(st.sampled_from(places))] ^= data.draw(st.integers(1, 255))
     assert outcome([bytes(whole)]) != rows
 
@@ -152,14 +152,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("data", "message"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_is_said(data: bytes, message: str) -> None:
+def test_a_malformed_copy_is_refused_with_the_reason(data: bytes, message: str) -> None:
     with pytest.raises(ProtocolError, match=message):
         decoded([data])
     with pytest.raises(ProtocolError, match=message):
         decoded([data[i : i + 1] for i in range(len(data))])
 
 
-def test_bytes_that_come_behind_the_trailer_later() -> None:
+def test_bytes_fed_after_the_trailer_are_refused() -> None:
     decoder = RowDecoder()
     assert decoder.feed(HEADER + TRAILER) == []
     assert decoder.feed(b"") == []
@@ -168,15 +168,15 @@ def test_bytes_that_come_behind_the_trailer_later() -> None:
 
 
 @given(st.binary(max_size=40), CUTS)
-def test_an_extension_is_skipped_and_harmless_flags_too(extension: bytes, cuts: list[int]) -> None:
-    """Reference page: bits 0-15 are no critical ones, and an extension that is not known is to be skipped."""
+def test_header_extensions_and_noncritical_flags_are_skipped(extension: bytes, cuts: list[int]) -> None:
+    """Reference page: flag bits 0-15 are not critical, and an unknown header extension is to be skipped."""
     head = SIGNATURE + b"\0\0\xff\xff" + struct.pack("!i", len(extension)) + extension
     rows: list[Row] = [(b"a",), (None,)]
     assert decoded(pieces(head + encoded(rows)[len(HEADER) :], cuts)) == rows
 
 
 @pytest.mark.parametrize("claim", [HEADER + b"\0\1\x7f\xff\xff\xff", HEADER + b"\x7f\xff", HEAD + b"\x7f\xff\xff\xff"])
-def test_nothing_is_made_room_for_before_it_comes(claim: bytes) -> None:
+def test_no_memory_is_reserved_for_a_claimed_length(claim: bytes) -> None:
     tracemalloc.start()
     try:
         assert RowDecoder().feed(claim + b"x") == []
@@ -185,8 +185,8 @@ def test_nothing_is_made_room_for_before_it_comes(claim: bytes) -> None:
         tracemalloc.stop()
 
 
-def test_a_value_in_many_pieces_is_not_copied_for_each() -> None:
-    """Cost grows with the bytes: a value of 32 MiB in pieces of 16 KiB takes no time."""
+def test_a_value_in_many_pieces_is_decoded_in_linear_time() -> None:
+    """The cost grows with the number of bytes: a value of 32 MiB in pieces of 16 KiB takes less than a second."""
     size, piece = 32 * 1024 * 1024, bytes(16384)
     decoder = RowDecoder()
     begin = time.process_time()

@@ -1,4 +1,4 @@
-"""Every message in both directions: its bytes, its limits, and what is left of it when the bytes are wrong."""
+"""Every message in both directions: its bytes, its limits, and the errors for wrong bytes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from pg_wired.errors import ProtocolError
 from pg_wired.protocol import messages as m
+from pg_wired.protocol.octets import LONG_LIMIT_BYTES
 from pg_wired.protocol.records import FieldDescription
-from pg_wired.protocol.types import LONG_LIMIT_BYTES
 from rig import strategies
 
 BACKEND_CLASSES = strategies.classes(m.BackendMessage)
 FRONTEND_CLASSES = strategies.classes(m.FrontendMessage)
 COLUMN = FieldDescription("?column?", 0, 0, 23, 4, -1, 0)
 
-# Bytes written by hand from the protocol chapter, "Message Formats": the proof against a mirrored mistake.
+# Bytes written by hand from the protocol chapter, "Message Formats", in case encoder and decoder share a mistake.
 GOLDEN: list[tuple[m.Message, bytes]] = [
     (m.StartupMessage(3, 2, (("user", "me"),)), b"\0\0\0\x11\0\3\0\2user\0me\0\0"),
     (m.SSLRequest(), b"\0\0\0\x08\x04\xd2\x16\x2f"),
@@ -80,7 +80,7 @@ GOLDEN: list[tuple[m.Message, bytes]] = [
 
 
 def decode(cls: type[m.Message], data: bytes) -> m.Message:
-    """The message of that class which `data` is, tag and length included."""
+    """Decode `data`, tag and length included, as a message of class `cls`."""
     if issubclass(cls, m.StartupRequest):
         return m.decode_startup(data[4:])
     if issubclass(cls, m.BackendMessage):
@@ -90,7 +90,7 @@ def decode(cls: type[m.Message], data: bytes) -> m.Message:
 
 
 @pytest.mark.parametrize(("message", "data"), GOLDEN, ids=[type(message).__name__ for message, _ in GOLDEN])
-def test_golden_bytes(message: m.Message, data: bytes) -> None:
+def test_each_message_has_the_golden_bytes_in_both_directions(message: m.Message, data: bytes) -> None:
     assert m.encode(message) == data
     assert decode(type(message), data) == message
 
@@ -112,7 +112,7 @@ def test_encode_and_decode_are_inverse(cls: type[m.Message], data: st.DataObject
 
 
 @given(st.lists(strategies.backend_messages() | strategies.frontend_messages()))
-def test_messages_are_encoded_one_after_the_other(several: list[m.Message]) -> None:
+def test_several_messages_are_encoded_one_after_another(several: list[m.Message]) -> None:
     assert m.encode(*several) == b"".join(map(m.encode, several))
 
 
@@ -138,7 +138,7 @@ def test_any_mutation_is_a_message_or_a_protocol_error(message: m.Message, data:
 
 
 def check_strict(decoder: Any, octets: bytes) -> None:
-    """What decodes at all encodes to the very bytes it came from: nothing was passed over."""
+    """Check that a decoded message encodes to exactly its original bytes: no byte was ignored."""
     try:
         message = decoder()
     except ProtocolError:
@@ -166,12 +166,12 @@ def check_strict(decoder: Any, octets: bytes) -> None:
         (m.ReadyForQuery("X"), r"^ReadyForQuery\.status: 'X' is none of I, T, E"),
     ],
 )
-def test_what_does_not_fit_is_refused(message: m.Message, error: str) -> None:
+def test_a_message_with_an_invalid_field_is_refused(message: m.Message, error: str) -> None:
     with pytest.raises(ValueError, match=error):
         m.encode(m.Sync(), message)
 
 
-def test_a_message_longer_than_the_server_takes_is_refused() -> None:
+def test_a_message_longer_than_the_limit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^CopyData: 1073741823 bytes are more than a message may have, 1073741822"):
         m.encode(m.CopyData(bytes(LONG_LIMIT_BYTES - 3)))
     with pytest.raises(ValueError, match=r"^Bind: 1073741844 bytes are more"):
@@ -210,7 +210,7 @@ def test_a_message_longer_than_the_server_takes_is_refused() -> None:
         ("1", b"x", "^ParseComplete has 1 bytes behind"),
     ],
 )
-def test_a_server_that_errs_is_told_where(tag: str, body: bytes, error: str) -> None:
+def test_an_invalid_server_message_is_refused_with_the_field(tag: str, body: bytes, error: str) -> None:
     with pytest.raises(ProtocolError, match=error):
         m.decode_backend(ord(tag), body)
 
@@ -225,7 +225,7 @@ def test_a_server_that_errs_is_told_where(tag: str, body: bytes, error: str) -> 
         ("S", b"\0", "^Sync has 1 bytes behind"),
     ],
 )
-def test_a_client_that_errs_is_told_where(tag: str, body: bytes, error: str) -> None:
+def test_an_invalid_client_message_is_refused_with_the_field(tag: str, body: bytes, error: str) -> None:
     with pytest.raises(ProtocolError, match=error):
         m.decode_frontend(ord(tag), body)
 
@@ -243,6 +243,6 @@ def test_a_client_that_errs_is_told_where(tag: str, body: bytes, error: str) -> 
         (b"GET / HTTP", r"^StartupMessage\.major"),
     ],
 )
-def test_a_startup_that_errs_is_told_where(body: bytes, error: str) -> None:
+def test_an_invalid_startup_message_is_refused_with_the_field(body: bytes, error: str) -> None:
     with pytest.raises(ProtocolError, match=error):
         m.decode_startup(body)

@@ -1,4 +1,4 @@
-"""What callers get as named tuples; and one gap for two."""
+"""The named tuples that callers receive, and the merging of two gaps."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ LOST, LATER = ListenerGap(1, 2.0, 7, 8), ListenerGap(10, 0.5, 8, 9)
         (NotificationGap(1), Notification(1, "a", "b"), NotificationGap(1)),
     ],
 )
-def test_one_gap_for_two(gap: NotificationGap | ListenerGap, following: object, expected: object) -> None:
+def test_two_adjacent_gaps_become_one(gap: NotificationGap | ListenerGap, following: object, expected: object) -> None:
     assert wider(gap, following) == expected
     assert type(wider(gap, following)) is type(expected)

@@ -1,4 +1,4 @@
-"""Rows is a sequence of tuples, and reads the number in any command tag a server may send."""
+"""Rows is a sequence of tuples, and reads the number in any command tag that a server may send."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TWO: list[tuple[bytes | None, ...]] = [(b"1",), (None,)]
 
 
 def as_it_came(rows: list[Row], cuts: int = 1) -> Rows:
-    """The rows as a body, that has come in so many parts."""
+    """The rows as a body that arrived in `cuts` parts."""
     body = RowBody()
     for part in range(cuts):
         p = b"xx" + messages.encode(*map(messages.DataRow, rows[part::cuts])) + b"C\0\0\0\4"
@@ -27,7 +27,7 @@ def as_it_came(rows: list[Row], cuts: int = 1) -> Rows:
 
 
 @pytest.mark.parametrize("rows", [Rows((FIELD,), list(TWO), "SELECT 2"), as_it_came(TWO), as_it_came(TWO, 2)])
-def test_a_sequence(rows: Rows) -> None:
+def test_rows_is_a_sequence(rows: Rows) -> None:
     assert (len(rows), rows[0], rows[-1], rows[1:]) == (2, (b"1",), (None,), [(None,)])
     assert list(rows) == TWO and list(reversed(rows)) == TWO[::-1]
     assert (b"1",) in rows and rows.index((None,)) == 1 and rows.count((b"1",)) == 1
@@ -41,7 +41,7 @@ def test_a_sequence(rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("n", [0, 1, BATCH_ROWS - 1, BATCH_ROWS, BATCH_ROWS + 1, 5 * BATCH_ROWS])
-def test_a_body_is_what_the_rows_would_have_been(n: int) -> None:
+def test_rows_from_a_body_equal_rows_from_tuples(n: int) -> None:
     made: list[Row] = [(b"%d" % i, None, b"") for i in range(n)]
     rows = as_it_came(made)
     assert (len(rows), list(rows), list(rows)) == (n, made, made)
@@ -51,18 +51,18 @@ def test_a_body_is_what_the_rows_would_have_been(n: int) -> None:
     assert all(type(row) is tuple for row in rows)
 
 
-def test_several_may_iterate_at_the_same_time() -> None:
+def test_several_iterators_may_run_at_the_same_time() -> None:
     rows = as_it_came([(b"%d" % i,) for i in range(1000)])
     assert [a + b for a, b in zip(rows, rows, strict=True)] == [(b"%d" % i,) * 2 for i in range(1000)]
 
 
-def test_columns_of_either_kind() -> None:
+def test_columns_are_available_from_tuples_and_from_a_body() -> None:
     for rows in (Rows((FIELD,), list(TWO), ""), as_it_came(TWO)):
         (column,) = rows.columns()
         assert (column.field, bytes(column.data), column.offsets.tolist()) == (FIELD, b"1", [0, 1, 1])
 
 
-def test_equality() -> None:
+def test_rows_equal_sequences_with_the_same_values() -> None:
     rows = Rows((FIELD,), list(TWO), "SELECT 2")
     assert rows == Rows((), list(TWO), "FETCH 2")
     assert rows == TWO and rows == tuple(TWO)
@@ -92,18 +92,18 @@ def test_equality() -> None:
         pytest.param("SELECT " + "9" * 20_000, None, id="digits that no server counts"),
     ],
 )
-def test_rows_affected(tag: str, number: int | None) -> None:
+def test_rows_affected_is_the_number_in_the_command_tag(tag: str, number: int | None) -> None:
     assert Rows((), [], tag).rows_affected == number
 
 
-def test_repr_shows_no_values() -> None:
+def test_the_repr_shows_no_values() -> None:
     assert repr(Rows((FIELD,), [(b"secret",)], "SELECT 1")) == "<Rows 'SELECT 1': 1 rows of 1 columns>"
 
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda rows: pickle.loads(pickle.dumps(rows))])
 @pytest.mark.parametrize("rows", [Rows((FIELD,), list(TWO), "SELECT 2"), as_it_came(TWO, 2), Rows((), [], "SET")])
-def test_copied_and_pickled(rows: Rows, again: Callable[[Rows], Rows]) -> None:
-    """For other processes, and for caches."""
+def test_rows_survive_copying_and_pickling(rows: Rows, again: Callable[[Rows], Rows]) -> None:
+    """Needed to pass rows to other processes and to caches."""
     twin = again(rows)
     assert twin == rows and list(twin) == list(rows) and type(twin) is Rows
     assert (twin.fields, twin.command_tag, twin.rows_affected) == (rows.fields, rows.command_tag, rows.rows_affected)

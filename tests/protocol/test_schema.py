@@ -1,4 +1,4 @@
-"""What a declaration of fields makes: a class that behaves as a frozen, slotted data class, and its bytes."""
+"""A declaration of fields makes a class that behaves like a frozen data class with slots, and its encoding."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Pair(Message, tag="!"):
 
 
 class Empty(Message, tag="!", code=7):
-    """None."""
+    """No fields."""
 
 
 class Other(Message):
-    """Has Pair's fields, but is not it."""
+    """Another class with the same fields as Pair."""
 
     number: Annotated[int, SHORT]
     word: Annotated[str, WORD]
 
 
-def test_fields_are_given_by_position_by_name_and_by_default() -> None:
+def test_fields_may_be_given_by_position_by_name_or_by_default() -> None:
     assert Pair(1, "x") == Pair(word="x", number=1)
     assert Pair(1) == Pair(1, "none")
     assert (Pair(1).number, Pair(1).word, Pair.tag, Empty.code) == (1, "none", ord("!"), b"\0\0\0\7")
@@ -54,7 +54,7 @@ def test_wrong_arguments_are_refused(args: tuple[object, ...], named: dict[str, 
         Pair(*args, **named)  # type: ignore[arg-type]
 
 
-def test_equality_asks_for_the_class_too() -> None:
+def test_messages_of_different_classes_are_not_equal() -> None:
     assert Pair(1, "x") != Other(1, "x")
     assert Pair(1, "x") != Pair(1, "y")
     assert Pair(1, "x") != (1, "x")
@@ -72,12 +72,12 @@ def test_a_message_cannot_be_changed() -> None:
     assert not hasattr(pair, "__dict__")
 
 
-def test_repr_hides_secrets() -> None:
+def test_the_repr_hides_secrets() -> None:
     assert repr(Pair(1, "hush")) == "Pair(number=1, word=...)"
     assert repr(Empty()) == "Empty()"
 
 
-def test_match_takes_fields_by_position() -> None:
+def test_match_binds_fields_by_position() -> None:
     match Pair(1, "x"):
         case Pair(number, word):
             assert (number, word) == (1, "x")
@@ -90,7 +90,7 @@ def test_copies_are_equal() -> None:
     assert pickle.loads(pickle.dumps(Pair(1, "x"))) == Pair(1, "x")
 
 
-def test_bytes_are_the_code_and_the_fields_in_order() -> None:
+def test_a_message_is_written_as_its_code_and_its_fields_in_order() -> None:
     assert schema.fields_of(Pair)[0] == ("number", SHORT)
     assert b"".join(schema.write(Pair(258, "x"))) == b"\1\2x\0"
     assert schema.read(Pair, b"\1\2x\0") == Pair(258, "x")
@@ -98,7 +98,7 @@ def test_bytes_are_the_code_and_the_fields_in_order() -> None:
     assert schema.read(Empty, b"\0\0\0\7") == Empty()
 
 
-def test_what_cannot_be_written_names_message_and_field() -> None:
+def test_a_write_error_names_the_message_and_the_field() -> None:
     with pytest.raises(ValueError, match=r"^Pair\.number: 40000 is not in the range"):
         schema.write(Pair(40000))
     with pytest.raises(TypeError, match=r"^Pair\.word: "):
@@ -107,7 +107,7 @@ def test_what_cannot_be_written_names_message_and_field() -> None:
         schema.write(Pair("1"))  # type: ignore[arg-type]
 
 
-def test_what_cannot_be_read_names_message_and_field() -> None:
+def test_a_read_error_names_the_message_and_the_field() -> None:
     with pytest.raises(ProtocolError, match=r"^Pair\.word: a string has no NUL"):
         schema.read(Pair, b"\0\1x")
     with pytest.raises(ProtocolError, match=r"^Pair has 2 bytes behind its last field"):

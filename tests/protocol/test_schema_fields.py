@@ -1,4 +1,4 @@
-"""The kinds of fields: what fits, what does not, and the bytes of both."""
+"""The kinds of fields: values that fit, values that do not, and their bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def written(layout: Layout, value: Any) -> bytes:
 
 
 def shown(value: object) -> str:
-    """Its repr without the address of an object."""
+    """The repr of `value` without the address of an object."""
     return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 
 
@@ -65,7 +65,7 @@ def shown(value: object) -> str:
     ],
     ids=shown,
 )
-def test_a_value_and_its_bytes(layout: Layout, value: Any, data: bytes) -> None:
+def test_a_value_is_written_to_and_read_from_its_bytes(layout: Layout, value: Any, data: bytes) -> None:
     assert written(layout, value) == data
     body = Body(b"before" + data, len("before"))
     assert layout.read(body) == value
@@ -103,7 +103,7 @@ def test_a_value_that_does_not_fit_is_refused(layout: Layout, value: Any, error:
 
 @pytest.mark.parametrize("layout", [Bytes(), Value()], ids=shown)
 @pytest.mark.parametrize("value", ["text", 3, bytearray(b"changes"), memoryview(b"wide")], ids=shown)
-def test_only_bytes_are_bytes(layout: Layout, value: object) -> None:
+def test_a_bytes_field_refuses_other_types(layout: Layout, value: object) -> None:
     with pytest.raises(TypeError, match="bytes are due, not"):
         written(layout, value)
 
@@ -130,6 +130,6 @@ def test_bytes_that_do_not_fit_are_refused(layout: Layout, data: bytes, error: s
         layout.read(Body(data, 0))
 
 
-def test_a_string_ends_at_its_own_nul() -> None:
+def test_a_string_ends_at_its_first_nul() -> None:
     body = Body(b"a\0b\0", 0)
     assert [String().read(body), String().read(body)] == ["a", "b"]

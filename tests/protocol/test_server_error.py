@@ -1,4 +1,4 @@
-"""The exception tree: what each error says of the request, and how the server's errors read."""
+"""The exception tree: the outcome that each error states, and the text of the server's errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ ALL_FIELDS = {letter: f"the {name}" for letter, name in FIELD_NAMES.items()} | {
 
 
 @pytest.mark.parametrize(("cls", "families", "outcome"), TREE, ids=lambda value: getattr(value, "__name__", None))
-def test_each_class(cls: type[e.PgWireError], families: tuple[type, ...], outcome: Outcome) -> None:
+def test_each_error_class_has_its_bases_text_and_default_outcome(
+    cls: type[e.PgWireError], families: tuple[type, ...], outcome: Outcome
+) -> None:
     error = cls("it broke")
     assert isinstance(error, families)
     assert (str(error), error.outcome, cls().outcome) == ("it broke", outcome, outcome)
@@ -60,7 +62,7 @@ def test_each_class(cls: type[e.PgWireError], families: tuple[type, ...], outcom
     assert error.outcome is outcome
 
 
-def test_the_tree_is_whole() -> None:
+def test_the_tree_lists_every_error_class() -> None:
     def below(cls: type[e.PgWireError]) -> set[type[e.PgWireError]]:
         return {cls}.union(*map(below, cls.__subclasses__()))
 
@@ -68,14 +70,14 @@ def test_the_tree_is_whole() -> None:
     assert public == {cls for cls, _, _ in TREE} | {PgError}
 
 
-def test_a_twin_has_the_same_cause() -> None:
+def test_with_outcome_keeps_the_cause() -> None:
     error = e.ConnectionClosed("closed")
     error.__cause__ = OSError(5, "io")
     assert error.with_outcome(Outcome.NOT_SENT).__cause__ is error.__cause__
 
 
 @pytest.mark.parametrize("cls", [e.IoError, e.RequestTimeout, e.PoolExhausted])
-def test_an_os_error_of_ours_has_no_errno(cls: type[OSError]) -> None:
+def test_an_error_derived_from_os_error_has_no_errno(cls: type[OSError]) -> None:
     error = cls("the socket failed", Outcome.NOT_SENT)
     assert (error.errno, error.strerror, error.filename, str(error)) == (
         None,
@@ -96,7 +98,7 @@ def test_copies_are_equal(error: e.PgWireError, again: object) -> None:
     assert vars(twin).keys() == vars(error).keys()
 
 
-def test_all_fields() -> None:
+def test_each_field_of_a_server_error_has_an_attribute() -> None:
     error = PgError(ALL_FIELDS.items(), Outcome.REJECTED, "select")
     assert len(FIELD_NAMES) == 18
     for letter, name in FIELD_NAMES.items():
@@ -105,7 +107,7 @@ def test_all_fields() -> None:
     assert (error.fields, error.outcome, error.sql, error.partial) == (ALL_FIELDS, Outcome.REJECTED, "select", [])
 
 
-def test_no_fields() -> None:
+def test_a_server_error_without_fields_has_defaults() -> None:
     error = PgError(())
     assert (error.severity, error.severity_localized, error.code, error.message) == ("ERROR", "ERROR", "", "")
     assert {getattr(error, name) for name in list(FIELD_NAMES.values())[4:]} == {None}
@@ -117,7 +119,7 @@ def test_the_first_of_a_repeated_field_counts_and_unknown_ones_are_kept() -> Non
     assert (error.code, error.fields) == ("1", {"C": "1", "?": "x"})
 
 
-def test_bytes_that_are_not_utf8_are_shown_as_such() -> None:
+def test_bytes_that_are_not_utf8_are_shown_as_replacement_characters() -> None:
     assert PgError([("M", b"caf\xe9".decode("utf-8", "surrogateescape"))]).message == "caf\ufffd"
 
 
@@ -132,18 +134,18 @@ def test_bytes_that_are_not_utf8_are_shown_as_such() -> None:
         ({}, False),
     ],
 )
-def test_what_is_fatal(fields: dict[str, str], fatal: bool) -> None:
+def test_the_severity_decides_whether_an_error_is_fatal(fields: dict[str, str], fatal: bool) -> None:
     assert PgError(fields.items()).is_fatal is fatal
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "+1", "1_0", "²", "٣", "1" * 10, "1" * 9_999, " 1", "1.0"])
-def test_a_position_that_is_no_number(text: str) -> None:
+def test_a_position_that_is_no_number_is_ignored(text: str) -> None:
     error = PgError([("P", text), ("p", text)], sql="select")
     assert (error.position, error.internal_position) == (None, None)
     assert str(error) == "ERROR:  "
 
 
-# As psql prints them, but for its "psql:file:line:" in front.
+# As psql prints them, without the "psql:file:line:" prefix.
 READINGS = [
     (
         {"S": "ERROR", "M": 'column "b" does not exist', "P": "8", "H": "Try a."},
@@ -193,7 +195,7 @@ LONG = "select " + "1234567890, " * 20
     ],
 )
 def test_a_long_line_is_cut_around_the_error(sql: str, position: int, line: str, under: str) -> None:
-    """As libpq does: 60 columns, ten of them behind the error."""
+    """As libpq does: 60 columns, ten of them after the error."""
     _, shown, caret = str(PgError([("P", str(position))], sql=sql)).split("\n")
     assert shown == line
     columns = [char for char in shown for _ in range(width(char))]
@@ -204,7 +206,7 @@ def width(char: str) -> int:
     return 2 if char == "\u6f22" else 0 if char == "\u0301" else 1
 
 
-def test_a_long_line_takes_no_long_time() -> None:
+def test_the_text_of_an_error_in_a_long_line_is_made_quickly() -> None:
     sql = "select " + "1, " * 300_000
     begin = time.process_time()
     for position in (1, 450_000, 900_000):

@@ -1,4 +1,4 @@
-"""Trace lines against libpq's own: the lines are what its PQtrace prints for these messages."""
+"""Trace lines compared with libpq: the expected lines are what PQtrace prints for these messages."""
 
 from __future__ import annotations
 
@@ -88,19 +88,19 @@ PLAIN: list[tuple[m.Message, str]] = [
     (m.NegotiateProtocolVersion(3 << 16, ("_pq_.x",)), 'B\t19\tNegotiateProtocolVersion\t 196608 1 "_pq_.x"'),
     (m.AuthenticationOk(), "B\t8\tAuthenticationOk"),
     (m.AuthenticationSASL(("SCRAM-SHA-256",)), 'B\t23\tAuthenticationSASL\t "SCRAM-SHA-256" ""'),
-    # Ours alone: what libpq leaves out, or prints on two lines.
+    # Lines that libpq leaves out, or prints as two lines.
     (m.AuthenticationMD5Password(b"\1abc"), "B\t12\tAuthenticationMD5Password\t '\\x01abc'"),
     (m.Query("é\n\udcff"), 'F\t9\tQuery\t "é\\x0a\\xff"'),
 ]
 
 
 @pytest.mark.parametrize(("message", "line"), REGRESS, ids=[line for _, line in REGRESS])
-def test_regress_mode(message: m.Message, line: str) -> None:
+def test_regress_mode_prints_the_lines_of_libpq(message: m.Message, line: str) -> None:
     assert trace_line(message, regress=True) == line
 
 
 @pytest.mark.parametrize(("message", "line"), PLAIN, ids=[line for _, line in PLAIN])
-def test_plain_mode(message: m.Message, line: str) -> None:
+def test_plain_mode_prints_the_lines_of_libpq(message: m.Message, line: str) -> None:
     assert trace_line(message) == line
 
 

@@ -1,4 +1,4 @@
-"""The rig's cluster: the standby has what the primary acknowledged, takes over, and follows again."""
+"""The test cluster: the standby has every acknowledged write, can be promoted, and the old primary rejoins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.servers
 PROMISE = "select setting from pg_settings where name = 'synchronous_standby_names'"
 
 
-def test_changes_places_twice(cluster: Cluster) -> None:
+def test_primary_and_standby_swap_roles_twice_without_losing_a_write(cluster: Cluster) -> None:
     cluster.primary.sql("drop table if exists seen; create table seen(a int)")
     ports = []
     for number in range(2):
@@ -23,7 +23,7 @@ def test_changes_places_twice(cluster: Cluster) -> None:
         assert cluster.standby.sql("select pg_is_in_recovery()") == "t"
         assert cluster.standby.port != old.port and old.sql(PROMISE) == f'"{cluster.standby.port}"'
         cluster.fail_over()
-        # What was acknowledged is there, with nothing waiting in between.
+        # The acknowledged write is there at once, without waiting for it.
         assert cluster.primary.sql("select count(*) from seen") == str(number + 1)
         assert cluster.primary.sql("select pg_is_in_recovery()") == "f" and cluster.standby is old
         ports.append(cluster.primary.port)
@@ -33,12 +33,12 @@ def test_changes_places_twice(cluster: Cluster) -> None:
     assert len(set(ports)) == 2
 
 
-def test_a_standby_takes_no_writes(cluster: Cluster) -> None:
+def test_a_standby_refuses_writes(cluster: Cluster) -> None:
     with pytest.raises(LaunchError, match="read-only transaction"):
         cluster.standby.sql("create table nothing()")
 
 
-def test_without_its_standby_nothing_is_acknowledged(cluster: Cluster) -> None:
+def test_without_the_standby_no_write_is_acknowledged(cluster: Cluster) -> None:
     cluster.standby.stop("immediate")
     with ThreadPoolExecutor() as threads:
         writing = threads.submit(cluster.primary.sql, "create table promised()")

@@ -1,4 +1,4 @@
-"""The scripted server: libpq believes it, and it tells when the client is not as the script says."""
+"""The scripted server: libpq accepts it as a server, and it reports clients that deviate from the script."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def let_in(peer: Peer) -> None:
 
 
 async def connected(fake: FakePG) -> socket.socket:
-    """A bare socket, connected; for clients that err."""
+    """A connected plain socket, for clients that break the protocol."""
     fields = dict(word.split("=") for word in fake.dsn.split())
     sock = socket.socket()
     sock.setblocking(False)
@@ -46,7 +46,7 @@ async def hear(sock: socket.socket) -> bytes:
 
 
 async def result(conn: psycopg.AsyncConnection[Any]) -> pq.abc.PGresult:
-    """The answer to what libpq was last told to send. Its own blocking calls would stop the interpreter, and us."""
+    """The answer to the last request sent by libpq. Its blocking calls would block the event loop as well."""
     results: list[pq.abc.PGresult] = await conn.wait(generators.execute(conn.pgconn))
     assert len(results) == 1
     return results[0]
@@ -87,7 +87,7 @@ async def test_psycopg_prepares_and_reuses_a_statement() -> None:
     assert kinds == ["PS", "BDES", "BDES"]
 
 
-async def test_pq_describes_a_statement() -> None:
+async def test_libpq_describes_a_prepared_statement() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.answer_rows([])
@@ -116,7 +116,7 @@ async def test_result_formats_are_those_of_bind() -> None:
         assert [rows.fformat(number) for number in range(rows.nfields)] == [1, 1]
 
 
-async def test_psycopg_gets_an_error() -> None:
+async def test_psycopg_raises_the_error_of_the_script() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.group()
@@ -131,12 +131,12 @@ async def test_psycopg_gets_an_error() -> None:
     ("request_", "answer"),
     [
         (m.AuthenticationCleartextPassword(), "hush"),
-        # md5(md5("hush" + "tester") + "salt"), as the protocol chapter says of AuthenticationMD5Password
+        # md5(md5("hush" + "tester") + "salt"): the protocol chapter on AuthenticationMD5Password
         (m.AuthenticationMD5Password(b"salt"), "md57d076c0589915a51b66443a513a43e59"),
     ],
     ids=["cleartext", "md5"],
 )
-async def test_psycopg_sends_a_password(request_: m.Authentication, answer: str) -> None:
+async def test_psycopg_sends_the_password_and_the_transcript_hides_it(request_: m.Authentication, answer: str) -> None:
     async def script(peer: Peer) -> None:
         await peer.expect(m.StartupMessage)
         await peer.send(request_)
@@ -164,7 +164,7 @@ async def test_psycopg_logs_in_with_scram() -> None:
         pass
 
 
-async def test_encryption_is_refused() -> None:
+async def test_an_sslrequest_is_answered_with_n() -> None:
     async with FakePG(let_in) as fake:
         dsn = fake.dsn.replace("sslmode=disable", "sslmode=prefer")
         async with await psycopg.AsyncConnection.connect(dsn):
@@ -172,7 +172,7 @@ async def test_encryption_is_refused() -> None:
         assert "F\t8\tSSLRequest\t 1234 5679\nB\t1\tbytes\t b'N'" in fake.transcript()
 
 
-async def test_the_transcript_is_libpq_s_own_trace(tmp_path: Path) -> None:
+async def test_the_transcript_equals_the_trace_of_libpq(tmp_path: Path) -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         await peer.answer_rows([])
@@ -213,7 +213,7 @@ async def test_the_transcript_is_libpq_s_own_trace(tmp_path: Path) -> None:
 # ---- Cancelling
 
 
-async def test_cancel_requests_are_kept() -> None:
+async def test_the_script_can_receive_cancel_requests() -> None:
     async def script(peer: Peer) -> None:
         await peer.startup()
         assert await peer.cancel_request() == m.CancelRequest(PID, KEY)
@@ -236,7 +236,7 @@ async def test_cancel_connections_can_be_held() -> None:
 # ---- The end of a connection
 
 
-async def test_reset_is_a_reset_and_close_is_an_end() -> None:
+async def test_reset_sends_a_reset_and_close_sends_an_orderly_end() -> None:
     async def reset(peer: Peer) -> None:
         await peer.expect(m.StartupMessage)
         peer.reset()
@@ -261,7 +261,7 @@ async def test_reset_is_a_reset_and_close_is_an_end() -> None:
 
 
 @pytest.mark.parametrize("is_reset", [False, True])
-async def test_eof_is_the_client_s_end(is_reset: bool) -> None:
+async def test_eof_waits_for_the_end_or_the_reset_of_the_client(is_reset: bool) -> None:
     async def script(peer: Peer) -> None:
         await peer.expect(m.StartupMessage)
         if is_reset:
@@ -271,12 +271,12 @@ async def test_eof_is_the_client_s_end(is_reset: bool) -> None:
     async with FakePG(script) as fake:
         with await connected(fake) as sock:
             await say(sock, m.StartupMessage(3, 0, ()))
-            if is_reset:  # wait for what stays unread
+            if is_reset:  # wait for data, which stays unread, so that closing causes a reset
                 async with asyncio.timeout(5):
                     await asyncio.get_running_loop().sock_recv_into(sock, bytearray(1))
 
 
-# ---- A client that is not as the script says
+# ---- Clients that deviate from the script
 
 
 async def test_a_wrong_message_is_reported_with_the_transcript() -> None:
@@ -313,7 +313,7 @@ async def test_a_wrong_class_is_reported() -> None:
         (b"H\0\0\0\4", r"answer_rows has no answer to Terminate\(\)"),
     ],
 )
-async def test_bytes_that_are_no_message_are_reported(data: bytes, text: str) -> None:
+async def test_bytes_that_are_not_an_expected_message_are_reported(data: bytes, text: str) -> None:
     async def script(peer: Peer) -> None:
         await peer.expect(m.StartupMessage)
         await peer.answer_rows([])
@@ -325,7 +325,7 @@ async def test_bytes_that_are_no_message_are_reported(data: bytes, text: str) ->
                 await asyncio.get_running_loop().sock_sendall(sock, data + b"X\0\0\0\4" * data.startswith(b"H"))
 
 
-async def test_more_than_the_end_is_reported() -> None:
+async def test_a_message_instead_of_the_end_is_reported() -> None:
     async def script(peer: Peer) -> None:
         await peer.expect(m.StartupMessage)
         await peer.eof()
@@ -371,7 +371,7 @@ async def test_a_message_after_the_script_is_reported() -> None:
                     pass
 
 
-async def test_pytest_s_own_failure_is_reported() -> None:
+async def test_a_pytest_failure_in_the_script_is_reported() -> None:
     async def script(peer: Peer) -> None:
         pytest.fail("by the script")
 
@@ -405,7 +405,7 @@ async def test_a_script_that_does_not_end_is_reported() -> None:
                 await hear(sock)
 
 
-async def test_a_failure_of_the_test_itself_comes_with_transcript_and_script() -> None:
+async def test_a_failure_of_the_test_gets_the_transcript_and_the_script_error_as_note() -> None:
     async def script(peer: Peer) -> None:
         await peer.expect(m.SSLRequest)
 

@@ -1,4 +1,4 @@
-"""The rig's PgBouncer: unpacked or a reason why not, started, and sure to end."""
+"""The test support for PgBouncer: unpacking it, or giving the reason why not, and starting and stopping it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tests.servers.poolers import NEW, pooler
 
 pytestmark = pytest.mark.servers
 
-# What the installer needs before it asks for apt.
+# The commands that the installer needs before it looks for apt.
 TOOLS = ["sh", "mkdir", "rm", "grep", "tail", "tee", "id", "cat"]
 
 
 def unpack(folder: Path, **environment: str) -> list[str]:
-    """Run the installer; the reasons it leaves."""
+    """Run the installer and return the reasons that it wrote."""
     subprocess.run(
         ["sh", ROOT / "rig/pgbouncer.sh", folder], env={**os.environ, **environment}, check=True, timeout=100
     )
     return [(folder / f"pgbouncer-{version}/missing").read_text() for version in VERSIONS]
 
 
-def test_without_apt_it_says_so(tmp_path: Path) -> None:
+def test_the_installer_says_that_apt_is_missing(tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
     for name in TOOLS:
@@ -38,7 +38,7 @@ def test_without_apt_it_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("apt-get"), reason="this machine has no apt")
-def test_without_a_mirror_it_says_so(tmp_path: Path) -> None:
+def test_the_installer_says_that_the_mirror_is_unreachable(tmp_path: Path) -> None:
     release = subprocess.run(
         ["sh", "-c", ". /etc/os-release && echo $VERSION_CODENAME"], capture_output=True, text=True, check=True
     ).stdout
@@ -49,8 +49,10 @@ def test_without_a_mirror_it_says_so(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "build").glob("*/*")) == ["missing"] * len(VERSIONS)
 
 
-def test_where_it_is_missing(launched: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Left out with a reason; on a machine that has to have it a failure."""
+def test_a_missing_pgbouncer_skips_the_test_or_fails_it_in_ci(
+    launched: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The skip names the reason; with CI=true it is a failure instead."""
     monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception, match=r"no PgBouncer 9\.9 here"), pooler("9.9", launched):
         pass
@@ -61,7 +63,7 @@ def test_where_it_is_missing(launched: Postgres, monkeypatch: pytest.MonkeyPatch
         pass
 
 
-def test_stops_and_starts_and_ends(launched: Postgres) -> None:
+def test_pgbouncer_stops_starts_again_and_ends_with_its_block(launched: Postgres) -> None:
     with pooler(NEW, launched) as bouncer:
         folder = Path(bouncer.folder)
         assert takes_connections(bouncer.port)
@@ -72,7 +74,7 @@ def test_stops_and_starts_and_ends(launched: Postgres) -> None:
     assert not takes_connections(bouncer.port) and not folder.exists()
 
 
-def test_a_setting_that_it_does_not_know(launched: Postgres) -> None:
+def test_an_unknown_setting_fails_the_launch(launched: Postgres) -> None:
     with pytest.raises(LaunchError, match="nonsense"), pooler(NEW, launched, nonsense=1):
         pass
 

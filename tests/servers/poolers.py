@@ -1,4 +1,4 @@
-"""What tests of PgBouncer share: a pooler or a reason why not, its console, and questions with one right answer."""
+"""Helper functions for tests of PgBouncer: starting a pooler, its console, and queries with a known answer."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def pooler(
     files: Mapping[str, str] | None = None,
     **settings: Setting,
 ) -> Iterator[PgBouncer]:
-    """Two connections to the server, unless `settings` say otherwise. Skips where there is no such PgBouncer.
+    """Start a PgBouncer with two server connections, unless `settings` say otherwise. Skip the test if it is missing.
 
-    With CI=true that is a failure, but for a machine that cannot have it: then the installer says why.
+    With CI=true a missing PgBouncer is a failure, unless the installer gave a reason why this machine cannot have it.
     """
     if binary(version) is None:
         reason = missing(version)
@@ -40,13 +40,13 @@ def pooler(
 
 
 async def console(pooler: PgBouncer, command: str) -> Rows:
-    """What the admin console says to it."""
+    """Return the admin console's answer to a command."""
     async with await AsyncConn.connect(pooler.admin_dsn) as conn:
         return (await conn.simple_query(command))[-1]
 
 
 async def own_answer(conn: Queries, kind: int = 0) -> int:
-    """Ask something new: the answer has to be to that, and to this kind of statement. Returns the backend."""
+    """Ask for a new value with this kind of statement; assert that the answer has both; return the backend's pid."""
     nonce = secrets.token_hex(8)
     [(pid, *said)] = await conn.exec_query(f"select pg_backend_pid(), $1::text, {kind}", (nonce,), timeout=30)
     assert said == [nonce.encode(), b"%d" % kind], f"asked for {nonce} and {kind}"

@@ -1,4 +1,4 @@
-"""Faults, one a second, under two hundred tasks on a pool: no call hangs, no answer is another's, all is well then."""
+"""One fault a second while two hundred tasks use a pool: no call hangs, no answer is wrong, and the pool recovers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.pool_load import Crowd, ledger, new_ledger, well
 
 pytestmark = [pytest.mark.servers, pytest.mark.soak, pytest.mark.both_loops]
 
-SECONDS = 300 if SOAK else 5  # on each of the two loops
+SECONDS = 300 if SOAK else 5  # on each of the two event loops
 TASKS = 200
 
 
 class Faults:
-    """What can happen to a server and the way to it. Each leaves it whole."""
+    """Faults of a server and of the connection to it. After each, both work again."""
 
     def __init__(self, server: Postgres, proxy: Proxy, pool: AsyncPool, rng: random.Random) -> None:
         self.server = server
@@ -37,7 +37,7 @@ class Faults:
             os.kill(pid, signal.SIGTERM)  # what pg_terminate_backend does
 
     async def kill(self) -> None:
-        """The server ends all its sessions, and recovers."""
+        """Kill a backend: the server ends all its sessions, and recovers."""
         if pid := self._backend():
             os.kill(pid, signal.SIGKILL)
 
@@ -73,7 +73,7 @@ class Faults:
         return [self.terminate, self.kill, *restarts, self.stall, self.cut, self.mince]
 
     def _backend(self) -> int | None:
-        """Of one of the pool's connections; None where none is up."""
+        """The backend of one of the pool's connections, or None if none is up."""
         try:
             return self.pool.get().backend_pid
         except PgWireError:
@@ -82,7 +82,7 @@ class Faults:
 
 @pytest.mark.timeout(SECONDS + 180)
 @ends_clean(SECONDS + 120)
-async def test_faults_under_load(launched: Postgres) -> None:
+async def test_faults_under_load_lose_no_acknowledged_write_and_the_pool_recovers(launched: Postgres) -> None:
     rng = repeatable()
     await new_ledger(launched.dsn, is_unique=False)
     async with (
@@ -101,7 +101,7 @@ async def test_faults_under_load(launched: Postgres) -> None:
 
 
 async def strike(faults: Faults) -> list[str]:
-    """One fault a second, each kind at least once where there is time; their names. Returns when the last has ended."""
+    """Cause one fault a second, each kind once before any repeats; return their names when the last has ended."""
     left: list[Callable[[], Awaitable[None]]] = []
     done: list[str] = []
     end = time.monotonic() + SECONDS
@@ -118,7 +118,7 @@ async def strike(faults: Faults) -> list[str]:
 
 
 async def adds_up(pool: AsyncPool) -> None:
-    """With nobody left, nothing is counted as under way."""
+    """Once no task uses the pool, no gauge counts anything as in progress."""
 
     def is_quiet() -> bool:
         stats = pool.stats()

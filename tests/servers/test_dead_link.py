@@ -1,5 +1,5 @@
-"""A link that goes dead, without a word to anybody: the settings of the socket end what waits, and what does not; and a
-machine without a port to connect from."""
+"""A network link that goes dead silently: socket options end busy and idle connections. And a machine without a free
+local port."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rig.dead_link import COUNT, IDLE, INTERVAL, USER_TIMEOUT
 
 pytestmark = pytest.mark.servers
 
-NAMESPACE = ["unshare", "--net"]  # where the loopback can be switched off, and nobody else has it
-EARLY = 0.5  # seconds that the kernel's coarse timers may be early
+NAMESPACE = ["unshare", "--net"]  # in it, loopback can be switched off without affecting others
+EARLY = 0.5  # seconds by which the kernel's coarse timers may be early
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +35,19 @@ def told(pytestconfig: pytest.Config) -> dict[str, tuple[str, str, str, float]]:
     return found
 
 
-def test_what_was_sent_and_not_acknowledged(told: dict[str, tuple[str, str, str, float]]) -> None:
+def test_tcp_user_timeout_ends_a_request_that_is_not_acknowledged(told: dict[str, tuple[str, str, str, float]]) -> None:
     kind, text, outcome, seconds = told["busy"]
     assert (kind, outcome) == ("IoError", "UNKNOWN") and "timed out" in text
     assert USER_TIMEOUT / 1000 - EARLY < seconds < SOON
 
 
-def test_an_idle_connection(told: dict[str, tuple[str, str, str, float]]) -> None:
+def test_keepalives_end_an_idle_connection(told: dict[str, tuple[str, str, str, float]]) -> None:
     kind, text, outcome, seconds = told["idle"]
     assert (kind, outcome) == ("IoError", "NOT_SENT") and "timed out" in text
     assert IDLE + INTERVAL * COUNT - EARLY < seconds < SOON
 
 
-def test_no_port_left(told: dict[str, tuple[str, str, str, float]]) -> None:
+def test_a_connect_without_a_free_local_port_raises_io_error(told: dict[str, tuple[str, str, str, float]]) -> None:
     kind, text, outcome, seconds = told["ports"]
     assert (kind, outcome) == ("IoError", "NOT_SENT") and "Cannot assign requested address" in text
     assert seconds < SOON

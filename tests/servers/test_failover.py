@@ -1,4 +1,4 @@
-"""A pool over a primary and its standby: what it acknowledged is kept, and its connections find the primary again."""
+"""A pool over a primary and its standby: acknowledged writes are kept, and the pool finds the new primary."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ async def pooled(dsn: str, attrs: str = "read-write", size: int = LANES, **optio
 
 
 async def sessions(*nodes: Node) -> list[int]:
-    """How many of the pool's connections each server has."""
+    """The number of the pool's connections on each server."""
     count = f"select count(*) from pg_stat_activity where application_name = '{NAME}'"
     return [int(said) for said in await asyncio.gather(*[asyncio.to_thread(node.sql, count) for node in nodes])]
 
 
 async def until_sessions(*expected: int, nodes: tuple[Node, ...]) -> None:
-    """Until they are spread so."""
+    """Wait until each server has the expected number of connections."""
     end = time.monotonic() + 20
     while (found := await sessions(*nodes)) != list(expected):
         assert time.monotonic() < end, f"connections: {found}, expected {expected}"
@@ -55,13 +55,13 @@ async def write(pool: AsyncPool, number: int) -> None:
 @pytest.mark.parametrize("number", range(FAILOVERS))
 @ends_clean(240)
 async def test_nothing_acknowledged_is_lost_or_written_twice(cluster: Cluster, number: int) -> None:
-    """A hundred writers, the primary stopped at once, the standby promoted; every second time without a unique key."""
+    """With a hundred writers, stop the primary (immediate) and promote the standby; every second time without a key."""
     rng = repeatable()
     await new_ledger(cluster.primary.dsn, is_unique=number % 2 == 0)
     async with pooled(cluster.dsn) as pool:
         async with Crowd(pool, rng) as crowd:
             await crowd.done(500)
-            await asyncio.sleep(rng.random() * 0.05)  # anywhere in what they do
+            await asyncio.sleep(rng.random() * 0.05)  # stop at any point of their work
             await asyncio.to_thread(cluster.primary.stop, "immediate")
             await asyncio.to_thread(cluster.promote)
             accepting = time.monotonic()
@@ -74,12 +74,12 @@ async def test_nothing_acknowledged_is_lost_or_written_twice(cluster: Cluster, n
     assert len(crowd.book.there) >= 1_000
 
 
-# ---- the primary is one no more
+# ---- the primary is demoted
 
 
 @ends_clean(60)
-async def test_a_primary_that_takes_no_more_writes(cluster: Cluster) -> None:
-    """Demoted in place: the first write that is refused ejects it, and the pool is where the new one is."""
+async def test_the_first_refused_write_moves_the_pool_to_the_new_primary(cluster: Cluster) -> None:
+    """The old primary becomes read-only in place; after one refused write the pool uses the new primary."""
     await new_ledger(cluster.primary.dsn, is_unique=True)
     async with pooled(cluster.dsn) as pool:
         old = cluster.primary
@@ -104,8 +104,8 @@ async def test_a_primary_that_takes_no_more_writes(cluster: Cluster) -> None:
 
 
 @ends_clean(60)
-async def test_the_old_primary_comes_back_as_a_standby(cluster: Cluster) -> None:
-    """It stands first in the list, and is passed over, at first and whenever a connection is made again."""
+async def test_an_old_primary_that_returns_as_standby_is_skipped(cluster: Cluster) -> None:
+    """It is first in the list of hosts, and is skipped when the pool connects and whenever it reconnects."""
     dsn = cluster.dsn
     await new_ledger(cluster.primary.dsn, is_unique=True)
     await asyncio.to_thread(cluster.fail_over)
@@ -122,8 +122,8 @@ async def test_the_old_primary_comes_back_as_a_standby(cluster: Cluster) -> None
 
 
 @ends_clean(60)
-async def test_a_standby_is_promoted_under_its_readers(cluster: Cluster) -> None:
-    """Its connections can write now, so each of them ends and is made again. No reader notices."""
+async def test_readers_do_not_notice_that_their_standby_is_promoted(cluster: Cluster) -> None:
+    """Its connections can write after the promotion, so each of them is replaced; no read fails."""
     async with await AsyncPool.connect(cluster.standby.dsn, size=LANES) as pool:
         async with Crowd(pool, repeatable(), writes=0.0) as crowd:
             await crowd.done(200)
@@ -136,8 +136,8 @@ async def test_a_standby_is_promoted_under_its_readers(cluster: Cluster) -> None
 
 
 @ends_clean(60)
-async def test_readers_are_spread(cluster: Cluster) -> None:
-    """All thirty at one server would happen once in 500 million times."""
+async def test_random_load_balancing_spreads_connections_over_both_servers(cluster: Cluster) -> None:
+    """All thirty connections go to one server by chance once in 500 million runs."""
     async with pooled(cluster.dsn, "any", 30, load_balance_hosts="random") as pool:
         await whole(pool)
         spread = await sessions(cluster.primary, cluster.standby)
@@ -148,7 +148,7 @@ async def test_readers_are_spread(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("attrs", ["any", "read-write", "primary", "standby", "read-only", "prefer-standby"])
 @ends_clean(60)
-async def test_which_of_them(cluster: Cluster, attrs: str) -> None:
+async def test_target_session_attrs_chooses_primary_or_standby(cluster: Cluster, attrs: str) -> None:
     async with pooled(cluster.dsn, attrs, 2):
         is_primary = attrs in ("any", "read-write", "primary")  # the first of the list will do for "any"
         expected = [2, 0] if is_primary else [0, 2]

@@ -1,4 +1,4 @@
-"""Failover where nobody waits for the standby: what was acknowledged may be lost, and the server's own log says why."""
+"""Failover with asynchronous replication: acknowledged writes may be lost, as the positions in the WAL show."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.pool_load import ledger, new_ledger
 pytestmark = pytest.mark.servers
 
 WRITERS = 8
-# How far the log is written out: at or behind the COMMIT that was acknowledged before it is asked.
+# The position up to which the WAL is flushed: at or after the COMMIT that was acknowledged before this query.
 WRITTEN = "select pg_current_wal_flush_lsn() - '0/0'::pg_lsn"
-# Where the recovery of a server that was promoted has ended.
+# The position where the recovery of a promoted server ended.
 REPLAYED = "select pg_last_wal_replay_lsn() - '0/0'::pg_lsn"
 
 
@@ -28,8 +28,8 @@ def nodes(pytestconfig: pytest.Config) -> Iterator[Cluster]:
 
 
 @ends_clean(60)
-async def test_only_what_the_standby_never_had_is_lost(nodes: Cluster) -> None:
-    """All that was acknowledged up to where the new primary begins is there; what is missing came behind that."""
+async def test_only_writes_that_the_standby_never_received_are_lost(nodes: Cluster) -> None:
+    """Every write acknowledged before the position where the new primary begins is there; all lost ones are later."""
     acknowledged = await written(nodes)
     await asyncio.to_thread(nodes.standby.start)
     await asyncio.to_thread(nodes.promote)
@@ -42,7 +42,7 @@ async def test_only_what_the_standby_never_had_is_lost(nodes: Cluster) -> None:
 
 
 async def written(nodes: Cluster) -> dict[int, int]:
-    """Where the log was when each write was acknowledged. Halfway the standby stops, at the end the primary."""
+    """The WAL position at each acknowledged write. The standby is stopped halfway, the primary at the end."""
     acknowledged: dict[int, int] = {}
 
     async def write(first: int) -> None:

@@ -1,4 +1,4 @@
-"""One connection, and its server's standby: what is said when either goes, waits or is promoted, and what it means."""
+"""One connection to a server with a synchronous standby: results when either of them stops or is promoted."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ def write(conn: AsyncConn, verb: str, number: int) -> Any:
 @pytest.mark.parametrize("verb", ["simple", "extended"])
 @pytest.mark.parametrize("how", ["cancel", "terminate"])
 @ends_clean(60)
-async def test_nobody_confirms(cluster: Cluster, verb: str, how: str) -> None:
-    """A commit that waits for the standby is done already: cancelled it is a success with a warning, else unknown."""
+async def test_a_commit_that_waits_for_the_standby_can_be_cancelled_or_terminated(
+    cluster: Cluster, verb: str, how: str
+) -> None:
+    """It has already committed locally: cancelled it succeeds with a warning, terminated its outcome is UNKNOWN."""
     notices: list[PgError] = []
     number = 1 + 2 * (verb == "simple") + (how == "cancel")
     async with await AsyncConn.connect(cluster.primary.dsn) as admin:
@@ -59,8 +61,8 @@ async def test_nobody_confirms(cluster: Cluster, verb: str, how: str) -> None:
 
 
 @ends_clean(60)
-async def test_what_nobody_confirmed_goes_with_its_server(cluster: Cluster) -> None:
-    """The warning says so: such a write may be lost, others may not."""
+async def test_only_the_write_with_a_warning_is_lost_with_the_primary(cluster: Cluster) -> None:
+    """A write whose wait for the standby was cancelled may be lost; confirmed writes may not."""
     warned: list[PgError] = []
     dsn = cluster.primary.dsn
     async with await AsyncConn.connect(dsn) as conn, await AsyncConn.connect(dsn) as admin:
@@ -84,14 +86,14 @@ async def test_what_nobody_confirmed_goes_with_its_server(cluster: Cluster) -> N
 
 
 @ends_clean(60)
-async def test_the_standby_is_promoted(cluster: Cluster) -> None:
-    """A session on it goes on; but it may write now: that is another connection to those who share it, so it ends."""
+async def test_a_connection_ends_after_its_standby_is_promoted(cluster: Cluster) -> None:
+    """The session survives and may write, which is a change for those that share it; so the connection ends."""
     conn = await AsyncConn.connect(cluster.standby.dsn)
     assert conn.parameters["in_hot_standby"] == "on"
     refused = await outcome_of(write(conn, "extended", 100))
     assert isinstance(refused, PgError) and (refused.code, refused.outcome) == ("25006", Outcome.REJECTED)
     await asyncio.to_thread(cluster.fail_over)
-    # The server reports the change with an answer, and answers what is asked by then.
+    # The server reports the change along with an answer; requests up to then are answered.
     assert await conn.exec_query("select pg_is_in_recovery()") == [(b"f",)]
     assert conn.parameters["in_hot_standby"] == "off" and conn.is_broken
     late = await outcome_of(asyncio.wait_for(refusing(conn), 5))

@@ -1,4 +1,4 @@
-"""A pool whose server goes, and whose next one is less to be trusted: nothing of what was agreed on is given up."""
+"""A pool whose server is replaced by a less trustworthy one: the requirements of the configuration still hold."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def without_tls() -> AsyncIterator[int]:
     ],
 )
 @ends_clean(60)
-async def test_the_next_server_is_held_to_the_same(
+async def test_the_next_server_has_to_meet_the_same_tls_requirements(
     tls_server: Postgres, authority: trustme.CA, successor: Any, reason: str
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -67,7 +67,7 @@ async def test_the_next_server_is_held_to_the_same(
             )
         )
         assert await pool.exec_query("select 1")
-        proxy.target = ("127.0.0.1", free_port())  # the server has gone
+        proxy.target = ("127.0.0.1", free_port())  # the server is gone
         proxy.cut("rst")
         await until(lambda: pool.stats().connect_failures > 0, "an attempt at both")
         error = await outcome_of(pool.exec_query("select 1"))
@@ -76,8 +76,8 @@ async def test_the_next_server_is_held_to_the_same(
 
 
 @ends_clean(60)
-async def test_the_next_server_asks_for_the_password_in_a_weaker_way(launched: Postgres) -> None:
-    """Whoever asks for MD5 gets nothing that a password could be guessed from."""
+async def test_a_next_server_that_asks_for_md5_gets_no_password(launched: Postgres) -> None:
+    """A server that asks for MD5 gets nothing from which the password could be guessed."""
 
     async def asks_for_md5(peer: Peer) -> None:
         await peer.expect(m.StartupMessage)

@@ -1,5 +1,5 @@
-"""Whoever still acknowledges packets and says nothing: a stopped server process, a stopped postmaster, a slow resolver;
-and no descriptors left. Deadlines hold, nothing stale is delivered, and all goes on afterwards."""
+"""Processes that acknowledge packets but do not answer: a stopped backend, a stopped postmaster, a slow resolver; and
+no free file descriptors. Deadlines hold, no stale answer is delivered, and everything works afterwards."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from rig.postgres import Postgres
 
 pytestmark = pytest.mark.both_loops
 
-SHORT = 0.2  # seconds that a request is given
+SHORT = 0.2  # seconds: the timeout of a request
 
 
 @contextmanager
 def stopped(pid: int | None) -> Iterator[None]:
-    """The kernel goes on for that process: it acknowledges what arrives, and completes connects."""
+    """Stop the process inside the block. The kernel still acknowledges data for it and completes connects."""
     assert pid
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -37,8 +37,8 @@ def stopped(pid: int | None) -> Iterator[None]:
 
 
 @ends_clean()
-async def test_a_stopped_backend(launched: Postgres) -> None:
-    """The deadline holds, others are told nothing wrong, and what comes late is nobody's."""
+async def test_deadlines_hold_on_a_stopped_backend_and_late_answers_are_dropped(launched: Postgres) -> None:
+    """A late answer is discarded, and other requests get their own answers."""
     async with await AsyncConn.connect(launched.dsn) as conn:
         with stopped(conn.backend_pid):
             begin = time.monotonic()
@@ -54,8 +54,8 @@ async def test_a_stopped_backend(launched: Postgres) -> None:
 
 
 @ends_clean(60)
-async def test_a_stopped_backend_of_a_borrower(launched: Postgres) -> None:
-    """Leaving ends in bounded time, and nobody is lent that connection again."""
+async def test_a_connection_whose_backend_is_stopped_is_not_lent_again(launched: Postgres) -> None:
+    """Leaving the block takes a bounded time; the next block gets another connection."""
     async with await AsyncPool.connect(launched.dsn, size=1, max_exclusive=1) as pool:
         with ExitStack() as stack:
             async with pool.exclusive() as mine:
@@ -70,9 +70,11 @@ async def test_a_stopped_backend_of_a_borrower(launched: Postgres) -> None:
 
 
 @ends_clean(60)
-async def test_a_stopped_backend_that_nobody_asks(launched: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe finds it, and the pool goes on with another one."""
-    monkeypatch.setattr("pg_wired.pool.probe.PROBE_TIMEOUT_SECONDS", SHORT)
+async def test_the_probe_replaces_an_idle_connection_whose_backend_is_stopped(
+    launched: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe finds it, and the pool makes another connection."""
+    monkeypatch.setattr("pg_wired.pool.connections.PROBE_TIMEOUT_SECONDS", SHORT)
     async with await AsyncPool.connect(launched.dsn, size=1, probe_interval=0.1) as pool:
         with stopped(pid := pool.get().backend_pid):
             await until(lambda: pool.alive_count == 1 and pool.get().backend_pid != pid, "another connection")
@@ -80,8 +82,8 @@ async def test_a_stopped_backend_that_nobody_asks(launched: Postgres, monkeypatc
 
 
 @ends_clean(60)
-async def test_a_stopped_postmaster(launched: Postgres) -> None:
-    """Nobody is let in, in time; who is inside goes on; and then all can come."""
+async def test_connects_time_out_while_the_postmaster_is_stopped(launched: Postgres) -> None:
+    """Existing sessions work meanwhile, and new connections succeed afterwards."""
     async with await AsyncPool.connect(launched.dsn, size=1, max_exclusive=1) as pool:
         with stopped(launched.pid):
             begin = time.monotonic()
@@ -100,10 +102,10 @@ async def take(pool: AsyncPool, seconds: float) -> int | None:
 
 
 @ends_clean()
-async def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its thread cannot be stopped, but nobody waits for it."""
+async def test_a_connect_with_a_hanging_resolver_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resolver's thread cannot be stopped, but connect() does not wait for it."""
     if "uvloop" in type(asyncio.get_running_loop()).__module__:
-        return  # it has a resolver of its own
+        return  # uvloop has its own resolver
     answer = threading.Event()
 
     def hanging(*args: object, flags: int = 0, **options: object) -> list[object]:
@@ -120,8 +122,8 @@ async def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @ends_clean()
-async def test_no_descriptor_left(launched: Postgres) -> None:
-    """A pool waits, with what it has; a connect says why not; neither leaves anything."""
+async def test_without_free_descriptors_connects_and_acquires_fail_with_the_reason(launched: Postgres) -> None:
+    """The pool keeps its connections and waits; a connect fails with the reason; neither leaks anything."""
     async with await AsyncPool.connect(launched.dsn, size=1, max_exclusive=1) as pool:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))

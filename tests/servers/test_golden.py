@@ -1,4 +1,4 @@
-"""How real servers answer, message by message, and the scripted one has to. Every server found here is asked."""
+"""The answers of real servers, message by message, as the scripted server has to give them; on each server found."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Postgres]:
 
 
 def said(message: m.BackendMessage) -> str:
-    """A message as the conversations below have it."""
+    """A message as it is written in the conversations below."""
     letter = chr(message.tag or 0)
     match message:
         case m.CommandComplete(tag):
@@ -47,7 +47,7 @@ def said(message: m.BackendMessage) -> str:
 
 
 async def hear(wire: WireConn, count: int) -> str:
-    """So many messages, or fewer and the end. Settings are left out: servers differ in what they report."""
+    """Receive `count` messages, or fewer and EOF. ParameterStatus is left out: servers report different settings."""
     heard: list[str] = []
     while len(heard) < count:
         try:
@@ -215,7 +215,7 @@ CONVERSATIONS: dict[str, Conversation] = {
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS.values(), ids=CONVERSATIONS)
 @ends_clean()
-async def test_what_the_server_answers(server: Postgres, conversation: Conversation) -> None:
+async def test_the_server_answers_as_in_the_recorded_conversation(server: Postgres, conversation: Conversation) -> None:
     wire = await WireConn.connect(server.dsn)
     await wire.send(m.Query("drop schema public cascade; create schema public;" + SCHEMA))
     await wire.drain_until_ready()

@@ -1,4 +1,4 @@
-"""Every insert that was acknowledged is there, and none that was refused or never sent, whatever else goes on."""
+"""Every acknowledged insert is in the table, and none that was refused or never sent, whatever else happens."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def server(pytestconfig: pytest.Config) -> Iterator[Postgres]:
         yield server
 
 
-# How a number gets into the ledger; what fails, fails for itself.
+# Ways to insert a number into the ledger; each that fails affects only itself.
 SIMPLE = [
     "insert into ledger values ({n})",
     "insert into ledger values (-1); delete from ledger where n = -1; insert into ledger values ({n})",
@@ -58,7 +58,7 @@ BESIDE = ["begin", "commit", "rollback", "select 1", "discard all", "deallocate 
 
 
 def insert(conn: AsyncConn, number: int, rng: random.Random) -> asyncio.Future[Any]:
-    """One number, one way or another."""
+    """Insert one number in a random way."""
     timeout = rng.choice([None, None, None, 5, rng.random() * 0.03, 0])
     way = rng.random()
     if way < 0.3:
@@ -71,7 +71,7 @@ def insert(conn: AsyncConn, number: int, rng: random.Random) -> asyncio.Future[A
 
 
 async def caller(conn: AsyncConn, book: Book, numbers: Iterator[int], rng: random.Random) -> None:
-    """Keeps inserting until the connection has ended."""
+    """Insert numbers until the connection has ended."""
     while conn.is_alive:
         number = next(numbers)
         try:
@@ -91,7 +91,7 @@ async def caller(conn: AsyncConn, book: Book, numbers: Iterator[int], rng: rando
 
 
 async def session(server: Postgres, admin: AsyncConn, book: Book, numbers: Iterator[int], rng: random.Random) -> None:
-    """Many callers on one connection, for a while; then it ends one way or another."""
+    """Run many callers on one connection for a while, then end it in a random way."""
     conn = await AsyncConn.connect(
         server.dsn, max_in_flight=rng.choice([1, 3, 256]), statement_cache_size=rng.choice([0, 2, 256])
     )
@@ -109,7 +109,7 @@ async def session(server: Postgres, admin: AsyncConn, book: Book, numbers: Itera
 
 
 @ends_clean(60)
-async def test_the_ledger(server: Postgres) -> None:
+async def test_the_table_holds_what_was_acknowledged_and_nothing_that_was_refused(server: Postgres) -> None:
     rng = repeatable()
     book, numbers = Book(), itertools.count(1)
     async with await AsyncConn.connect(server.dsn) as admin:

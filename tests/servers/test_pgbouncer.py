@@ -1,4 +1,4 @@
-"""Behind PgBouncer: everything in session mode, and in transaction mode nobody ever gets somebody else's answer."""
+"""Connections through PgBouncer: all verbs in session mode, and no mixed-up answers in transaction mode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.servers
 
 
 async def crowd(stack: AsyncExitStack, dsn: str, count: int, **options: Any) -> list[AsyncConn]:
-    """Connections that are closed with the stack."""
+    """Open `count` connections, which are closed with the stack."""
     connecting = [AsyncConn.connect(dsn, **options) for _ in range(count)]
     return [await stack.enter_async_context(conn) for conn in await asyncio.gather(*connecting)]
 
@@ -27,7 +27,7 @@ async def crowd(stack: AsyncExitStack, dsn: str, count: int, **options: Any) -> 
 
 @pytest.mark.parametrize("version", [OLD, NEW])
 @ends_clean(60)
-async def test_session_mode_has_every_verb(launched: Postgres, version: str) -> None:
+async def test_every_verb_works_in_session_mode(launched: Postgres, version: str) -> None:
     with pooler(version, launched, "session") as bouncer:
         async with await AsyncConn.connect(bouncer.dsn) as conn:
             pids = await asyncio.gather(*[own_answer(conn) for _ in range(300)])
@@ -60,7 +60,7 @@ async def test_session_mode_has_every_verb(launched: Postgres, version: str) -> 
 
 
 async def requests(conn: AsyncConn, rounds: int, depth: int, kind: int) -> set[int]:
-    """Pipelined ones, again and again; the backends that answered."""
+    """Send rounds of pipelined requests; return the backends that answered."""
     pids: set[int] = set()
     for _ in range(rounds):
         pids.update(await asyncio.gather(*[own_answer(conn, kind) for _ in range(depth)]))
@@ -80,10 +80,10 @@ async def requests(conn: AsyncConn, rounds: int, depth: int, kind: int) -> set[i
     ids=str,
 )
 @ends_clean(60)
-async def test_many_clients_few_backends(
+async def test_many_clients_on_two_backends_get_their_own_answers(
     launched: Postgres, version: str, settings: dict[str, Any], options: dict[str, Any]
 ) -> None:
-    """Seven statements of the same shape: a mix-up would go unseen but for what each answers."""
+    """Seven statements of the same shape: only the values in the answers would reveal a mix-up."""
     with pooler(version, launched, **settings) as bouncer:
         async with AsyncExitStack() as stack:
             conns = await crowd(stack, bouncer.dsn, 30, **options)
@@ -95,8 +95,8 @@ async def test_many_clients_few_backends(
 
 @pytest.mark.parametrize("most", [1, 200])
 @ends_clean(60)
-async def test_more_statements_than_it_keeps(launched: Postgres, most: int) -> None:
-    """PgBouncer forgets and prepares again what it does not keep; our cache forgets, too."""
+async def test_more_statements_than_pgbouncer_keeps_are_answered_correctly(launched: Postgres, most: int) -> None:
+    """PgBouncer drops statements and prepares them again when needed; our cache drops statements, too."""
     rng = repeatable()
     with pooler(NEW, launched, max_prepared_statements=most) as bouncer:
         async with AsyncExitStack() as stack:
@@ -111,10 +111,10 @@ async def test_more_statements_than_it_keeps(launched: Postgres, most: int) -> N
 
 @pytest.mark.parametrize(("version", "settings"), [(OLD, {}), (NEW, {"max_prepared_statements": 0})], ids=str)
 @ends_clean(60)
-async def test_named_statements_that_it_does_not_follow(
+async def test_named_statements_without_pgbouncer_support_fail_but_never_mix_up(
     launched: Postgres, version: str, settings: dict[str, Any]
 ) -> None:
-    """The wrong setting: a statement may be missing where the request lands. It may fail, never answer for another."""
+    """With this wrong setting a statement may be missing on the backend: the request fails, or its answer is right."""
     with pooler(version, launched, **settings) as bouncer:
         async with AsyncExitStack() as stack:
             conns = await crowd(stack, bouncer.dsn, 10)
@@ -130,7 +130,7 @@ async def test_named_statements_that_it_does_not_follow(
 
 @pytest.mark.parametrize(("version", "cache"), [(OLD, 0), (NEW, 256)])
 @ends_clean(60)
-async def test_transactions_stay_whole(launched: Postgres, version: str, cache: int) -> None:
+async def test_a_transaction_stays_on_one_backend(launched: Postgres, version: str, cache: int) -> None:
     async with await AsyncConn.connect(launched.dsn) as admin:
         await admin.simple_query("drop table if exists paid; create table paid(who int, much int)")
     with pooler(version, launched) as bouncer:
@@ -162,11 +162,11 @@ async def test_transactions_stay_whole(launched: Postgres, version: str, cache: 
 
 @pytest.mark.parametrize("command", ["discard all", "deallocate all"])
 @ends_clean(60)
-async def test_statements_forgotten_in_between(launched: Postgres, command: str) -> None:
-    """It reaches one backend of the two. Awaited it harms nobody.
+async def test_a_discard_or_deallocate_between_requests_gives_no_wrong_answer(launched: Postgres, command: str) -> None:
+    """The command reaches one of the two backends. If it is awaited, no request fails.
 
-    With statements pipelined behind it PgBouncer 1.24 takes those for forgotten as well, and ends the connection at
-    their next use: an error that says so, and no wrong answer.
+    If statements are pipelined after it, PgBouncer 1.24 considers those forgotten too, and ends the connection at
+    their next use: with an error that says so, and without a wrong answer.
     """
     with pooler(NEW, launched, max_prepared_statements=200) as bouncer:
         async with AsyncExitStack() as stack:

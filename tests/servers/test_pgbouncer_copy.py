@@ -1,4 +1,4 @@
-"""COPY behind PgBouncer in transaction mode: whatever its end, the connection lives, and the backend is free again."""
+"""COPY through PgBouncer in transaction mode: however it ends, connection and backend can be used afterwards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINES = [b"%d\n" % number * 1000 for number in range(200)]  # 200,000 rows
 
 @asynccontextmanager
 async def connected(launched: Postgres, version: str, gives_back: bool = True) -> AsyncIterator[AsyncConn]:
-    """Through a pooler with one backend; which somebody else can have in the end, or when the connection is closed."""
+    """Connect through a pooler with one backend; afterwards, or after closing, another client gets that backend."""
     with pooler(version, launched, default_pool_size=1) as bouncer:
         async with await AsyncConn.connect(bouncer.dsn, statement_cache_size=0) as conn:
             await conn.simple_query("drop table if exists copied; create table copied(a int)")
@@ -43,7 +43,7 @@ async def count(conn: AsyncConn) -> int:
 
 
 @ends_clean(60)
-async def test_both_ways(launched: Postgres, version: str) -> None:
+async def test_copy_works_in_both_directions(launched: Postgres, version: str) -> None:
     async with connected(launched, version) as conn:
         assert await conn.copy_in(COPY, LINES) == 200_000 == await count(conn)
         async with conn.copy_out("copy copied to stdout") as data:
@@ -52,8 +52,10 @@ async def test_both_ways(launched: Postgres, version: str) -> None:
 
 
 @ends_clean(60)
-async def test_the_server_refuses_a_row_and_data_is_still_under_way(launched: Postgres, version: str) -> None:
-    """Because of data that comes behind the error PgBouncer 1.24 may keep the backend for us until we close."""
+async def test_a_row_that_the_server_refuses_fails_the_copy_while_data_is_in_flight(
+    launched: Postgres, version: str
+) -> None:
+    """Because of data that arrives after the error, PgBouncer 1.24 may reserve the backend for us until we close."""
     async with connected(launched, version, gives_back=version == OLD) as conn:
         error = await outcome_of(conn.copy_in(COPY, [*LINES[:3], b"no number\n", *LINES[3:]]))
         assert isinstance(error, PgError) and error.code == "22P02"
@@ -61,14 +63,14 @@ async def test_the_server_refuses_a_row_and_data_is_still_under_way(launched: Po
 
 
 @ends_clean(60)
-async def test_the_server_refuses_the_copy(launched: Postgres, version: str) -> None:
+async def test_a_copy_that_the_server_refuses_raises_its_error(launched: Postgres, version: str) -> None:
     async with connected(launched, version) as conn:
         error = await outcome_of(conn.copy_in("copy nowhere from stdin", LINES))
         assert isinstance(error, PgError) and error.code == "42P01"
 
 
 @ends_clean(60)
-async def test_the_source_fails(launched: Postgres, version: str) -> None:
+async def test_an_exception_in_the_source_ends_the_copy_and_is_raised(launched: Postgres, version: str) -> None:
     def source() -> Iterator[bytes]:
         yield from LINES[:5]
         raise ZeroDivisionError
@@ -79,7 +81,7 @@ async def test_the_source_fails(launched: Postgres, version: str) -> None:
 
 
 @ends_clean(60)
-async def test_left_in_the_middle(launched: Postgres, version: str) -> None:
+async def test_a_copy_out_or_stream_may_be_left_in_the_middle(launched: Postgres, version: str) -> None:
     if version == OLD:
         pytest.skip("PgBouncer 1.18 now and then never answers the Sync behind a cancelled COPY: docs/servers.md")
     async with connected(launched, version) as conn:

@@ -1,4 +1,4 @@
-"""What PgBouncer says no to, and what becomes of requests when it, or a server behind it, goes away."""
+"""Refusals by PgBouncer, and the outcome of requests when it or its server ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers.poolers import NEW, OLD, console, own_answer, pooler
 pytestmark = pytest.mark.servers
 
 BOTH = pytest.mark.parametrize("version", [OLD, NEW])
-# Right for both versions.
+# Works with both versions.
 NO_CACHE: dict[str, Any] = {"statement_cache_size": 0}
 ASLEEP = "select count(*) = {} from pg_stat_activity where wait_event = 'PgSleep'"
 
@@ -28,14 +28,14 @@ async def connect(bouncer: PgBouncer, **options: Any) -> AsyncConn:
 
 
 def words(error: Any) -> list[str]:
-    """The last words of who closed the connection: all of them, the first first."""
+    """All errors that the peer sent before the connection closed, in order."""
     assert isinstance(error, ConnectionClosed), repr(error)
     assert isinstance(error.__cause__, PgError)
     return [str(error.__cause__), *getattr(error.__cause__, "__notes__", [])]
 
 
 async def refusal(dsn: str, **options: Any) -> PgError:
-    """Of the login. PgBouncer leaves the field V out of its errors, and we stand it."""
+    """The error of a refused login. PgBouncer leaves the field V out of its errors."""
     error = await outcome_of(AsyncConn.connect(dsn, **options))
     assert isinstance(error, PgError), repr(error)
     assert "V" not in error.fields and error.is_fatal and error.outcome is Outcome.NOT_SENT
@@ -47,7 +47,7 @@ async def refusal(dsn: str, **options: Any) -> PgError:
 
 @BOTH
 @ends_clean(60)
-async def test_refused_at_login(launched: Postgres, version: str) -> None:
+async def test_a_login_that_pgbouncer_refuses_raises_its_error(launched: Postgres, version: str) -> None:
     with pooler(version, launched, max_client_conn=1) as bouncer:
         wrong = await refusal(f"{bouncer.dsn} password=wrong")
         assert "authentication failed" in wrong.message
@@ -60,17 +60,19 @@ async def test_refused_at_login(launched: Postgres, version: str) -> None:
 
 @BOTH
 @ends_clean(60)
-async def test_a_startup_parameter_that_it_does_not_know(launched: Postgres, version: str) -> None:
+async def test_an_unknown_startup_parameter_is_refused_and_the_default_ones_are_not(
+    launched: Postgres, version: str
+) -> None:
     with pooler(version, launched) as bouncer:
         error = await refusal(bouncer.dsn, options="-c work_mem=1MB")
         assert error.code == "08P01" and "options" in error.message
         async with await connect(bouncer, application_name="own") as conn:
-            await answers(conn)  # what we send by default is welcome
+            await answers(conn)  # the parameters we send by default are accepted
 
 
 @BOTH
 @ends_clean(60)
-async def test_a_wait_for_a_backend_that_is_too_long(launched: Postgres, version: str) -> None:
+async def test_query_wait_timeout_ends_the_connection_with_its_error(launched: Postgres, version: str) -> None:
     with pooler(version, launched, default_pool_size=1, query_wait_timeout=1) as bouncer:
         async with await connect(bouncer) as holder, await connect(bouncer) as waiter:
             async with holder.exclusive() as own:
@@ -82,7 +84,7 @@ async def test_a_wait_for_a_backend_that_is_too_long(launched: Postgres, version
             await answers(holder)
 
 
-# ---- what goes away behind it
+# ---- backends that end
 
 
 async def commit(own: ExclusiveConn) -> None:
@@ -92,8 +94,10 @@ async def commit(own: ExclusiveConn) -> None:
 @BOTH
 @pytest.mark.parametrize("when", ["in a query", "in a transaction"])
 @ends_clean(60)
-async def test_a_backend_is_killed(launched: Postgres, version: str, when: str) -> None:
-    """PgBouncer passes the server's FATAL on, and says something of its own: both are kept."""
+async def test_a_killed_backend_ends_the_connection_with_both_errors(
+    launched: Postgres, version: str, when: str
+) -> None:
+    """PgBouncer forwards the server's FATAL and adds its own error; both are kept."""
     with pooler(version, launched) as bouncer:
         async with await AsyncConn.connect(launched.dsn) as admin, await connect(bouncer) as conn:
             own = await conn.exclusive().__aenter__()
@@ -104,7 +108,9 @@ async def test_a_backend_is_killed(launched: Postgres, version: str, when: str) 
                 asked = own.exec_query("select pg_sleep(30)")
                 await until_asleep(admin, pid)
             await admin.exec_query(f"select pg_terminate_backend({pid}, 5000)")
-            await until(lambda: conn._transport.is_closed, "the end of the connection")  # both have come then
+            await until(
+                lambda: conn._core.transport.is_closed, "the end of the connection"
+            )  # both errors have arrived by then
             error = await outcome_of(asked or commit(own))
             assert error.outcome is (Outcome.UNKNOWN if asked else Outcome.NOT_SENT)
             said = words(error)
@@ -114,8 +120,8 @@ async def test_a_backend_is_killed(launched: Postgres, version: str, when: str) 
 
 @BOTH
 @ends_clean(60)
-async def test_an_idle_backend_is_killed(launched: Postgres, version: str) -> None:
-    """Nobody had it: PgBouncer takes another, and we do not notice."""
+async def test_a_backend_killed_while_idle_is_replaced_unnoticed(launched: Postgres, version: str) -> None:
+    """No client had that backend, so PgBouncer uses another one."""
     with pooler(version, launched, default_pool_size=1) as bouncer:
         async with await AsyncConn.connect(launched.dsn) as admin, await connect(bouncer) as conn:
             pid = await own_answer(conn)
@@ -125,8 +131,8 @@ async def test_an_idle_backend_is_killed(launched: Postgres, version: str) -> No
 
 @BOTH
 @ends_clean(60)
-async def test_a_cancel_goes_through_it(launched: Postgres, version: str) -> None:
-    """To the backend that works for us at that moment, and to nobody else's."""
+async def test_a_cancel_request_through_pgbouncer_stops_only_our_query(launched: Postgres, version: str) -> None:
+    """PgBouncer passes it to the backend that works for us at that moment, and to no other."""
     with pooler(version, launched) as bouncer:
         async with (
             await AsyncConn.connect(launched.dsn) as admin,
@@ -146,13 +152,13 @@ async def test_a_cancel_goes_through_it(launched: Postgres, version: str) -> Non
                 await asyncio.gather(answers(conn), answers(other))
 
 
-# ---- what its console does
+# ---- commands of its console
 
 
 @BOTH
 @ends_clean(60)
-async def test_paused_and_resumed(launched: Postgres, version: str) -> None:
-    """What is asked meanwhile waits; a deadline is kept, and the answer that comes late reaches nobody."""
+async def test_requests_wait_during_a_pause_and_keep_their_deadlines(launched: Postgres, version: str) -> None:
+    """After RESUME the waiting requests are answered; the late answer to a timed-out request is dropped."""
     with pooler(version, launched) as bouncer:
         async with await connect(bouncer) as conn, await connect(bouncer) as late:
             await asyncio.gather(answers(conn), answers(late))
@@ -167,8 +173,8 @@ async def test_paused_and_resumed(launched: Postgres, version: str) -> None:
 
 @BOTH
 @ends_clean(60)
-async def test_reconnected(launched: Postgres, version: str) -> None:
-    """RECONNECT swaps the backends as they become free: no request notices."""
+async def test_reconnect_replaces_the_backends_without_failing_a_request(launched: Postgres, version: str) -> None:
+    """RECONNECT replaces each backend once it is free."""
     with pooler(version, launched) as bouncer:
         async with await connect(bouncer) as conn:
             before = {await own_answer(conn) for _ in range(5)}
@@ -182,8 +188,10 @@ async def test_reconnected(launched: Postgres, version: str) -> None:
 @BOTH
 @pytest.mark.parametrize("how", ["KILL", "restart"])
 @ends_clean(60)
-async def test_it_ends_our_connections(launched: Postgres, version: str, how: str) -> None:
-    """Seen when it happens, busy or idle; what was asked may have run. Then it takes new connections."""
+async def test_a_kill_or_restart_of_pgbouncer_ends_busy_and_idle_connections(
+    launched: Postgres, version: str, how: str
+) -> None:
+    """The end is noticed at once; the running request is UNKNOWN. Afterwards new connections succeed."""
     with pooler(version, launched) as bouncer:
         async with await connect(bouncer) as idle, await connect(bouncer) as busy:
             asleep = busy.exec_query("select pg_sleep(30)")
@@ -208,8 +216,8 @@ async def test_it_ends_our_connections(launched: Postgres, version: str, how: st
 
 @BOTH
 @ends_clean(60)
-async def test_listen_is_swallowed(launched: Postgres, version: str) -> None:
-    """In transaction mode LISTEN succeeds, on whatever backend. Who has that when a notification comes, gets it."""
+async def test_listen_in_transaction_mode_reaches_the_wrong_client(launched: Postgres, version: str) -> None:
+    """LISTEN succeeds on any backend; the client that has this backend at a notification receives it."""
     with pooler(version, launched, default_pool_size=1) as bouncer:
         async with await connect(bouncer) as conn, await connect(bouncer) as other:
             receiver, stray = conn.take_notification_receiver(), other.take_notification_receiver()
@@ -220,6 +228,6 @@ async def test_listen_is_swallowed(launched: Postgres, version: str) -> None:
                     await admin.exec_query("select pg_notify('news', 'from elsewhere')")
                 await own.simple_query("commit")
             assert (stray.received, receiver.received) == (1, 0)
-            # A connection that notifies itself gets that if the same backend has both: here there is only one.
+            # A connection gets its own notification only if LISTEN ran on the same backend: here there is only one.
             await conn.exec_query("select pg_notify('news', 'to myself')")
             assert (stray.received, receiver.received) == (1, 1)

@@ -1,4 +1,4 @@
-"""A pool behind PgBouncer: a crowd that shares, lends and listens, and a pooler that goes and comes."""
+"""A pool that connects through PgBouncer: under load, with listeners, and while the pooler restarts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.servers.poolers import NEW, OLD, console, own_answer, pooler
 
 pytestmark = pytest.mark.servers
 
-# What goes with each version in transaction mode.
+# The options that each version needs in transaction mode.
 VERSIONS: list[tuple[str, dict[str, Any]]] = [(OLD, {"statement_cache_size": 0}), (NEW, {})]
 BOTH = pytest.mark.parametrize(("version", "options"), VERSIONS, ids=[OLD, NEW])
 
@@ -24,8 +24,10 @@ BOTH = pytest.mark.parametrize(("version", "options"), VERSIONS, ids=[OLD, NEW])
 @BOTH
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 @ends_clean(60)
-async def test_a_crowd(launched: Postgres, version: str, options: dict[str, Any], mode: PoolMode) -> None:
-    """In session mode each of the pool's connections has a backend, in transaction mode two serve them all."""
+async def test_a_pool_under_load_gets_every_answer_right(
+    launched: Postgres, version: str, options: dict[str, Any], mode: PoolMode
+) -> None:
+    """In session mode each of the pool's connections has its own backend; in transaction mode two serve them all."""
     await new_ledger(launched.dsn, is_unique=False)
     with pooler(version, launched, mode, default_pool_size=8 if mode == "session" else 2) as bouncer:
         async with await AsyncPool.connect(bouncer.dsn, size=4, **options) as pool:
@@ -40,7 +42,9 @@ async def test_a_crowd(launched: Postgres, version: str, options: dict[str, Any]
 
 @BOTH
 @ends_clean(60)
-async def test_it_goes_and_comes(launched: Postgres, version: str, options: dict[str, Any]) -> None:
+async def test_a_pool_recovers_after_pgbouncer_restarts_kills_or_pauses(
+    launched: Postgres, version: str, options: dict[str, Any]
+) -> None:
     await new_ledger(launched.dsn, is_unique=False)
     with pooler(version, launched) as bouncer:
         async with await AsyncPool.connect(bouncer.dsn, size=4, **options) as pool:
@@ -62,7 +66,9 @@ async def test_it_goes_and_comes(launched: Postgres, version: str, options: dict
 
 @BOTH
 @ends_clean(60)
-async def test_a_listener_in_session_mode(launched: Postgres, version: str, options: dict[str, Any]) -> None:
+async def test_a_listener_gets_notifications_in_session_mode(
+    launched: Postgres, version: str, options: dict[str, Any]
+) -> None:
     with pooler(version, launched, "session", default_pool_size=8) as bouncer:
         async with (
             await AsyncPool.connect(bouncer.dsn, size=2, **options) as pool,
@@ -74,8 +80,8 @@ async def test_a_listener_in_session_mode(launched: Postgres, version: str, opti
 
 
 @ends_clean(60)
-async def test_a_listener_in_transaction_mode(launched: Postgres) -> None:
-    """LISTEN says yes and does nothing: the pool finds out, whichever backend it is; all at once, as that takes 5 s."""
+async def test_a_listener_in_transaction_mode_raises_usage_error(launched: Postgres) -> None:
+    """LISTEN succeeds without effect; the pool detects that. The cases run concurrently, as each takes 5 s."""
 
     async def find_out(version: str, options: dict[str, Any], backends: int) -> None:
         with pooler(version, launched, default_pool_size=backends) as bouncer:
@@ -89,7 +95,7 @@ async def test_a_listener_in_transaction_mode(launched: Postgres) -> None:
 
 
 @ends_clean(60)
-async def test_one_request_at_a_time(launched: Postgres) -> None:
+async def test_a_pool_with_max_in_flight_1_gets_every_answer_right(launched: Postgres) -> None:
     with pooler(NEW, launched) as bouncer:
         async with await AsyncPool.connect(bouncer.dsn, size=4, max_in_flight=1) as pool:
             pids = await asyncio.gather(*[own_answer(pool) for _ in range(500)])
@@ -97,8 +103,8 @@ async def test_one_request_at_a_time(launched: Postgres) -> None:
 
 
 @ends_clean(60)
-async def test_no_backend_free(launched: Postgres) -> None:
-    """All backends are somebody else's: requests keep their deadlines, and nothing is left behind by those given up."""
+async def test_requests_keep_their_deadlines_while_no_backend_is_free(launched: Postgres) -> None:
+    """Another client has the only backend. Once it is free, requests that timed out have left no trace."""
     with pooler(NEW, launched, default_pool_size=1) as bouncer:
         async with (
             await AsyncConn.connect(bouncer.dsn) as other,

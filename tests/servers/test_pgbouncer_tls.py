@@ -1,4 +1,4 @@
-"""Behind a PgBouncer with TLS: verified, cancels go over TLS too, and a binding that it cannot give is refused."""
+"""Connections through a PgBouncer with TLS: verification, cancel requests, and missing channel binding."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ def bouncer(request: pytest.FixtureRequest, launched: Postgres, authority: trust
 
 
 @ends_clean()
-async def test_a_login_binds_nothing_and_says_so(bouncer: PgBouncer, authority: trustme.CA) -> None:
-    """It offers SCRAM without the channel: `prefer` takes that, `require` does not, and sends no password."""
+async def test_a_login_is_not_channel_bound_and_channel_binding_require_is_refused(
+    bouncer: PgBouncer, authority: trustme.CA
+) -> None:
+    """PgBouncer offers SCRAM without channel binding: `prefer` accepts that; `require` refuses, sending no password."""
     tls = TlsConfig(roots=root(authority))
     async with await AsyncConn.connect(bouncer.dsn, tls=tls) as conn:
         assert conn.is_tls and not conn.channel_bound and conn.auth_mechanism == "SCRAM-SHA-256"
@@ -45,7 +47,9 @@ async def test_another_authority_is_not_trusted(bouncer: PgBouncer) -> None:
 
 
 @ends_clean()
-async def test_a_cancel_goes_over_tls_as_well(bouncer: PgBouncer, launched: Postgres, authority: trustme.CA) -> None:
+async def test_a_cancel_request_through_pgbouncer_works_over_tls(
+    bouncer: PgBouncer, launched: Postgres, authority: trustme.CA
+) -> None:
     tls = TlsConfig(roots=root(authority))
     async with await AsyncConn.connect(launched.dsn) as admin, await AsyncConn.connect(bouncer.dsn, tls=tls) as conn:
         running = conn.exec_query("select pg_sleep(30) as through_tls")

@@ -1,4 +1,4 @@
-"""A pooler that takes one request at a time: `max_in_flight=1` works with it, and without that nothing hangs."""
+"""A pooler that handles one request at a time: `max_in_flight=1` works with it; otherwise timeouts end the wait."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REQUESTS = 20
 
 
 async def wedge(peer: Peer) -> None:
-    """It answers a request with a number, and loses what came along with it."""
+    """Answer each request with a number, and lose the requests that arrived together with it."""
     await peer.startup()
     for number in range(REQUESTS):
         await peer.answer_rows([(b"%d" % number,)])
@@ -33,7 +33,7 @@ async def loses_all_but_the_first(peer: Peer) -> None:
 
 @pytest.mark.parametrize("cache", [0, 256])
 @ends_clean()
-async def test_one_at_a_time(cache: int) -> None:
+async def test_with_max_in_flight_1_every_request_is_answered(cache: int) -> None:
     async with (
         FakePG(wedge) as fake,
         await AsyncConn.connect(fake.dsn, max_in_flight=1, statement_cache_size=cache) as conn,
@@ -43,8 +43,8 @@ async def test_one_at_a_time(cache: int) -> None:
 
 
 @ends_clean()
-async def test_all_at_once_is_too_much_for_it() -> None:
-    """Its fault, and the caller's deadline ends the wait."""
+async def test_pipelined_requests_that_the_pooler_loses_time_out() -> None:
+    """The pooler loses them; the caller's timeout ends the wait."""
     async with FakePG(loses_all_but_the_first) as fake:
         conn = await AsyncConn.connect(fake.dsn)
         head = conn.exec_query("select 'head'")

@@ -1,4 +1,4 @@
-"""The words that the session's tests share: a client without a socket, its sinks, and a server's usual answers."""
+"""Helpers for the session tests: a client without a socket, its sinks, and the usual answers of a server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STALE = m.ErrorResponse((("S", "ERROR"), ("C", "0A000"), ("M", "stale plan"), ("
 
 
 class Sink:
-    """A caller: it takes one answer, and a second one is an error. `cancelled` once it does not wait any more."""
+    """A caller: it accepts one answer, and a second one is an error. `cancelled` is True once it stops waiting."""
 
     def __init__(self) -> None:
         self.cancelled = False
@@ -59,7 +59,7 @@ class Sink:
         self.error = exception
 
     def shown(self) -> Any:
-        """All that its caller can see, to be compared."""
+        """Everything its caller can see, in a form that can be compared."""
         return shown(self.result if self.error is None else self.error)
 
 
@@ -80,12 +80,12 @@ def shown(answer: Any) -> Any:
 
 
 def outcomes(*sinks: Sink) -> list[Outcome | None]:
-    """What each failure says; None where there is none."""
+    """The outcome of each failure; None for a sink that has not failed."""
     return [getattr(sink.error, "outcome", None) for sink in sinks]
 
 
 class Consumer:
-    """What takes the parts of an answer as they come."""
+    """Records the parts of an answer as they arrive."""
 
     def __init__(self) -> None:
         self.headers: list[Any] = []
@@ -99,18 +99,18 @@ class Consumer:
 
 
 def pg_error(sink: Sink) -> PgError:
-    """The server's error that it got."""
+    """The server's error that this sink received."""
     assert isinstance(sink.error, PgError), sink.shown()
     return sink.error
 
 
 class Client:
-    """A session, and what its owner does: submit, send, receive. Every request's sink is in `sinks`, in order."""
+    """A session and the actions of its owner: submit, send, receive. `sinks` has the sink of each request, in order."""
 
     def __init__(self, *, cache: int = 256, max_in_flight: int = 256, parameters: dict[str, str] | None = None) -> None:
         self.session = Session(parameters if parameters is not None else {}, cache, max_in_flight)
         self.sinks: list[Sink] = []
-        self.inside: Window | None = None  # where what it submits goes
+        self.inside: Window | None = None  # the window that new requests are submitted to
 
     def _submit(self, request: Request) -> Sink:
         sink: Any = request.sink
@@ -158,7 +158,7 @@ class Client:
         return self._submit(transaction.Transaction(setup, query).whole)
 
     def window(self, name: str = "a window", *, has_state: bool = False, deadline: float = 0.0) -> Window:
-        """Ask for a window; its sink is the last of `sinks`, and has it once it is open."""
+        """Request a window. Its sink is the last of `sinks` and receives the window once it is open."""
         window = Window(Sink(), name, deadline, has_state)
         self._submit(window)
         return window
@@ -172,23 +172,23 @@ class Client:
         return request.sink if request is not None else None
 
     def disown(self) -> None:
-        """As the owner does when nobody waits for the sole request any more, and a cancel connection is opened."""
+        """What the owner does when the caller of the sole request stops waiting and a cancel connection is opened."""
         request = self.session.sole()
         assert request is not None
         self.session.hold_for_cancel(request)
 
     def take(self, n: int | None = None) -> bytes:
-        """What the socket takes: the first `n` bytes, or all."""
+        """Take the first `n` bytes of the output, or all of it, as the socket does."""
         data = bytes(self.session.out[:n])
         self.session.sent(len(data))
         return data
 
     def sent(self) -> list[m.FrontendMessage]:
-        """All that was to be sent, as messages."""
+        """Take all pending output, as messages."""
         return split(self.take())
 
     def tags(self) -> str:
-        """The tags of all that was to be sent: "PDBES" for a query's first use."""
+        """Take all pending output, as message tags: "PDBES" for the first use of a query."""
         return "".join(chr(message.tag or 0) for message in self.sent())
 
     def feed(self, *items: m.BackendMessage | bytes) -> None:
@@ -196,7 +196,7 @@ class Client:
 
 
 def split(data: bytes) -> list[m.FrontendMessage]:
-    """The messages that a client has sent."""
+    """Split the bytes that a client sent into messages."""
     messages, i = [], 0
     while i < len(data):
         stop = i + 1 + int.from_bytes(data[i + 1 : i + 5], "big")
@@ -205,11 +205,11 @@ def split(data: bytes) -> list[m.FrontendMessage]:
     return messages
 
 
-# ---- what a server answers
+# ---- answers of a server
 
 
 def result(*rows: Row, tag: str | None = None) -> list[m.BackendMessage]:
-    """DataRow for each, and CommandComplete."""
+    """One DataRow for each row, then CommandComplete."""
     return [*map(m.DataRow, rows), m.CommandComplete(f"SELECT {len(rows)}" if tag is None else tag)]
 
 
@@ -233,12 +233,12 @@ def later(*rows: Row, tag: str | None = None) -> list[m.BackendMessage]:
 
 
 def described(*rows: Row, names: Sequence[str] = ("a",), tag: str | None = None) -> list[m.BackendMessage]:
-    """The answer to a query whose columns are asked for each time: Bind, Describe, Execute, Sync."""
+    """The answer to a query that is described on every use: Bind, Describe, Execute, Sync."""
     return [m.BindComplete(), describe(names, ()), *result(*rows, tag=tag), READY]
 
 
 def known(client: Client, sql: str, *params: Value, names: Sequence[str] = ("a",)) -> None:
-    """Have the client's cache know `sql`."""
+    """Put `sql` into the client's statement cache."""
     client.query(sql, *params)
     client.take()
     client.feed(*first(names=names))

@@ -1,4 +1,7 @@
-"""One conversation with a bit of everything, as stages: what is asked, then the bytes that come. For cutting it up."""
+"""One conversation that covers every kind of request, in stages: requests, then the bytes that answer them.
+
+The split tests cut its inbound stream into pieces.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ SEVERAL = [
 
 
 class Stage(NamedTuple):
-    """Requests that are made once all bytes of the stage before have come, and the bytes that answer them."""
+    """Requests made after all bytes of the previous stage have arrived, and the bytes that answer them."""
 
     ask: Callable[[Client], object]
     answer: list[m.BackendMessage]
@@ -51,7 +54,7 @@ def _later_uses(client: Client) -> None:
     for n in range(8):
         client.query("select $1", b"%d" % n, result_formats=n % 2)
     client.query("selec")
-    client.query("insert")  # whose constraint is deferred
+    client.query("insert")  # its constraint is deferred
     client.simple("insert; selec")
     client.query("")
     client.encoded(m.Parse("", "x"), m.Bind(), m.Execute("", 1), m.Execute(), m.Close("P"), m.Sync(), drain=True)

@@ -1,8 +1,8 @@
-"""A model of PostgreSQL in memory: sync groups, prepared statements, transactions, and a few words of SQL.
+"""A model of PostgreSQL in memory: sync groups, prepared statements, transactions, and a few SQL commands.
 
-It knows the protocol chapter and the recorded behaviour of real servers, and nothing of our session. `select`, `show`
-and `values` return one row: the SQL, the parameters, and "v" for each time the SQL was altered. `fail` fails when it
-runs; `copy in` and `copy out` begin a COPY.
+It follows the protocol chapter and the recorded behaviour of real servers, and knows nothing of our session. `select`,
+`show` and `values` return one row: the SQL, the parameters, and "v" for each time the SQL was altered. `fail` fails
+when it runs; `copy in` and `copy out` begin a COPY.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Prepared(NamedTuple):
     sql: str
     oids: tuple[int, ...]
     version: int
-    arity: int  # how many parameters: each is a $
+    arity: int  # number of parameters, each written as $
 
 
 class Portal(NamedTuple):
@@ -42,7 +42,7 @@ class Refusal(Exception):
 
 
 class Server:
-    """One backend. `executed` has the parameters of every Execute that came to run; the rest is for tests to set."""
+    """One backend. `executed` lists the parameters of every statement that ran; tests may set the other attributes."""
 
     def __init__(self) -> None:
         self.prepared: dict[str, Prepared] = {}
@@ -57,7 +57,7 @@ class Server:
         self.refusals: Counter[str] = Counter()  # how many Parses of this SQL will time out on a lock
 
     def answer(self, data: bytes) -> bytes:
-        """What it says to whole messages."""
+        """The answer to a sequence of whole messages."""
         return b"".join(m.encode(*self.take(message)) for message in split(data))
 
     def take(self, message: m.FrontendMessage) -> list[m.BackendMessage]:
@@ -84,7 +84,7 @@ class Server:
         self.status = "I" if self.status == "I" else "E"
 
     def _copy(self, message: m.FrontendMessage) -> list[m.BackendMessage]:
-        """Inside a COPY IN: Sync and Flush are passed over; what is no part of a COPY ends the connection."""
+        """Inside a COPY IN: Sync and Flush are ignored; a message that is not part of a COPY ends the connection."""
         if isinstance(message, m.CopyData | m.Sync | m.Flush):
             return []
         by, self.copying = self.copying, ""
@@ -204,7 +204,7 @@ class Server:
         return [tag] if row is None else [m.DataRow(row), tag]
 
     def _transact(self, word: str) -> str:
-        """Returns the tag."""
+        """Run BEGIN, COMMIT or ROLLBACK, and return its command tag."""
         tag = "ROLLBACK" if self.status == "E" else word.upper()
         self.is_set_up = self.is_set_up and word == "begin"
         self.status = "T" if word == "begin" else "I"

@@ -1,4 +1,4 @@
-"""Deadlines: which requests are overdue, what their errors say, and which request is alone."""
+"""Deadlines: which requests are overdue, what their errors say, and when a request is the only one in flight."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests.session.conversation import READY, Client, Sink, known, outcomes, res
 SIMPLE = [*result(), READY]
 
 
-# ---- the request that nobody waits for any more
+# ---- the sole request
 
 
-def test_the_sole_request() -> None:
+def test_a_request_is_sole_only_while_no_other_is_unanswered() -> None:
     client = Client(max_in_flight=2)
     first_sink = client.simple("a")
     assert client.sole is first_sink
@@ -30,7 +30,7 @@ def test_the_sole_request() -> None:
 # ---- deadlines
 
 
-def test_expire() -> None:
+def test_expiring_fails_overdue_requests_and_returns_the_next_deadline() -> None:
     client = Client(max_in_flight=2)
     sinks = [client.simple(f"select {n}", deadline=float(n)) for n in range(5)]
     client.take()
@@ -50,7 +50,7 @@ def test_expire() -> None:
     assert client.expire(10.0) == 0.0
 
 
-def test_what_is_encoded_will_be_sent_whatever_its_deadline() -> None:
+def test_an_encoded_request_is_sent_even_after_its_deadline() -> None:
     client = Client()
     sink = client.simple("insert", deadline=1.0)
     client.expire(2.0)
@@ -58,7 +58,7 @@ def test_what_is_encoded_will_be_sent_whatever_its_deadline() -> None:
     assert client.sent() == [m.Query("insert")]
 
 
-def test_a_unit_is_one_request_to_those_behind_it_and_a_sync_is_none() -> None:
+def test_a_timeout_counts_a_transaction_as_one_request_and_a_sync_as_none() -> None:
     client = Client(max_in_flight=6)
     client.transaction("set local a = 1", "select 2")
     client.session.submit(sync_request(None))
@@ -70,7 +70,7 @@ def test_a_unit_is_one_request_to_those_behind_it_and_a_sync_is_none() -> None:
     assert str(late.error) == "the request's deadline has passed, behind 2 unanswered requests"
 
 
-def test_a_deadline_beside_a_window_says_whose_it_is() -> None:
+def test_a_timeout_names_the_open_window_only_for_requests_outside_it() -> None:
     client = Client()
     window = Window(Sink(), "exclusive()", 5.0, has_state=True)
     client.session.submit(window)
@@ -82,7 +82,7 @@ def test_a_deadline_beside_a_window_says_whose_it_is() -> None:
     assert ends == [": exclusive() has the connection", "", ", behind 1 unanswered request"]
 
 
-def test_a_repair_whose_deadline_passes_was_refused() -> None:
+def test_a_repair_that_passes_its_deadline_is_rejected_and_not_sent() -> None:
     client = Client()
     known(client, "select 1")
     sink = client.query("select 1", deadline=1.0)
@@ -92,3 +92,15 @@ def test_a_repair_whose_deadline_passes_was_refused() -> None:
     client.expire(1.0)
     client.session.release()
     assert outcomes(sink) == [Outcome.REJECTED] and client.sent() == []
+
+
+def test_a_transaction_that_is_alone_is_represented_by_its_query() -> None:
+    client = Client()
+    sink = client.transaction("set local a = 1", "select 2")
+    assert client.sole is sink
+    client.simple("select 3")
+    assert client.sole is None
+
+
+def test_without_requests_none_is_alone() -> None:
+    assert Client().sole is None

@@ -1,4 +1,4 @@
-"""How an extended query is sent: what the server has to parse, and to close, by what the cache knows of a statement."""
+"""Encoding an extended query: what the server must parse and close, given what the cache knows of a statement."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ FIELD = FieldDescription("a", 0, 0, 25, -1, -1, 0)
 
 
 def asked(sql: str, *, is_item: bool = False, is_unnamed: bool = False, is_repaired: bool = False) -> Request:
-    """A request that nobody waits for."""
+    """A request without a caller."""
     request = Request(None, sql, 0.0)
     request.number, request.is_item, request.is_unnamed, request.is_repaired = 7, is_item, is_unnamed, is_repaired
     return request
 
 
 def sent(request: Request, cache: StatementCache, group: int = 1, is_in_group: bool = False) -> str:
-    """The tags of what is appended, each with the name it is for."""
+    """The tags of the appended messages; a quote marks a named statement, a double quote the unnamed one."""
     out = bytearray()
     extended_query.append(out, request, cache, group, is_in_group)
     said = []
@@ -33,7 +33,7 @@ def sent(request: Request, cache: StatementCache, group: int = 1, is_in_group: b
 
 
 def known(cache: StatementCache, sql: str, *, is_described: bool = True, group: int = 1) -> Statement:
-    """A statement that the server has from an earlier request."""
+    """A statement that an earlier request prepared on the server."""
     statement = cache.find(sql, ())
     statement.number, statement.group = 1, group
     if is_described:
@@ -43,7 +43,7 @@ def known(cache: StatementCache, sql: str, *, is_described: bool = True, group: 
 
 
 @pytest.mark.parametrize("is_item", [False, True])
-def test_the_first_use_and_a_later_one(is_item: bool) -> None:
+def test_the_first_use_parses_and_describes_and_a_later_one_only_binds(is_item: bool) -> None:
     cache, end = StatementCache(4), "" if is_item else "S"
     first = asked("select", is_item=is_item)
     assert sent(first, cache) == "P'D'B'E" + end and first.parses
@@ -59,8 +59,8 @@ def test_the_first_use_and_a_later_one(is_item: bool) -> None:
 
 
 @pytest.mark.parametrize("is_item", [False, True])
-def test_one_that_is_not_described_yet(is_item: bool) -> None:
-    """In its own group it is relied on; in another one only where its Parse cannot be rolled back."""
+def test_an_undescribed_statement_is_reused_only_where_its_parse_is_safe(is_item: bool) -> None:
+    """Its own sync group may use it; another group may use it only if its Parse cannot be rolled back."""
     cache = StatementCache(4)
     statement = known(cache, "select", is_described=False, group=3)
     again = asked("select", is_item=is_item)
@@ -73,7 +73,7 @@ def test_one_that_is_not_described_yet(is_item: bool) -> None:
     assert sent(asked("select", is_item=is_item), cache, group=4).startswith("B'")
 
 
-def test_what_relies_on_no_name() -> None:
+def test_a_repaired_or_unnamed_request_uses_no_known_named_statement() -> None:
     cache = StatementCache(4)
     known(cache, "select")
     assert sent(asked("select", is_unnamed=True), cache) == 'P"DB"ES'
@@ -81,7 +81,7 @@ def test_what_relies_on_no_name() -> None:
     assert sent(asked("new", is_repaired=True), cache) == "P'D'B'ES"
 
 
-def test_what_was_evicted_is_closed_where_a_group_begins() -> None:
+def test_evicted_statements_are_closed_at_the_start_of_a_group() -> None:
     cache = StatementCache(4)
     known(cache, "select")
     for sql, expected in (("new", "C'P'D'B'ES"), ("select", "C'B'ES")):
@@ -95,8 +95,8 @@ def test_what_was_evicted_is_closed_where_a_group_begins() -> None:
     assert sent(asked("select", is_item=True), cache, is_in_group=True) == "B'E" and cache.closing == ["gone"]
 
 
-def test_a_name_that_has_still_to_be_closed() -> None:
-    """Inside a group there is no place for the Close that frees it."""
+def test_a_name_that_is_still_to_be_closed_is_not_reused_inside_a_group() -> None:
+    """The Close that frees the name cannot be sent inside a group."""
     cache = StatementCache(4)
     name = known(cache, "select").name
     cache.drop_sql("select")
@@ -108,7 +108,9 @@ def test_a_name_that_has_still_to_be_closed() -> None:
 @pytest.mark.parametrize(
     ("is_in_group", "may_stay_open", "is_safe"), [(False, False, True), (True, False, False), (False, True, False)]
 )
-def test_whether_its_parse_can_be_rolled_back(is_in_group: bool, may_stay_open: bool, is_safe: bool) -> None:
+def test_a_statement_is_safe_only_if_its_parse_cannot_be_rolled_back(
+    is_in_group: bool, may_stay_open: bool, is_safe: bool
+) -> None:
     cache, request = StatementCache(4), asked("select")
     request.may_stay_open = may_stay_open
     sent(request, cache, is_in_group=is_in_group)

@@ -1,4 +1,4 @@
-"""Notifications: received = delivered + dropped + queued, at every moment, and gaps stand where some were lost."""
+"""The notification queue: received = delivered + dropped + queued at all times, and gaps mark the losses."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def drain(q: NotificationQueue) -> list[object]:
 @pytest.mark.parametrize(
     ("pid", "channel", "payload"), [(1, "c", "p"), (-1, "", ""), (2**31 - 1, "\udcff", "\u20ac" * 2000)]
 )
-def test_a_message_arrives(pid: int, channel: str, payload: str) -> None:
+def test_a_notification_arrives_unchanged(pid: int, channel: str, payload: str) -> None:
     q = queue(1)
     come(q, Notification(pid, channel, payload))
     expected = Notification(pid, channel, payload)
@@ -53,7 +53,7 @@ SENDERS = st.tuples(
 
 
 @given(st.lists(SENDERS.map(lambda fields: Notification(*fields)), max_size=8))
-def test_each_has_its_own_sender_and_channel(sent: list[Notification]) -> None:
+def test_notifications_keep_their_own_sender_and_channel(sent: list[Notification]) -> None:
     q = queue(8)
     for notification in sent:
         come(q, notification)
@@ -63,7 +63,7 @@ def test_each_has_its_own_sender_and_channel(sent: list[Notification]) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"\0\0\0", b"\0\0\0\1", b"\0\0\0\1c\0", b"\0\0\0\1c\0p", b"\0\0\0\1c\0p\0\0", b"\0" * 5]
 )
-def test_what_is_no_notification(body: bytes) -> None:
+def test_a_malformed_notification_is_refused_and_not_counted(body: bytes) -> None:
     q = queue(1)
     with pytest.raises(ProtocolError, match="not a process id and two strings"):
         q.arrived(body)
@@ -84,7 +84,7 @@ def test_any_bytes_are_a_notification_or_a_protocol_error(body: bytes) -> None:
     assert q.take() == (expected.pid, expected.channel, expected.payload)
 
 
-def test_in_order() -> None:
+def test_notifications_are_delivered_in_order() -> None:
     q = queue(3)
     for number in range(3):
         come(q, numbered(number))
@@ -99,18 +99,18 @@ def test_in_order() -> None:
         (2, "newest", [0, 1, "-3"]),
         (1, "oldest", ["-4", 4]),
         (1, "newest", [0, "-4"]),
-        (0, "oldest", []),  # nobody receives: nothing is kept
+        (0, "oldest", []),  # without a receiver nothing is kept
         (0, "newest", []),
     ],
 )
-def test_what_does_not_fit_leaves_a_gap(capacity: int, drop: Drop, items: list[object]) -> None:
+def test_notifications_that_do_not_fit_leave_a_gap(capacity: int, drop: Drop, items: list[object]) -> None:
     q = queue(capacity, drop)
     for number in range(5):
         come(q, numbered(number))
     assert (len(q), q.dropped, drain(q)) == (capacity, 5 - capacity, items)
 
 
-def test_gaps_stand_where_they_belong() -> None:
+def test_gaps_stand_where_the_newest_notifications_were_dropped() -> None:
     q = queue(2, "newest")
     for number in range(4):
         come(q, numbered(number))
@@ -120,7 +120,7 @@ def test_gaps_stand_where_they_belong() -> None:
     assert drain(q) == [1, "-2", 4, "-2"]
 
 
-def test_whoever_waits_is_told_once() -> None:
+def test_a_waiter_is_woken_once_and_a_cancelled_one_not_at_all() -> None:
     q = queue(2)
     q.wake()
     sink = q.waiter = Sink()
@@ -134,7 +134,7 @@ def test_whoever_waits_is_told_once() -> None:
 
 
 class Told(Sink):
-    """Counts its one answer, which is None."""
+    """A sink that expects None as its answer and counts it."""
 
     count = 0
 
@@ -151,8 +151,8 @@ class Told(Sink):
     drop=st.sampled_from(get_args(Drop)),
     takes=st.lists(st.booleans(), max_size=30),
 )
-def test_every_one_is_accounted_for(capacity: int, drop: Drop, takes: list[bool]) -> None:
-    """Each item continues where the last one ended: a gap of n stands for exactly the n that are missing."""
+def test_every_notification_is_delivered_or_counted_in_a_gap(capacity: int, drop: Drop, takes: list[bool]) -> None:
+    """Each item continues where the previous one ended: a gap of n stands for exactly n missing notifications."""
     q = queue(capacity, drop)
     items: list[Any] = []
     for number, is_take in enumerate(takes):
@@ -175,7 +175,7 @@ def test_every_one_is_accounted_for(capacity: int, drop: Drop, takes: list[bool]
         assert at == len(put) == q.received
 
 
-# ---- a queue that goes from one connection to the next
+# ---- a queue that moves from one connection to the next
 
 
 def lost(seconds: float, before: int, after: int) -> ListenerGap:
@@ -183,7 +183,7 @@ def lost(seconds: float, before: int, after: int) -> ListenerGap:
 
 
 @pytest.mark.parametrize("drop", get_args(Drop))
-def test_a_marker_stands_where_the_connection_changed(drop: Drop) -> None:
+def test_a_listener_gap_stands_where_the_connection_changed(drop: Drop) -> None:
     q = queue(2, drop)
     come(q, numbered(1))
     q.reconnected(lost(1.0, 7, 8), queue(2))
@@ -193,14 +193,14 @@ def test_a_marker_stands_where_the_connection_changed(drop: Drop) -> None:
     assert q.take() == lost(2.0, 8, 9) and (q.received, q.delivered, q.dropped) == (2, 2, 0)
 
 
-def test_two_with_nothing_in_between_are_one() -> None:
+def test_two_listener_gaps_with_nothing_between_them_become_one() -> None:
     q = queue(1)
     q.reconnected(lost(1.0, 7, 8), queue(2))
     q.reconnected(lost(2.0, 8, 9), queue(2))
     assert (q.take(), q.take()) == (lost(3.0, 7, 9), None)
 
 
-def test_the_newest_are_lost_behind_a_marker() -> None:
+def test_drop_newest_counts_its_losses_in_the_adjacent_listener_gap() -> None:
     q = queue(1, "newest")
     come(q, numbered(1))
     q.reconnected(lost(1.0, 7, 8), queue(2))
@@ -208,11 +208,11 @@ def test_the_newest_are_lost_behind_a_marker() -> None:
     assert [q.take(), q.take(), q.take()] == [numbered(1), ListenerGap(1, 1.0, 7, 8), None]
     come(q, numbered(3))
     come(q, numbered(4))
-    q.reconnected(lost(1.0, 8, 9), queue(2))  # behind a gap: both are one
+    q.reconnected(lost(1.0, 8, 9), queue(2))  # follows a gap: the two become one
     assert [q.take(), q.take(), q.take()] == [numbered(3), ListenerGap(1, 1.0, 8, 9), None]
 
 
-def test_the_oldest_are_lost_around_a_marker() -> None:
+def test_drop_oldest_counts_losses_on_both_sides_in_the_listener_gap() -> None:
     q = queue(1)
     q.reconnected(lost(1.0, 7, 8), queue(2))
     for number in range(3):
@@ -229,7 +229,7 @@ def test_the_oldest_are_lost_around_a_marker() -> None:
 
 
 @given(drop=st.sampled_from(get_args(Drop)), steps=st.lists(st.sampled_from(["put", "take", "change"]), max_size=40))
-def test_with_markers_every_one_is_accounted_for(drop: Drop, steps: list[str]) -> None:
+def test_every_notification_is_accounted_for_across_reconnects(drop: Drop, steps: list[str]) -> None:
     q = queue(2, drop)
     expected = number = changes = 0
     ends: list[int] = []
@@ -262,7 +262,7 @@ def test_with_markers_every_one_is_accounted_for(drop: Drop, steps: list[str]) -
 
 
 @pytest.mark.parametrize("drop", get_args(Drop))
-def test_what_has_come_early_stands_behind_the_marker(drop: Drop) -> None:
+def test_early_notifications_of_a_new_connection_follow_the_listener_gap(drop: Drop) -> None:
     early = queue(2, drop)
     for number in range(2, 6):
         come(early, numbered(number))
@@ -273,3 +273,9 @@ def test_what_has_come_early_stands_behind_the_marker(drop: Drop) -> None:
     expected = [1, "-2", 4, 5] if drop == "oldest" else [1, "-0", *kept]
     assert drain(q) == expected
     assert (q.received, q.delivered, q.dropped, len(q)) == (5, 3, 2, 0)
+
+
+def test_the_limit_says_how_many_are_kept_and_which_are_dropped() -> None:
+    queue = NotificationQueue()
+    queue.set_limit(3, "oldest")
+    assert (queue.capacity, queue.drop) == (3, "oldest")

@@ -1,4 +1,4 @@
-"""The queue of notifications: every one is accounted for, and gaps stand exactly where some were lost."""
+"""A model of the notification queue: every notification is accounted for, and gaps mark exactly the losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def come(queue: NotificationQueue, notification: Notification) -> None:
 
 
 class QueueModel(RuleBasedStateMachine):
-    """Numbered notifications: the model knows which are kept, and the numbers that come back show the gaps."""
+    """Numbered notifications: the model knows which ones are kept, and the numbers delivered must match the gaps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,12 +30,12 @@ class QueueModel(RuleBasedStateMachine):
         self.kept: deque[int] = deque()
         self.sent = 0
         self.delivered = 0
-        self.expected = 0  # the number that comes next, unless a gap says otherwise
+        self.expected = 0  # the next number, unless a gap comes first
 
     @initialize(capacity=st.integers(1, 4), drop=st.sampled_from(["oldest", "newest"]), before=st.integers(0, 2))
     def begin(self, capacity: int, drop: Drop, before: int) -> None:
         self.several_come(before)
-        self.expected = before  # nobody received yet: lost, and no gap tells
+        self.expected = before  # no receiver yet: these are lost without a gap
         self.queue.capacity, self.queue.drop = capacity, drop
 
     @rule(count=st.integers(1, 9))
@@ -97,7 +97,7 @@ def all_of(queue: NotificationQueue) -> list[str]:
     return items
 
 
-def test_without_a_receiver_nothing_is_kept() -> None:
+def test_without_a_receiver_all_notifications_are_dropped() -> None:
     queue = filled(0, "newest", 3)
     assert (queue.received, queue.dropped, queue.delivered, len(queue)) == (3, 3, 0, 0)
     assert queue.take() is None
@@ -106,14 +106,14 @@ def test_without_a_receiver_nothing_is_kept() -> None:
 @pytest.mark.parametrize(
     ("drop", "items"), [("oldest", ["-3", "3", "4"]), ("newest", ["0", "1", "-3"])], ids=["oldest", "newest"]
 )
-def test_what_is_lost_when_it_is_full(drop: Drop, items: list[str]) -> None:
+def test_a_full_queue_drops_the_oldest_or_the_newest(drop: Drop, items: list[str]) -> None:
     queue = filled(2, drop, 5)
     assert len(queue) == 2 and queue.dropped == 3
     assert all_of(queue) == items
     assert (queue.received, queue.delivered, queue.dropped, len(queue)) == (5, 2, 3, 0)
 
 
-def test_gaps_stay_where_they_were() -> None:
+def test_gaps_stay_where_notifications_were_dropped() -> None:
     queue = filled(1, "newest", 2)
     assert queue.take() == Notification(0, "c", "0")
     come(queue, Notification(2, "c", "2"))
@@ -128,9 +128,9 @@ def test_a_flood_costs_no_memory() -> None:
         assert len(all_of(queue)) == 11  # and one gap
 
 
-def test_who_waits_is_told_once() -> None:
+def test_a_waiter_is_woken_once() -> None:
     queue = filled(1, "oldest", 1)
-    queue.wake()  # nobody waits
+    queue.wake()  # without a waiter
     waiter: Future[None] = Future()
     queue.waiter = waiter
     for number in range(3):  # a second result would be an InvalidStateError
@@ -138,7 +138,7 @@ def test_who_waits_is_told_once() -> None:
     assert waiter.done()
 
 
-# ---- NotificationResponse, which is read apart from the other messages for speed
+# ---- NotificationResponse, which has its own faster decoder
 
 
 def read_apart(body: bytes) -> Notification | str:
@@ -163,11 +163,11 @@ def read_as_declared(body: bytes) -> Notification | str:
 
 
 @given(message(m.NotificationResponse))
-def test_what_is_sound_is_read_as_it_is_declared(sound: m.NotificationResponse) -> None:
+def test_a_valid_notification_is_read_as_the_message_declaration_says(sound: m.NotificationResponse) -> None:
     body = m.encode(sound)[5:]
     assert read_apart(body) == read_as_declared(body) == Notification(sound.pid, sound.channel, sound.payload)
 
 
 @given(st.lists(st.sampled_from([b"\0", b"x", b"\xff"]), max_size=12).map(b"".join) | st.binary(max_size=20))
-def test_what_is_not_is_refused_as_it_is_declared(body: bytes) -> None:
+def test_any_bytes_are_read_or_refused_as_the_message_declaration_says(body: bytes) -> None:
     assert read_apart(body) == read_as_declared(body)

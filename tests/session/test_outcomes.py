@@ -1,4 +1,4 @@
-"""How requests end that are not plain success: with an error, in a group, at their deadline."""
+"""The outcomes of requests that fail: alone, in a sync group, in a transaction, or with a stale statement."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SIMPLE = [*result(), READY]
 
 # ---- sync groups
 
-# What a group says whose last item fails, by the tag of one before.
+# The outcome of a group whose last item fails, by the tag of an earlier item.
 ENDS = [("INSERT 0 1", Outcome.REJECTED), *((tag, Outcome.UNKNOWN) for tag in sorted(COMMITTING_TAGS))]
 
 
-def test_a_group_is_answered_at_its_sync() -> None:
+def test_the_items_of_a_group_are_answered_at_its_sync() -> None:
     client = Client()
     sinks = [client.item("select 1", b"1"), client.item("insert"), client.item("select 1", b"2"), client.sync()]
     assert client.tags() == "PDBE" + "PDBE" + "BDE" + "S"
@@ -41,21 +41,21 @@ def test_a_group_is_answered_at_its_sync() -> None:
     assert sinks[1].result.rows_affected == 1
 
 
-def test_a_simple_query_among_groups() -> None:
+def test_a_simple_query_may_stand_between_two_groups() -> None:
     client = Client()
     sinks = [client.item("insert"), client.sync(), client.simple("select"), client.item("insert"), client.sync()]
-    assert client.tags() == "PDBE" + "S" + "Q" + "PDBE" + "S"  # an item relies on no Parse of another group
+    assert client.tags() == "PDBE" + "S" + "Q" + "PDBE" + "S"  # an item does not rely on the Parse of another group
     client.feed(*first(names=(), tag="INSERT 0 1"), *SIMPLE, *first(names=(), tag="INSERT 0 1"))
     assert all(sink.result is not None for sink in sinks)
 
 
-# The failing step of the second item of three, and what the first one's tag was.
+# The answers before the error, and the step of the second of three items that fails.
 FAILURES = [([], "Parse"), (PREPARED[:1], "Describe"), (PREPARED, "Bind"), ([*PREPARED, m.BindComplete()], "Execute")]
 
 
 @pytest.mark.parametrize("answer", [case[0] for case in FAILURES], ids=[case[1] for case in FAILURES])
 @pytest.mark.parametrize(("tag", "outcome"), ENDS)
-def test_one_error_undoes_the_group(answer: list[m.BackendMessage], tag: str, outcome: Outcome) -> None:
+def test_one_error_fails_every_item_of_the_group(answer: list[m.BackendMessage], tag: str, outcome: Outcome) -> None:
     client = Client()
     done, failed, skipped, sync = client.item("a"), client.item("b"), client.item("c"), client.sync()
     behind = client.item("select 1"), client.sync()
@@ -68,16 +68,16 @@ def test_one_error_undoes_the_group(answer: list[m.BackendMessage], tag: str, ou
     assert list(sync.result) == [] and [list(sink.result) for sink in behind] == [[(b"1",)], []]
 
 
-def test_an_error_at_the_end_of_a_group() -> None:
+def test_an_error_at_the_sync_fails_the_items_and_the_sync() -> None:
     client = Client()
-    item, sync = client.item("insert"), client.sync()  # whose constraint is deferred
+    item, sync = client.item("insert"), client.sync()  # its constraint is deferred
     client.feed(*first(names=(), tag="INSERT 0 1")[:-1], error("23505"), READY)
     assert isinstance(item.error, PipelineAborted) and outcomes(item, sync) == [Outcome.REJECTED] * 2
     assert item.error.__cause__ is pg_error(sync)
 
 
-def test_a_group_that_ends_in_a_query() -> None:
-    """The library's own transactions do that."""
+def test_a_failed_item_also_fails_the_query_that_ends_its_group() -> None:
+    """The library's own transactions end their groups like this."""
     client = Client()
     item, last = client.item("fail"), client.query("select 1")
     client.take()
@@ -90,7 +90,7 @@ def test_a_group_that_ends_in_a_query() -> None:
     assert [list(sink.result) for sink in again] == [[], [(b"1",)]]
 
 
-def test_copy_out_in_a_group_is_refused_alone() -> None:
+def test_copy_out_in_a_group_fails_without_affecting_other_items() -> None:
     client = Client()
     copy, other, _ = client.item("copy"), client.item("insert"), client.sync()
     copied = [m.CopyOutResponse(0, ()), m.CopyDone(), m.CommandComplete("COPY 0")]
@@ -99,20 +99,20 @@ def test_copy_out_in_a_group_is_refused_alone() -> None:
     assert other.result.rows_affected == 1
 
 
-def test_a_stale_item_fails_and_is_prepared_anew_the_next_time() -> None:
+def test_a_stale_item_fails_and_is_prepared_again_on_its_next_use() -> None:
     client = Client()
     known(client, "select 1")
     stale, sync = client.item("select 1"), client.sync()
     client.take()
     client.feed(error("26000"), READY)
-    assert pg_error(stale).code == "26000" and sync.result is not None  # it stands in a group of its caller's making
+    assert pg_error(stale).code == "26000" and sync.result is not None  # no repair in a group that the caller built
     client.item("select 1")
     client.sync()
     assert client.tags() == "CPDBE" + "S"
 
 
 @pytest.mark.parametrize("status", ["T", "E"])
-def test_a_group_that_leaves_a_transaction_open(status: str) -> None:
+def test_a_group_that_leaves_a_transaction_open_is_rolled_back_and_fails(status: str) -> None:
     client = Client()
     sinks = [client.item("begin"), client.sync()]
     client.take()
@@ -123,7 +123,7 @@ def test_a_group_that_leaves_a_transaction_open(status: str) -> None:
     assert outcomes(*sinks) == [Outcome.REJECTED] * 2
 
 
-def test_a_connection_lost_inside_a_group() -> None:
+def test_a_connection_lost_inside_a_group_leaves_every_outcome_unknown() -> None:
     client = Client()
     sinks = [client.item("insert"), client.item("insert"), client.sync()]
     client.take()
@@ -136,24 +136,24 @@ def test_a_connection_lost_inside_a_group() -> None:
 
 
 @pytest.mark.parametrize(("tag", "outcome"), ENDS)
-def test_a_refused_copy_behind_a_commit(tag: str, outcome: Outcome) -> None:
+def test_a_refused_copy_after_a_committing_tag_has_an_unknown_outcome(tag: str, outcome: Outcome) -> None:
     client = Client()
     sink = client.simple("begin; commit; copy")
     client.feed(m.CommandComplete("BEGIN"), m.CommandComplete(tag), m.CopyInResponse(0, ()), error("57014"), READY)
     assert isinstance(sink.error, UsageError) and outcomes(sink) == [outcome]
 
 
-def test_an_error_behind_a_commit() -> None:
+def test_an_error_after_a_commit_in_one_query_has_an_unknown_outcome() -> None:
     client = Client()
     sink = client.simple("begin; commit; selec")
     client.feed(m.CommandComplete("BEGIN"), m.CommandComplete("COMMIT"), error("42601"), READY)
     assert pg_error(sink).outcome is Outcome.UNKNOWN
 
 
-# ---- units (see test_transaction)
+# ---- transactions sent as one request (see test_transaction)
 
 
-def test_a_unit_decides_for_itself() -> None:
+def test_a_transaction_request_is_answered_only_after_its_own_rollback() -> None:
     client = Client()
     sink = client.transaction("selec", "select 1")
     client.take()
@@ -164,11 +164,11 @@ def test_a_unit_decides_for_itself() -> None:
     assert pg_error(sink).code == "42601"
 
 
-# ---- transactions (see test_foreign)
+# ---- transactions left open (see test_outcomes_transactions)
 
 
 @pytest.mark.parametrize("status", ["T", "E"])
-def test_a_transaction_is_rolled_back(status: str) -> None:
+def test_a_transaction_left_open_is_rolled_back_and_rejected(status: str) -> None:
     client = Client()
     sink = client.simple("begin")
     client.take()
@@ -179,14 +179,14 @@ def test_a_transaction_is_rolled_back(status: str) -> None:
     assert client.session.holds == 0
 
 
-def test_rollback_must_end_it() -> None:
+def test_a_transaction_still_open_after_rollback_is_a_protocol_error() -> None:
     client = Client()
     client.simple("begin")
     client.feed(m.CommandComplete("BEGIN"), m.ReadyForQuery("T"), m.CommandComplete("ROLLBACK"), m.ReadyForQuery("T"))
     assert isinstance(client.sinks[0].error, ProtocolError)
 
 
-def test_rollback_where_nothing_is_open_any_more() -> None:
+def test_a_rollback_without_an_open_transaction_does_no_harm() -> None:
     client = Client()
     client.simple("begin")
     client.simple("commit")
@@ -196,7 +196,7 @@ def test_rollback_where_nothing_is_open_any_more() -> None:
     assert client.session.holds == 0 and client.session.failure is None
 
 
-# ---- stale statements (see test_repairs)
+# ---- stale statements (see test_session_repairs)
 
 
 @pytest.mark.parametrize("stale", [error("26000"), STALE], ids=["26000", "0A000"])
@@ -217,7 +217,7 @@ def test_a_stale_statement_is_repaired_once(stale: m.ErrorResponse) -> None:
     ]
     client.feed(*result(), READY, m.CloseComplete(), stale, READY)
     assert neighbour.result == [[]]
-    assert pg_error(sink).outcome is Outcome.REJECTED  # once only
+    assert pg_error(sink).outcome is Outcome.REJECTED  # it is repaired only once
     assert client.sent() == []
 
 
@@ -230,7 +230,7 @@ def test_a_stale_statement_is_repaired_once(stale: m.ErrorResponse) -> None:
         ([m.BindComplete(), m.DataRow((b"1",)), STALE], "0A000"),
     ],
 )
-def test_what_is_not_repaired(answer: list[m.BackendMessage], code: str) -> None:
+def test_other_errors_are_not_repaired(answer: list[m.BackendMessage], code: str) -> None:
     client = Client()
     known(client, "select 1")
     sink = client.query("select 1")
@@ -239,7 +239,7 @@ def test_what_is_not_repaired(answer: list[m.BackendMessage], code: str) -> None
     assert pg_error(sink).code == code and client.sent() == []
 
 
-def test_a_name_that_is_taken_is_repaired() -> None:
+def test_a_statement_name_that_already_exists_is_repaired() -> None:
     client = Client()
     sink = client.query("select 1")
     client.take()
@@ -249,7 +249,7 @@ def test_a_name_that_is_taken_is_repaired() -> None:
     assert sink.result == [(b"1",)]
 
 
-def test_those_behind_a_parse_that_failed_get_their_own_answers() -> None:
+def test_requests_after_a_failed_parse_get_their_own_answers() -> None:
     client = Client()
     sinks = [client.query("select 1", b"%d" % n) for n in range(3)]
     client.take()

@@ -1,4 +1,4 @@
-"""A transaction on the shared connection: whoever ran inside never succeeds, and is told what became of it."""
+"""A transaction left open on a shared connection: every request that ran inside it fails, with the right outcome."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROLLED_BACK = [m.CommandComplete("ROLLBACK"), READY]
 
 
 def check(sink: Sink, outcome: Outcome, *words: str) -> TransactionError:
-    """It failed as one that met a transaction, with this outcome."""
+    """Check that the request failed because of an open transaction, with this outcome."""
     assert isinstance(sink.error, TransactionError), sink.shown()
     assert sink.error.outcome is outcome, sink.error
     for word in (*words, "use exclusive()", "certain" if outcome is Outcome.UNKNOWN else "rolled back"):
@@ -30,7 +30,7 @@ def check(sink: Sink, outcome: Outcome, *words: str) -> TransactionError:
 
 
 def check_usable(client: Client) -> None:
-    """Nothing is left of it: the next query runs, and nothing is held back."""
+    """Check that the transaction left no trace: the next query runs, and nothing is held back."""
     assert client.session.failure is None
     assert (client.session.holds, client.session.foreign) == (0, None)
     assert client.session.transaction_status is TransactionStatus.IDLE
@@ -41,13 +41,13 @@ def check_usable(client: Client) -> None:
     assert sink.result == [[(b"1",)]]
 
 
-def test_begin_alone() -> None:
+def test_a_lone_begin_is_rolled_back_and_rejected_before_other_requests_are_sent() -> None:
     client = Client()
     sink = client.query("begin")
     client.take()
     client.feed(*first(names=(), tag="BEGIN")[:-1], OPEN)
     assert client.session.transaction_status is TransactionStatus.IN_TRANSACTION
-    assert not sink.is_answered  # not before it is known how it ended
+    assert not sink.is_answered  # not before the end of the transaction is known
     assert client.sent() == ROLLBACK
     waiting = client.query("select 1")
     assert client.sent() == []  # held back until then
@@ -59,7 +59,7 @@ def test_begin_alone() -> None:
     check_usable(client)
 
 
-def test_neighbours_before_it_keep_their_answers_and_those_behind_never_succeed() -> None:
+def test_requests_before_an_open_transaction_succeed_and_those_inside_it_fail() -> None:
     client = Client()
     before, offender, behind = client.simple("select 1"), client.simple("begin; insert"), client.simple("select 2")
     failing = client.simple("selec")
@@ -78,7 +78,7 @@ def test_neighbours_before_it_keep_their_answers_and_those_behind_never_succeed(
     check_usable(client)
 
 
-# What was pipelined behind BEGIN; the tags and status that answer each; and what that makes of all of them.
+# The requests pipelined after BEGIN, with the tags and status that answer each; and the outcome of all of them.
 PIPELINED: list[tuple[str, list[tuple[str, list[str], str]], Outcome]] = [
     ("COMMIT", [("insert", ["INSERT 0 1"], "T"), ("commit", ["COMMIT"], "I")], Outcome.UNKNOWN),
     ("ROLLBACK", [("insert", ["INSERT 0 1"], "T"), ("rollback", ["ROLLBACK"], "I")], Outcome.REJECTED),
@@ -96,14 +96,16 @@ PIPELINED: list[tuple[str, list[tuple[str, list[str], str]], Outcome]] = [
 
 @pytest.mark.parametrize(("requests", "outcome"), [case[1:] for case in PIPELINED], ids=[case[0] for case in PIPELINED])
 @pytest.mark.parametrize("is_at_once", [True, False])
-def test_what_ends_it(requests: list[tuple[str, list[str], str]], outcome: Outcome, is_at_once: bool) -> None:
+def test_the_way_a_transaction_ends_decides_the_outcome_of_all_requests_inside(
+    requests: list[tuple[str, list[str], str]], outcome: Outcome, is_at_once: bool
+) -> None:
     client = Client()
     sinks = [client.simple("begin"), *(client.simple(sql) for sql, _, _ in requests)]
     client.take()
     answers: list[list[m.BackendMessage]] = [BEGIN]
     for _, tags, status in requests:
         answers.append([*(map(m.CommandComplete, tags) if tags else [m.EmptyQueryResponse()]), m.ReadyForQuery(status)])
-    # ROLLBACK was sent behind them; where none is open any more, it only warns.
+    # ROLLBACK was sent after them. If no transaction is open any more, it only causes a warning.
     answers.append(ROLLED_BACK)
     if is_at_once:
         answers = [[message for answer in answers for message in answer]]
@@ -116,7 +118,7 @@ def test_what_ends_it(requests: list[tuple[str, list[str], str]], outcome: Outco
     check_usable(client)
 
 
-def test_what_comes_behind_the_end_succeeds() -> None:
+def test_a_request_after_the_end_of_the_transaction_succeeds() -> None:
     client = Client()
     sinks = [client.simple(sql) for sql in ("begin", "commit", "select")]
     client.take()
@@ -125,7 +127,7 @@ def test_what_comes_behind_the_end_succeeds() -> None:
     check(sinks[1], Outcome.UNKNOWN)
     assert sinks[2].result == [[(b"1",)]]
     waiting = client.simple("select")
-    assert client.sent() == ROLLBACK  # held back still: that is not answered
+    assert client.sent() == ROLLBACK  # still held back: ROLLBACK is not answered yet
     client.feed(*ROLLED_BACK)
     assert client.sent() == [m.Query("select")]
     client.feed(m.CommandComplete("SELECT 0"), READY)
@@ -133,7 +135,7 @@ def test_what_comes_behind_the_end_succeeds() -> None:
     check_usable(client)
 
 
-def test_a_second_one_behind_the_first() -> None:
+def test_a_second_open_transaction_gets_its_own_rollback_and_outcome() -> None:
     client = Client()
     sinks = [client.simple(sql) for sql in ("begin", "commit", "start transaction")]
     client.take()
@@ -146,7 +148,7 @@ def test_a_second_one_behind_the_first() -> None:
     check_usable(client)
 
 
-def test_committed_by_the_offender_itself() -> None:
+def test_a_request_that_commits_and_begins_again_has_an_unknown_outcome() -> None:
     client = Client()
     sink = client.simple("begin; insert; commit; begin")
     client.take()
@@ -154,7 +156,7 @@ def test_committed_by_the_offender_itself() -> None:
     check(sink, Outcome.UNKNOWN)
 
 
-def test_a_failed_transaction() -> None:
+def test_requests_in_a_failed_transaction_are_rejected_with_their_own_causes() -> None:
     client = Client()
     sinks = [client.simple("begin; selec"), client.query("select 1"), client.simple("commit")]
     client.take()
@@ -171,7 +173,7 @@ def test_a_failed_transaction() -> None:
     check_usable(client)
 
 
-def test_a_parse_that_fails_inside_is_not_believed_afterwards() -> None:
+def test_a_parse_that_failed_inside_a_transaction_is_not_relied_on_later() -> None:
     client = Client()
     offender, parses, follows = client.simple("begin; selec; "), client.query("select 1"), client.query("select 1")
     commit, behind = client.simple("commit"), client.query("select 1", b"own")
@@ -182,13 +184,13 @@ def test_a_parse_that_fails_inside_is_not_believed_afterwards() -> None:
     client.feed(error("26000", "prepared statement does not exist"), READY)
     assert not behind.is_answered
     client.feed(*ROLLED_BACK)
-    assert client.sent()[1:2] == [m.Parse("", "select 1")]  # behind ROLLBACK, with a Parse of its own
+    assert client.sent()[1:2] == [m.Parse("", "select 1")]  # after ROLLBACK, with its own Parse
     client.feed(*first((b"own",)))
     assert behind.result == [(b"own",)]
 
 
 @pytest.mark.parametrize("answered", [1, 2, 3])
-def test_the_connection_is_lost_meanwhile(answered: int) -> None:
+def test_a_connection_lost_before_the_rollback_leaves_outcomes_unknown(answered: int) -> None:
     client = Client()
     sinks = [client.simple("begin"), client.simple("insert"), client.simple("select")]
     client.take()
@@ -204,7 +206,7 @@ def test_the_connection_is_lost_meanwhile(answered: int) -> None:
     assert client.session.out == b""
 
 
-def test_what_makes_no_sense_inside_fails_those_who_wait_too() -> None:
+def test_a_protocol_error_inside_a_transaction_fails_every_waiting_request() -> None:
     client = Client()
     sinks: list[Any] = [client.simple("begin"), client.simple("insert")]
     client.take()
@@ -213,7 +215,7 @@ def test_what_makes_no_sense_inside_fails_those_who_wait_too() -> None:
 
 
 @pytest.mark.parametrize("status", [OPEN, FAILED])
-def test_rollback_that_does_not_end_it(status: m.ReadyForQuery) -> None:
+def test_a_rollback_that_does_not_end_the_transaction_is_a_protocol_error(status: m.ReadyForQuery) -> None:
     client = Client()
     sink = client.simple("begin")
     client.take()
@@ -223,8 +225,8 @@ def test_rollback_that_does_not_end_it(status: m.ReadyForQuery) -> None:
     assert isinstance(sink.error, ProtocolError)
 
 
-def test_rollback_that_is_refused() -> None:
-    """No server does; nobody may take it for one that went well."""
+def test_a_refused_rollback_leaves_the_outcome_unknown() -> None:
+    """No server refuses a ROLLBACK, but if one does, it must not count as a success."""
     client = Client()
     sink = client.simple("begin")
     client.take()
@@ -232,7 +234,7 @@ def test_rollback_that_is_refused() -> None:
     check(sink, Outcome.UNKNOWN)
 
 
-def test_cancelled_and_overdue_ones_are_not_told_twice() -> None:
+def test_cancelled_and_overdue_requests_get_no_second_answer() -> None:
     client = Client()
     offender, overdue, neighbour = client.simple("begin"), client.simple("a", deadline=1.0), client.simple("b")
     client.take()
@@ -245,7 +247,7 @@ def test_cancelled_and_overdue_ones_are_not_told_twice() -> None:
     check(neighbour, Outcome.REJECTED)
 
 
-def test_rows_that_came_inside_are_not_delivered() -> None:
+def test_rows_read_inside_a_transaction_are_not_delivered() -> None:
     client = Client()
     known(client, "select 1")
     sinks = [client.simple("begin"), client.query("select 1")]

@@ -1,4 +1,4 @@
-"""Requests: refused at the call for what is wrong with them, then what becomes of one until it is answered."""
+"""Requests: bad input is refused at the call; then how a request is encoded, answered and ended."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 from pg_wired.errors import ConfigError, ConnectionClosed, Outcome, PipelineAborted
 from pg_wired.protocol import messages as m
 from pg_wired.protocol import octets
+from pg_wired.protocol.octets import LONG_LIMIT_BYTES
 from pg_wired.protocol.records import FieldDescription, StatementDescription
 from pg_wired.protocol.rows import Rows
 from pg_wired.protocol.server_error import PgError
-from pg_wired.protocol.types import LONG_LIMIT_BYTES, FormatCode
+from pg_wired.protocol.types import FormatCode
 from pg_wired.session.request import (
     COPY_IN,
     COPY_OUT,
@@ -87,7 +88,7 @@ def test_bad_input_is_refused_at_once(call: Call, kind: type[Exception], text: s
     assert sink.result == [(b"1",)]
 
 
-def test_a_query_in_full() -> None:
+def test_a_query_sends_its_types_formats_and_parameters() -> None:
     client = Client()
     sink = client.query(
         "select $1, $2", "ü", None, oids=(25, 0), param_formats=(0, 1), result_formats=FormatCode.BINARY
@@ -104,7 +105,7 @@ def test_a_query_in_full() -> None:
     )
 
 
-def test_a_query_takes_its_parameters_when_it_is_called() -> None:
+def test_parameters_are_copied_when_the_query_is_called() -> None:
     client = Client(max_in_flight=1)
     value = bytearray(b"then")
     client.query("a", value)
@@ -127,7 +128,7 @@ def test_a_simple_query_has_one_result_for_each_statement() -> None:
     ]
 
 
-def test_describe_has_types_and_columns() -> None:
+def test_describe_returns_parameter_types_and_columns() -> None:
     client = Client()
     sinks = [client.describe("select $1", (23,)), client.describe("insert")]
     expected = [
@@ -144,7 +145,7 @@ def test_describe_has_types_and_columns() -> None:
     assert [sink.result for sink in sinks] == [StatementDescription((23,), (FIELD,)), StatementDescription((), ())]
 
 
-# Messages of a layer above, what the server answers, and the rows, fields and tag of the last result.
+# Messages encoded by the caller, the server's answer, and the rows, fields and tag of the last result.
 ENCODED: list[tuple[list[m.FrontendMessage], list[m.BackendMessage], tuple[Any, ...]]] = [
     ([m.Sync()], [], ([], (), "")),
     (
@@ -203,7 +204,7 @@ def test_encoded_messages_answer_with_their_last_result(
     assert (list(sink.result), sink.result.fields, sink.result.command_tag) == (rows, *expected[1:])
 
 
-def test_items_of_a_sync_group() -> None:
+def test_described_and_failing_items_are_encoded_without_a_sync() -> None:
     client = Client()
     sink = Sink()
     request = described_item(sink, "select $1", (23,))
@@ -218,7 +219,7 @@ def test_items_of_a_sync_group() -> None:
     assert isinstance(sink.error, PipelineAborted)
 
 
-def test_sync() -> None:
+def test_a_sync_is_answered_by_ready_for_query() -> None:
     client = Client()
     sink = client.sync()
     assert client.sent() == [m.Sync()]
@@ -227,17 +228,17 @@ def test_sync() -> None:
 
 
 @pytest.mark.parametrize("states", [COPY_IN, COPY_OUT])
-def test_copy(states: bytes) -> None:
+def test_a_copy_request_accepts_an_answer_that_is_no_copy(states: bytes) -> None:
     client, consumer = Client(), Consumer()
     sink = client.copy("copy t", states, consumer)
     assert client.sent() == [m.Query("copy t")]
-    client.feed(m.CommandComplete("COPY 0"), READY)  # a rule may make something else of it
+    client.feed(m.CommandComplete("COPY 0"), READY)  # a rule may turn the COPY into something else
     assert sink.result[0].command_tag == "COPY 0" and consumer.headers == []
     with pytest.raises(ConfigError, match="NUL"):
         client.copy("\0", states, consumer)
 
 
-def test_drained_rows_are_checked_all_the_same() -> None:
+def test_drained_rows_are_still_checked() -> None:
     client = Client()
     sink = client.encoded(m.Bind(), m.Execute(), m.Sync(), drain=True)
     client.feed(m.BindComplete(), b"D\0\0\0\x0a\0\1\0\0\0\1")
@@ -247,7 +248,7 @@ def test_drained_rows_are_checked_all_the_same() -> None:
 # ---- answers in parts
 
 
-def test_a_result_that_comes_in_several_reads_is_kept_as_it_came() -> None:
+def test_a_result_that_arrives_in_several_reads_is_complete() -> None:
     client = Client()
     sink = client.query("select 1")
     client.feed(*first()[:4], m.DataRow((b"1",)), m.DataRow((None,)))
@@ -258,7 +259,7 @@ def test_a_result_that_comes_in_several_reads_is_kept_as_it_came() -> None:
     assert other.result == [(b"4",)] and sink.result[2] == (b"3",)
 
 
-def test_a_notice_among_rows_parts_nothing() -> None:
+def test_a_notice_between_rows_does_not_split_the_result() -> None:
     client = Client()
     sink = client.query("select 1")
     notice = m.NoticeResponse((("C", "00000"),))
@@ -267,7 +268,7 @@ def test_a_notice_among_rows_parts_nothing() -> None:
     assert sink.result == [(b"1",), (b"2",), (b"3",)]
 
 
-def test_rows_go_to_a_taker_as_they_come() -> None:
+def test_rows_go_to_a_consumer_as_they_arrive() -> None:
     client = Client()
     consumer = Consumer()
     request = query_request(Sink(), "select 1", (), (), 0, 0, 0.0)
@@ -282,7 +283,7 @@ def test_rows_go_to_a_taker_as_they_come() -> None:
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
-def test_copied_data_goes_to_a_taker_as_it_comes(is_cancelled: bool) -> None:
+def test_copied_data_goes_to_a_consumer_until_its_caller_has_gone(is_cancelled: bool) -> None:
     client, consumer = Client(), Consumer()
     sink = client.copy("copy", COPY_OUT, consumer)
     header = m.CopyOutResponse(0, (0, 0))
@@ -295,7 +296,7 @@ def test_copied_data_goes_to_a_taker_as_it_comes(is_cancelled: bool) -> None:
     assert client.session.failure is None and (is_cancelled or sink.result[0].rows_affected == 3)
 
 
-def test_what_comes_in_place_of_a_copy_is_no_data_of_it() -> None:
+def test_rows_in_place_of_a_copy_do_not_go_to_its_consumer() -> None:
     client, consumer = Client(), Consumer()
     sink = client.copy("select", COPY_OUT, consumer)
     client.feed(describe(["a"], ()), *result((b"1",)), READY)
@@ -304,7 +305,7 @@ def test_what_comes_in_place_of_a_copy_is_no_data_of_it() -> None:
     assert rows.command_tag == "SELECT 1"
 
 
-def test_cancelled_afterwards_its_answer_is_thrown_away() -> None:
+def test_the_answer_to_a_request_cancelled_midway_is_discarded() -> None:
     client = Client()
     cancelled, behind = client.query("select 1"), client.simple("b")
     client.feed(*first()[:4], m.DataRow((b"1",)))
@@ -313,11 +314,11 @@ def test_cancelled_afterwards_its_answer_is_thrown_away() -> None:
     assert cancelled.result is None and behind.result == [[]]
 
 
-# ---- its end
+# ---- the end of a request
 
 
-def test_a_failure_finds_nobody() -> None:
-    """Its caller does not wait any more, or it never had one."""
+def test_failing_a_request_without_a_waiting_caller_does_nothing() -> None:
+    """The caller has stopped waiting, or the request never had one."""
     sink = Sink()
     request = simple_query_request(sink, "x", 0.0)
     sink.cancelled = True
@@ -326,21 +327,21 @@ def test_a_failure_finds_nobody() -> None:
     simple_query_request(None, "x", 0.0).fail(ConnectionClosed("closed"))
 
 
-def test_fate() -> None:
+def test_a_request_is_not_sent_until_its_first_byte_is_handed_over() -> None:
     request = simple_query_request(Sink(), "x", 0.0)
     assert request.start == octets.NEVER and request.outcome(1 << 40) is Outcome.NOT_SENT
     request.start = 10
     assert [request.outcome(handed) for handed in (9, 10, 11)] == [Outcome.NOT_SENT] * 2 + [Outcome.UNKNOWN]
 
 
-def test_a_request_that_is_sent_again_starts_afresh() -> None:
+def test_a_request_that_is_sent_again_starts_over() -> None:
     client = Client()
     known(client, "select 1")
     sink = client.query("select 1")
     request = client.session.inflight[0]
     client.take()
     assert request.outcome(client.session.handed) is Outcome.UNKNOWN
-    client.session.hold()  # so that it waits
+    client.session.hold()  # keep the repair in the queue
     client.feed(error("26000"), READY)
     assert list(client.session.pending) == [request]
     assert (request.step, request.error, request.columns, request.parses) == (0, None, octets.NO_ROWS, False)
@@ -351,8 +352,8 @@ def test_a_request_that_is_sent_again_starts_afresh() -> None:
     assert sink.result == [(b"1",)]
 
 
-def test_the_largest_query_fits_a_message() -> None:
-    """Its Bind is counted, not written."""
+def test_the_size_limit_of_a_query_allows_nearly_the_longest_message() -> None:
+    """The size of its Bind is computed; the message is not written."""
     size = next(n for n in range(LONG_LIMIT_BYTES // 65_535, 0, -1) if _is_taken((bytes(n),) * 65_535))
     body = 4 + 2 + 63 + 2 + 2 * 65_535 + 2 + (4 + size) * 65_535 + 2 + 2 * 65_535
     assert LONG_LIMIT_BYTES - 65_535 - 4096 < body <= LONG_LIMIT_BYTES
@@ -367,7 +368,7 @@ def _is_taken(params: tuple[bytes, ...]) -> bool:
     return True
 
 
-def test_a_request_that_never_left_forgets_how_it_was_encoded() -> None:
+def test_forgetting_the_encoding_makes_a_request_as_good_as_new() -> None:
     client = Client()
     known(client, "select 1")
     client.query("select 1")
@@ -382,13 +383,13 @@ def test_a_request_that_never_left_forgets_how_it_was_encoded() -> None:
     assert query.outcome(10**9) is other.outcome(10**9) is Outcome.NOT_SENT
 
 
-def test_what_nobody_waits_for_makes_no_rows() -> None:
+def test_a_request_without_a_caller_builds_no_rows() -> None:
     request = simple_query_request(None, "set a to b; select 1", 0.0)
     request.end_result("SET")
     assert request.result is None and request.results == []
 
 
-def test_whether_somebody_waits_for_it() -> None:
+def test_is_awaited_tells_whether_a_caller_is_waiting() -> None:
     client = Client()
     waiting, gone = client.query("select 1"), client.query("select 2")
     client.transaction("", "select 3")
@@ -398,26 +399,26 @@ def test_whether_somebody_waits_for_it() -> None:
     assert not Request(None, "", 0.0).is_awaited and waiting.result is None
 
 
-def test_parts_of_an_answer_go_to_the_consumer_it_was_told() -> None:
+def test_deliver_to_sets_the_consumer() -> None:
     request, consumer = simple_query_request(Sink(), "select", 0.0), Consumer()
     request.deliver_to(consumer)
     assert request.consumer is consumer
 
 
-def test_a_request_may_move_once_that_is_allowed() -> None:
+def test_a_request_may_move_only_after_allow_move() -> None:
     request = simple_query_request(Sink(), "select", 0.0)
     assert not request.may_move
     request.allow_move()
     assert request.may_move
 
 
-def test_a_described_item_has_no_sync_of_its_own() -> None:
+def test_a_described_item_does_not_end_in_a_sync() -> None:
     request = described_item(Sink(), "select 1", ())
     assert request.is_item and request.data is not None and not request.data.endswith(m.encode(m.Sync()))
     assert list(request.script) == [State.PARSE, State.PARAMETERS, State.FIELDS]
 
 
-def test_an_item_and_the_notes_of_its_error() -> None:
+def test_become_item_marks_an_item_and_add_note_is_limited() -> None:
     request = simple_query_request(Sink(), "select", 0.0)
     request.become_item()
     assert request.is_item

@@ -1,4 +1,4 @@
-"""The script of already encoded messages: what is one whole request gets it, and nothing else does."""
+"""The script of already encoded messages: one whole request gets a script, and anything else is refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pg_wired.errors import ConfigError, Outcome
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.types import LONG_LIMIT_BYTES
+from pg_wired.protocol.octets import LONG_LIMIT_BYTES
 from pg_wired.session.request import script_of
 from pg_wired.session.table import ANSWERS, State
 from rig import strategies
@@ -29,7 +29,7 @@ SYNC = m.encode(m.Sync())
     ],
     ids=lambda value: "".join(type(message).__name__[0] for message in value),
 )
-def test_one_request(messages: list[m.FrontendMessage], states: list[int]) -> None:
+def test_messages_that_are_one_request_get_their_states(messages: list[m.FrontendMessage], states: list[int]) -> None:
     assert list(script_of(m.encode(*messages))) == states
 
 
@@ -66,15 +66,15 @@ def test_one_request(messages: list[m.FrontendMessage], states: list[int]) -> No
     ],
     ids=range(27),
 )
-def test_what_is_not_one_request_is_refused(data: bytes, error: str) -> None:
+def test_data_that_is_not_one_request_is_refused(data: bytes, error: str) -> None:
     with pytest.raises(ConfigError, match=error) as caught:
         script_of(data)
     assert caught.value.outcome is Outcome.NOT_SENT
 
 
 @given(st.lists(strategies.frontend_messages(), max_size=5))
-def test_any_messages(messages: list[m.FrontendMessage]) -> None:
-    """Taken exactly when each is a message of a request and the one Sync or Query ends it; and then by its answers."""
+def test_any_messages_get_a_script_exactly_if_they_are_one_request(messages: list[m.FrontendMessage]) -> None:
+    """Accepted exactly if every message may be in a request and the only Sync or Query comes last."""
     words = [type(message).__name__ for message in messages]
     legal = {"Parse", "Bind", "Describe", "Execute", "Close", "Flush", "Sync", "Query"}
     is_one = words == ["Query"] or ("Query" not in words and words.count("Sync") == 1 and words[-1] == "Sync")

@@ -1,4 +1,4 @@
-"""A window: what it notes of its time, and what it keeps in and out; how it has its turn: test_session."""
+"""A window: what it records while open, and which requests it holds back. Its order in the queue: test_session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rig.talk import describe
 from tests.session.conversation import PREPARED, READY, Client, Sink, first, result
 
 
-def test_it_tells_its_owner() -> None:
+def test_a_window_is_handed_to_its_owner_once_it_is_open() -> None:
     client = Client()
     window = client.window("exclusive()", has_state=True, deadline=3.0)
     assert client.sinks[0].result is window
@@ -18,7 +18,7 @@ def test_it_tells_its_owner() -> None:
     assert (window.owner, window.tags, list(window.inside)) == (None, set(), [])
 
 
-def test_without_an_owner() -> None:
+def test_a_window_opens_with_or_without_a_waiting_owner() -> None:
     Window(Sink(), "stream()", 0.0, False).open()
     window = Window(Sink(), "stream()", 0.0, False)
     window.sink = None
@@ -44,8 +44,8 @@ def test_tags_are_kept_without_their_numbers(tag: str, kind: str) -> None:
     assert window.tags == {kind}
 
 
-def test_select_has_rows_and_what_has_its_tag_without_rows_has_not() -> None:
-    """SELECT INTO and CREATE TABLE AS say SELECT, too."""
+def test_a_select_tag_without_rows_is_noted_as_select_into() -> None:
+    """SELECT INTO and CREATE TABLE AS also have the tag SELECT."""
     client = Client()
     window = client.inside = client.window()
     for sql in ("select 1", "select 2", "select into"):
@@ -61,7 +61,7 @@ def test_select_has_rows_and_what_has_its_tag_without_rows_has_not() -> None:
     assert window.tags == {"SELECT"}
 
 
-def test_what_happens_outside_is_none_of_its_business() -> None:
+def test_tags_of_requests_outside_the_window_are_not_noted() -> None:
     client = Client()
     client.simple("insert")
     window = client.window()
@@ -69,7 +69,7 @@ def test_what_happens_outside_is_none_of_its_business() -> None:
     assert client.session.window is window and window.tags == set()
 
 
-def test_a_window_may_leave_a_transaction_open_inside_only_if_it_has_state() -> None:
+def test_only_a_window_with_state_may_leave_a_transaction_open() -> None:
     for has_state in (True, False):
         client = Client()
         client.inside = client.window(has_state=has_state)
@@ -80,7 +80,7 @@ def test_a_window_may_leave_a_transaction_open_inside_only_if_it_has_state() -> 
         assert sink.is_answered is has_state
 
 
-def test_an_open_window_keeps_others_out() -> None:
+def test_an_open_window_holds_back_other_requests() -> None:
     client = Client()
     window = client.window()
     outside = client.simple("outside")
@@ -89,7 +89,7 @@ def test_an_open_window_keeps_others_out() -> None:
     assert client.sent() == [m.Query("outside")]
 
 
-def test_a_window_knows_who_is_inside() -> None:
+def test_a_window_records_its_owner_and_a_copy_of_the_parameters() -> None:
     opened = Client().window()
     settings = {"TimeZone": "UTC"}
     opened.entered("a task", settings)

@@ -1,4 +1,4 @@
-"""The session: what waits, what leaves and in which order, what is thrown away, and how it ends."""
+"""The session: which requests wait, the order in which they are sent, what is discarded, and how a session ends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OPEN = m.ReadyForQuery("T")
 # ---- requests in, bytes out
 
 
-def test_a_fresh_session() -> None:
+def test_a_new_session_is_idle_and_has_nothing_to_send() -> None:
     client = Client(parameters={"server_version": "18"})
     session = client.session
     assert session.transaction_status is TransactionStatus.IDLE
@@ -43,7 +43,7 @@ def test_a_fresh_session() -> None:
     assert session.failure is None
 
 
-def test_each_request_leaves_at_once_and_gets_its_own_answer() -> None:
+def test_each_request_is_sent_at_once_and_gets_its_own_answer() -> None:
     client = Client()
     sinks = [client.query("select $1", b"%d" % n) for n in range(3)]
     assert client.tags() == "PDBES" + "BDES" * 2
@@ -54,7 +54,7 @@ def test_each_request_leaves_at_once_and_gets_its_own_answer() -> None:
     assert [list(sink.result) for sink in sinks] == [[(b"%d" % n,)] for n in range(6)]
 
 
-def test_requests_beyond_max_in_flight_wait_their_turn() -> None:
+def test_requests_beyond_max_in_flight_wait() -> None:
     client = Client(max_in_flight=2)
     sinks = [client.simple(f"select {n}") for n in range(5)]
     assert client.sent() == [m.Query("select 0"), m.Query("select 1")]
@@ -66,7 +66,7 @@ def test_requests_beyond_max_in_flight_wait_their_turn() -> None:
     assert [sink.result for sink in sinks] == [[[]]] * 5
 
 
-def test_handed_counts_what_the_socket_took() -> None:
+def test_handed_counts_the_bytes_that_the_socket_took() -> None:
     client = Client()
     client.simple("select 1")
     client.query("select 2")
@@ -78,7 +78,7 @@ def test_handed_counts_what_the_socket_took() -> None:
     assert client.session.handed == client.session.encoded == n
 
 
-def test_statements_that_left_the_cache_are_closed_first_in_a_group() -> None:
+def test_evicted_statements_are_closed_at_the_start_of_the_next_group() -> None:
     client = Client()
     known(client, "select 2")
     client.session.statements.drop_sql("select 2")
@@ -94,7 +94,7 @@ def test_statements_that_left_the_cache_are_closed_first_in_a_group() -> None:
     client.feed(m.CloseComplete(), *later(), m.CloseComplete(), *first())
     client.session.statements.close("pgw_last")
     client.query("show x")
-    assert client.tags() == "CBDES"  # what SHOW returns is asked for each time
+    assert client.tags() == "CBDES"  # the columns of SHOW are described on every use
     client.feed(m.CloseComplete(), *described())
     assert client.session.failure is None and all(sink.result is not None for sink in client.sinks)
 
@@ -106,16 +106,16 @@ def test_a_repair_brings_its_own_parse() -> None:
     sinks = [client.query(sql) for sql in ("select 1", "select 1", "select 3", "select 3")]
     client.take()
     client.feed(*[error("26000"), READY] * 2, error("55P03"), READY, error("26000"), READY)
-    # Close and a named Parse for the first; for whoever comes behind it or behind a Parse that failed, an unnamed one.
+    # The first gets Close and a named Parse; requests after it, or after a Parse that failed, get an unnamed one.
     assert client.tags() == "CPDBES" + "PDBES" * 2
     client.feed(m.CloseComplete(), *first((b"1",)), *first((b"2",)), *first((b"4",)))
     assert [sink.result for sink in sinks] == [[(b"1",)], [(b"2",)], None, [(b"4",)]]
 
 
-# ---- what nobody waits for
+# ---- cancelled requests
 
 
-def test_cancelled_before_it_is_encoded_nothing_of_it_leaves() -> None:
+def test_a_request_cancelled_before_it_is_encoded_is_not_sent() -> None:
     client = Client(max_in_flight=1)
     client.simple("a")
     cancelled, behind = client.simple("b"), client.simple("c")
@@ -138,7 +138,7 @@ def test_the_buffer_grows_with_a_message_and_shrinks_back() -> None:
 
 
 @pytest.mark.parametrize("is_looked_at", [False, True])
-def test_it_grows_where_it_is_unless_somebody_looks_at_it(is_looked_at: bool) -> None:
+def test_the_buffer_grows_in_place_unless_a_memoryview_exports_it(is_looked_at: bool) -> None:
     client = Client()
     sink = client.query("select")
     value = bytes(range(256)) * (BUFFER_BYTES // 128)
@@ -159,7 +159,7 @@ def test_a_notification_is_kept_for_its_receiver() -> None:
     assert client.session.notifications.take() == (1, "c", "p")
 
 
-def test_an_owner_reads_into_the_buffer() -> None:
+def test_an_owner_may_read_single_bytes_into_the_buffer() -> None:
     client = Client()
     client.simple("x")
     session = client.session
@@ -170,14 +170,14 @@ def test_an_owner_reads_into_the_buffer() -> None:
 
 
 @pytest.mark.parametrize("status", list(TransactionStatus))
-def test_the_transaction_status(status: TransactionStatus) -> None:
+def test_the_transaction_status_comes_from_ready_for_query(status: TransactionStatus) -> None:
     client = Client()
     client.simple("begin")
     client.feed(m.CommandComplete("BEGIN"), m.NoticeResponse(()), m.ReadyForQuery(status.value))
     assert client.session.transaction_status is status
 
 
-def test_an_error_of_one_says_nothing_of_the_next() -> None:
+def test_an_error_of_one_request_does_not_affect_the_next() -> None:
     client = Client()
     sinks = [client.simple("a"), client.query("b"), client.simple("c")]
     client.feed(error("22012"), READY, *first((b"1",)), describe(["a"], ()), *result((b"2",)), READY)
@@ -188,7 +188,7 @@ def test_an_error_of_one_says_nothing_of_the_next() -> None:
 # ---- windows
 
 
-def test_a_window_waits_for_all_before_it_and_holds_back_all_behind_it() -> None:
+def test_a_window_waits_for_earlier_requests_and_holds_back_later_ones() -> None:
     client = Client()
     before = client.simple("before")
     window = client.window()
@@ -204,12 +204,12 @@ def test_a_window_waits_for_all_before_it_and_holds_back_all_behind_it() -> None
     assert [sink.result for sink in inside] == [[[]]] * 2 and not behind.is_answered
     client.session.leave(window)
     assert client.sent() == [m.Query("behind")]
-    client.session.leave(window)  # once more does nothing
+    client.session.leave(window)  # leaving again does nothing
     client.feed(*SIMPLE)
     assert behind.result == [[]]
 
 
-def test_requests_of_a_window_wait_their_turn_too() -> None:
+def test_requests_inside_a_window_obey_max_in_flight_too() -> None:
     client = Client(max_in_flight=1)
     client.inside = client.window()
     one, two, three = (client.simple(name) for name in ("one", "two", "three"))
@@ -222,7 +222,7 @@ def test_requests_of_a_window_wait_their_turn_too() -> None:
     assert (one.result, three.result) == ([[]], [[]])
 
 
-def test_a_window_that_nobody_waits_for_any_more_is_passed_over() -> None:
+def test_a_cancelled_window_is_skipped() -> None:
     client = Client()
     client.simple("before")
     client.window()
@@ -234,7 +234,7 @@ def test_a_window_that_nobody_waits_for_any_more_is_passed_over() -> None:
     assert behind.result == [[]] and client.session.window is None
 
 
-def test_a_window_out_of_its_time() -> None:
+def test_a_window_refuses_requests_before_it_opens_and_after_it_ends() -> None:
     client = Client()
     client.simple("before")
     window = client.inside = client.window("stream()")
@@ -249,7 +249,7 @@ def test_a_window_out_of_its_time() -> None:
         client.simple("too late")
 
 
-def test_a_window_may_end_on_a_retired_connection() -> None:
+def test_a_window_may_finish_on_a_draining_connection() -> None:
     client = Client()
     window = client.inside = client.window()
     client.session.drain(Reason.REPLACED, "it is old")
@@ -260,7 +260,7 @@ def test_a_window_may_end_on_a_retired_connection() -> None:
     assert client.sent() == [m.Terminate()]
 
 
-def test_a_connection_lost_inside_a_window() -> None:
+def test_a_connection_lost_inside_a_window_fails_requests_inside_and_outside() -> None:
     client = Client(max_in_flight=1)
     client.inside = client.window()
     sent, waiting = client.simple("sent"), client.simple("waiting")
@@ -271,20 +271,20 @@ def test_a_connection_lost_inside_a_window() -> None:
     assert outcomes(sent, waiting, outside) == [Outcome.UNKNOWN, Outcome.NOT_SENT, Outcome.NOT_SENT]
 
 
-# ---- sync groups (see test_endings)
+# ---- sync groups (see test_outcomes)
 
 
-def test_items_share_a_sync() -> None:
+def test_items_share_one_sync_and_are_all_sent_despite_max_in_flight() -> None:
     client = Client(max_in_flight=2)
     sinks = [client.item("select 1"), client.item("select 1"), client.item("select 1"), client.sync()]
-    assert client.tags() == "PDBE" + "BDE" * 2 + "S"  # the server need not answer before Sync, so all must leave
+    assert client.tags() == "PDBE" + "BDE" * 2 + "S"  # the server need not answer before Sync, so all are sent
     waiting = client.simple("select 2")
     client.feed(*first((b"1",))[:-1], *described((b"2",))[:-1], *described((b"3",)))
     assert [list(sink.result) for sink in sinks] == [[(b"1",)], [(b"2",)], [(b"3",)], []]
     assert client.sent() == [m.Query("select 2")] and not waiting.is_answered
 
 
-def test_behind_a_failed_item_nothing_is_answered_up_to_sync() -> None:
+def test_after_a_failed_item_the_rest_of_the_group_is_rejected() -> None:
     client = Client()
     sinks = [client.item("fail"), client.item("select 1"), client.query("select 2")]
     client.take()
@@ -295,7 +295,7 @@ def test_behind_a_failed_item_nothing_is_answered_up_to_sync() -> None:
     assert client.tags() == "PDBES" * 2
 
 
-def test_an_item_lost_before_its_sync() -> None:
+def test_items_of_a_group_lost_before_its_sync_have_an_unknown_outcome() -> None:
     client = Client()
     sinks = [client.item("fail"), client.item("select 1")]
     client.take()
@@ -304,7 +304,7 @@ def test_an_item_lost_before_its_sync() -> None:
     assert outcomes(*sinks) == [Outcome.UNKNOWN] * 2
 
 
-def test_no_close_stands_inside_a_group() -> None:
+def test_no_close_is_sent_inside_a_group() -> None:
     client = Client()
     client.item("select 1")
     client.session.statements.drop_sql("select 1")
@@ -329,7 +329,7 @@ def test_names_are_closed_before_the_first_item_of_any_kind() -> None:
     assert client.session.failure is None and request.sink is not None and request.sink.done()
 
 
-def test_a_sync_that_nobody_waits_for_still_parts_two_groups() -> None:
+def test_a_cancelled_sync_still_separates_two_groups() -> None:
     client = Client(max_in_flight=1)
     client.simple("before")
     client.item("select 1")
@@ -344,7 +344,7 @@ def test_a_sync_that_nobody_waits_for_still_parts_two_groups() -> None:
     assert client.tags() == "PDBE" + "S"
 
 
-def test_a_unit_leaves_and_ends_as_a_whole() -> None:
+def test_a_transaction_is_sent_and_answered_as_a_whole() -> None:
     client = Client(max_in_flight=1)
     before, sink = client.simple("before"), client.transaction("set local x", "select 1")
     client.take()
@@ -357,7 +357,7 @@ def test_a_unit_leaves_and_ends_as_a_whole() -> None:
     assert (before.result, sink.result) == ([[]], [(b"1",)])
 
 
-def test_the_parts_of_a_unit_share_their_fate() -> None:
+def test_the_parts_of_a_transaction_share_one_outcome() -> None:
     client = Client()
     sink = client.transaction("set local x", "select 1")
     client.take(1)
@@ -383,7 +383,7 @@ def test_each_part_of_an_answer_goes_to_the_oldest_request() -> None:
     assert gone.result is None and not client.session.inflight
 
 
-# ---- the end (see test_termination)
+# ---- the end (see test_session_ends)
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_each_part_of_an_answer_goes_to_the_oldest_request() -> None:
         (b"C\0\0\0\5\0Z\0\0\0\6II", "b'Z' has a body of the wrong length in state STATEMENT"),
     ],
 )
-def test_nonsense_ends_it(data: bytes, text: str) -> None:
+def test_a_malformed_answer_ends_the_session(data: bytes, text: str) -> None:
     client = Client()
     sink = client.simple("select")
     client.take()
@@ -409,7 +409,7 @@ def test_nonsense_ends_it(data: bytes, text: str) -> None:
     assert caught.value.outcome is Outcome.NOT_SENT
 
 
-def test_nothing_leaves_while_somebody_holds_it_back() -> None:
+def test_nothing_is_sent_while_the_session_is_held() -> None:
     client = Client()
     client.session.hold()
     client.simple("select")
@@ -418,8 +418,8 @@ def test_nothing_leaves_while_somebody_holds_it_back() -> None:
     assert client.sent() == [m.Query("select")]
 
 
-def test_a_group_that_is_larger_than_the_high_water() -> None:
-    """The server need not answer any of it before its Sync: only the socket can ask for more."""
+def test_a_group_larger_than_the_high_water_mark_is_sent_in_steps() -> None:
+    """The server need not answer before the Sync, so only the socket can ask for more bytes."""
     client = Client()
     items = [client.item("insert", bytes(octets.HIGH_WATER_BYTES // 4)) for _ in range(20)]
     last = client.sync()

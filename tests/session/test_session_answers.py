@@ -1,4 +1,4 @@
-"""The answers that are not hot: errors, notices, settings, descriptions, transactions."""
+"""The answers off the hot path: errors, notices, settings, descriptions, transactions, and unrequested COPY."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TAG = m.CommandComplete("INSERT 0 1")
 
 
 @pytest.mark.parametrize("n", range(5))
-def test_an_error_at_any_step(n: int) -> None:
+def test_an_error_at_any_step_rejects_only_its_own_request(n: int) -> None:
     client = Client()
     sink, neighbour = client.query("insert"), client.simple("select")
     answer = [*PREPARED, m.BindComplete(), TAG]
@@ -45,7 +45,7 @@ def test_an_error_at_any_step(n: int) -> None:
     assert neighbour.result == [[]]
 
 
-def test_a_deferred_error_comes_behind_the_tag() -> None:
+def test_a_deferred_error_after_the_tag_rejects_the_request() -> None:
     client = Client()
     sink = client.query("insert")
     client.feed(*first(names=(), tag="INSERT 0 1")[:-1])
@@ -54,7 +54,7 @@ def test_a_deferred_error_comes_behind_the_tag() -> None:
     assert pg_error(sink).outcome is Outcome.REJECTED
 
 
-def test_the_earlier_results_of_a_simple_query() -> None:
+def test_an_error_keeps_the_earlier_results_of_a_simple_query() -> None:
     client = Client()
     sink = client.simple("select; selec")
     client.feed(describe(["a"], ()), *result((b"1",)), error("22012"), READY)
@@ -71,14 +71,14 @@ def test_the_earlier_results_of_a_simple_query() -> None:
         (["BEGIN", "INSERT 0 1", "ROLLBACK"], Outcome.REJECTED),
     ],
 )
-def test_an_error_behind_a_commit_in_the_same_query(tags: list[str], outcome: Outcome) -> None:
+def test_an_error_after_a_committing_tag_has_an_unknown_outcome(tags: list[str], outcome: Outcome) -> None:
     client = Client()
     sink = client.simple("several")
     client.feed(*map(m.CommandComplete, tags), error("22012"), READY)
     assert pg_error(sink).outcome is outcome
 
 
-def test_more_errors_are_noted_but_not_without_end() -> None:
+def test_further_errors_become_a_limited_number_of_notes() -> None:
     client = Client()
     sink = client.simple("select")
     client.feed(*[error("XX000", f"{n}") for n in range(2 * MAX_NOTES)], READY)
@@ -86,7 +86,7 @@ def test_more_errors_are_noted_but_not_without_end() -> None:
     assert failure.message == "0" and failure.__notes__ == [f"then: ERROR:  {n}" for n in range(1, MAX_NOTES + 1)]
 
 
-# ---- the last words (see test_last_words)
+# ---- the last words (see test_session_last_words)
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,14 @@ def test_more_errors_are_noted_but_not_without_end() -> None:
         m.NoticeResponse((("C", "57P01"), ("M", "last words"))),
     ],
 )
-def test_last_words(message: m.BackendMessage) -> None:
+def test_the_first_last_words_explain_why_the_server_closed(message: m.BackendMessage) -> None:
     client = Client()
     client.feed(m.NoticeResponse(()), message, error("57P01", "even more"))
     client.session.lost(None)
     assert str(client.session.failure) == "the server closed the connection: last words"
 
 
-def test_a_fatal_answer_is_the_last_word() -> None:
+def test_a_fatal_error_is_the_cause_of_the_lost_connection() -> None:
     client = Client()
     sink = client.simple("select")
     client.take()
@@ -114,7 +114,7 @@ def test_a_fatal_answer_is_the_last_word() -> None:
     assert isinstance(sink.error.__cause__, PgError) and sink.error.__cause__.message == "last words"
 
 
-# ---- what may come at any time
+# ---- asynchronous messages
 
 
 def test_asynchronous_messages_change_no_answer() -> None:
@@ -133,14 +133,14 @@ def test_asynchronous_messages_change_no_answer() -> None:
     assert client.session.notifications.dropped == 9
 
 
-def test_a_setting_is_known_before_its_request_is_answered() -> None:
+def test_a_reported_setting_is_stored_before_its_request_is_answered() -> None:
     client = Client()
     client.query("set timezone = x")
     client.feed(*PREPARED, m.BindComplete(), m.CommandComplete("SET"), m.ParameterStatus("TimeZone", "x"))
     assert client.session.parameters == {"TimeZone": "x"} and not client.sinks[0].is_answered
 
 
-def test_too_many_parameters() -> None:
+def test_too_many_reported_parameters_are_a_protocol_error() -> None:
     client = Client()
     client.feed(*[m.ParameterStatus(f"p{n}", "") for n in range(MAX_SETTINGS)])
     client.feed(m.ParameterStatus("p0", "changed"))
@@ -178,17 +178,17 @@ def test_a_setting_that_others_rely_on_retires_the_connection(name: str, before:
     assert client.sent() == [m.Terminate()]
 
 
-def test_inside_a_window_with_state_settings_may_change_until_it_is_left() -> None:
+def test_a_window_with_state_may_change_settings_until_it_is_left() -> None:
     client = Client(parameters={"client_encoding": "UTF8"})
     client.window(has_state=True)
     client.feed(m.ParameterStatus("client_encoding", "LATIN1"))
-    client.feed(m.ParameterStatus("in_hot_standby", "on"))  # was not reported before
+    client.feed(m.ParameterStatus("in_hot_standby", "on"))  # not reported before
     assert client.session.reason is None
     client.session.check_settings()
     assert "client_encoding was left at 'LATIN1'" in client.session.reason_text
 
 
-def test_settings_that_were_put_back() -> None:
+def test_settings_restored_inside_a_window_do_not_retire_the_connection() -> None:
     client = Client(parameters={"client_encoding": "UTF8"})
     client.window(has_state=True)
     client.feed(m.ParameterStatus("client_encoding", "LATIN1"), m.ParameterStatus("client_encoding", "UTF8"))
@@ -196,7 +196,7 @@ def test_settings_that_were_put_back() -> None:
     assert client.session.reason is None
 
 
-def test_notices_are_passed_on() -> None:
+def test_notices_are_passed_to_the_handler() -> None:
     client = Client()
     notices: list[PgError] = []
     client.session.handle_notices(notices.append)
@@ -204,7 +204,7 @@ def test_notices_are_passed_on() -> None:
     assert [notice.code for notice in notices] == ["01000", "57P01"]
 
 
-def test_notifications() -> None:
+def test_notifications_are_queued_and_those_that_do_not_fit_leave_a_gap() -> None:
     client = Client()
     client.session.notifications.capacity = 2
     for channel, payload in (("c", "p"), ("\udcff", ""), ("dropped", "")):
@@ -214,14 +214,14 @@ def test_notifications() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"\0\0\0", b"\0\0\0\1", b"\0\0\0\1c\0", b"\0\0\0\1c\0p", b"\0\0\0\1c\0p\0\0"])
-def test_a_notification_that_is_none(body: bytes) -> None:
+def test_a_malformed_notification_is_a_protocol_error(body: bytes) -> None:
     client = Client()
     client.feed(b"A" + (len(body) + 4).to_bytes(4, "big") + body)
     assert isinstance(client.session.failure, ProtocolError)
 
 
 @pytest.mark.parametrize("status", ["T", "E"])
-def test_the_status_of_a_transaction(status: str) -> None:
+def test_a_window_with_state_may_leave_a_transaction_open_or_failed(status: str) -> None:
     client = Client()
     client.inside = client.window(has_state=True)
     sink = client.simple("begin")
@@ -232,7 +232,7 @@ def test_the_status_of_a_transaction(status: str) -> None:
 # ---- descriptions
 
 
-def test_the_queries_of_a_rewrite_rule_each_bring_their_rows() -> None:
+def test_each_query_of_a_rewrite_rule_has_its_own_result() -> None:
     client = Client()
     sink = client.simple("insert")
     client.feed(describe(["a"], ()), m.DataRow((b"1",)), describe(["b", "c"], ()), m.DataRow((b"2", b"3")), TAG, READY)
@@ -242,7 +242,7 @@ def test_the_queries_of_a_rewrite_rule_each_bring_their_rows() -> None:
     ]
 
 
-def test_the_columns_of_encoded_messages_are_shown_and_not_relied_on() -> None:
+def test_rows_of_encoded_messages_need_not_match_the_described_columns() -> None:
     client = Client()
     sink = client.encoded(m.Parse("", "x"), m.Describe("S"), m.Bind(), m.Execute(), m.Sync())
     client.feed(*PREPARED[:2], describe(["a"], ()), m.BindComplete(), *result((b"1", b"2")), READY)
@@ -262,7 +262,7 @@ def test_an_empty_query_has_no_tag() -> None:
 
 SLIPS: dict[str, tuple[Callable[[Client], Sink], list[m.BackendMessage], list[m.FrontendMessage]]] = {
     "simple": (lambda client: client.simple("copy"), [], []),
-    # In the extended protocol the Sync that was sent behind Execute has been taken for a part of the COPY.
+    # In the extended protocol, the server has treated the Sync sent after Execute as part of the COPY.
     "extended": (lambda client: client.query("copy"), [*PREPARED, m.BindComplete()], [m.Sync()]),
     "portal": (lambda client: client.encoded(m.Execute("p", 5), m.Sync()), [], [m.Sync()]),
     "asked for the other way": (lambda client: client.copy("copy", COPY_OUT, Consumer()), [], []),
@@ -270,7 +270,7 @@ SLIPS: dict[str, tuple[Callable[[Client], Sink], list[m.BackendMessage], list[m.
 
 
 @pytest.mark.parametrize(("ask", "answer", "sync"), SLIPS.values(), ids=list(SLIPS))
-def test_copy_in_with_nothing_behind_it(
+def test_copy_in_without_later_requests_is_refused_with_copy_fail(
     ask: Callable[[Client], Sink], answer: list[m.BackendMessage], sync: list[m.FrontendMessage]
 ) -> None:
     client = Client()
@@ -288,7 +288,7 @@ def test_copy_in_with_nothing_behind_it(
 
 
 @pytest.mark.parametrize("is_simple", [True, False])
-def test_copy_in_with_requests_behind_it(is_simple: bool) -> None:
+def test_copy_in_with_later_requests_in_flight_ends_the_connection(is_simple: bool) -> None:
     client = Client(max_in_flight=3, parameters={"client_encoding": "UTF8"})
     before = client.simple("select")
     copy = client.simple("copy") if is_simple else client.query("copy")
@@ -305,7 +305,7 @@ def test_copy_in_with_requests_behind_it(is_simple: bool) -> None:
     assert isinstance(client.session.failure, ConnectionClosed)
 
 
-def test_nothing_is_sent_once_such_a_copy_has_ended_the_connection() -> None:
+def test_nothing_is_sent_after_a_copy_in_has_ended_the_connection() -> None:
     client = Client(parameters={"client_encoding": "UTF8"})
     client.simple("copy")
     client.simple("select")
@@ -316,7 +316,7 @@ def test_nothing_is_sent_once_such_a_copy_has_ended_the_connection() -> None:
 
 @pytest.mark.parametrize("is_simple", [True, False])
 @pytest.mark.parametrize("data", [[], [b"row\n", b"", b"\\.\n"]])
-def test_copy_out_is_thrown_away(is_simple: bool, data: list[bytes]) -> None:
+def test_copy_out_as_a_query_is_discarded_and_refused(is_simple: bool, data: list[bytes]) -> None:
     client = Client()
     sink = client.simple("copy; select") if is_simple else client.query("copy")
     behind = client.simple("select")
@@ -331,7 +331,7 @@ def test_copy_out_is_thrown_away(is_simple: bool, data: list[bytes]) -> None:
     assert behind.result == [[]] and client.session.out == b""
 
 
-def test_a_copy_that_was_asked_for() -> None:
+def test_a_requested_copy_passes_its_header_to_the_consumer() -> None:
     for states, answer in (
         (COPY_IN, m.CopyInResponse(1, ())),
         (COPY_OUT, m.CopyOutResponse(0, (0,))),
@@ -344,20 +344,20 @@ def test_a_copy_that_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize("behind", [0, 2])
-def test_a_copy_in_that_nobody_waits_for_any_more_is_given_up(behind: int) -> None:
+def test_a_cancelled_copy_in_is_ended_with_copy_fail(behind: int) -> None:
     client, consumer = Client(), Consumer()
     client.inside = client.window()
     client.copy("copy", COPY_IN, consumer).cancelled = True
     syncs = [client.sync() for _ in range(behind)]
     client.take()
     client.feed(m.CopyInResponse(0, ()))
-    fail, *rest = client.sent()  # the Syncs behind it, the server has taken for a part of the COPY
+    fail, *rest = client.sent()  # the server has treated the earlier Syncs as part of the COPY
     assert isinstance(fail, m.CopyFail) and rest == [m.Sync()] * behind and consumer.headers == []
     client.feed(error("57014"), READY, *[READY] * behind)
     assert all(sink.result is not None for sink in syncs)
 
 
-def test_a_copy_out_that_nobody_waits_for_any_more_comes_and_goes() -> None:
+def test_a_cancelled_copy_out_is_read_and_discarded() -> None:
     client, consumer = Client(), Consumer()
     client.copy("copy", COPY_OUT, consumer).cancelled = True
     client.take()
@@ -365,7 +365,7 @@ def test_a_copy_out_that_nobody_waits_for_any_more_comes_and_goes() -> None:
     assert (consumer.headers, consumer.parts, client.sent()) == ([], [], []) and client.session.failure is None
 
 
-def test_copy_out_that_fails_halfway() -> None:
+def test_a_copy_out_that_fails_midway_keeps_the_error_as_its_cause() -> None:
     client = Client()
     sink = client.query("copy")
     client.feed(*PREPARED, m.BindComplete(), m.CopyOutResponse(0, ()), m.CopyData(b"x"), error("57014"), READY)
@@ -373,7 +373,7 @@ def test_copy_out_that_fails_halfway() -> None:
 
 
 @pytest.mark.parametrize("tag", ["DISCARD ALL", "DEALLOCATE ALL"])
-def test_discard_all_drops_what_is_older(tag: str) -> None:
+def test_discard_all_drops_older_statements_and_keeps_newer_ones(tag: str) -> None:
     client = Client()
     known(client, "select 1")
     known(client, "select 2")
@@ -388,7 +388,7 @@ def test_discard_all_drops_what_is_older(tag: str) -> None:
     assert (younger.result, used.result) == ([(b"3",)], [(b"2",)])
 
 
-# ---- what makes no sense (see test_hostile)
+# ---- malformed answers (see test_session_hostile)
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_discard_all_drops_what_is_older(tag: str) -> None:
         (b"C\0\0\0\5\0Z\0\0\0\6II", r"b'Z' .*a body of the wrong length in state STATEMENT"),
     ],
 )
-def test_what_makes_no_sense(data: bytes, text: str) -> None:
+def test_a_malformed_answer_fails_the_request_and_the_session(data: bytes, text: str) -> None:
     client = Client()
     sink = client.simple("select")
     client.take()
@@ -417,7 +417,7 @@ def test_what_makes_no_sense(data: bytes, text: str) -> None:
     assert client.session.failure is not None and str(client.session.failure) == str(sink.error)
 
 
-def test_the_longest_messages_are_waited_for() -> None:
+def test_messages_up_to_the_length_limits_are_accepted() -> None:
     client = Client()
     client.simple("select")
     client.feed(b"N\x3f\xff\xff\xfe")

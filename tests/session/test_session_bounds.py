@@ -1,4 +1,4 @@
-"""What a session may hold: bytes to be sent, bytes that came, rows that nobody waits for."""
+"""Limits on what a session holds: bytes to send, bytes received, rows of cancelled requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.session.conversation import READY, Client, first, result
 SIMPLE = [*result(), READY]
 
 
-def test_requests_beyond_the_high_water_wait_as_objects() -> None:
+def test_requests_beyond_the_high_water_mark_wait_unencoded() -> None:
     client = Client()
     value = bytes(octets.HIGH_WATER_BYTES // 2)
     for _ in range(10):
@@ -23,11 +23,11 @@ def test_requests_beyond_the_high_water_wait_as_objects() -> None:
     assert (len(client.session.inflight), len(client.session.pending)) == (2, 8)
     client.take(octets.LOW_WATER_BYTES)
     assert len(client.session.pending) == 8
-    client.take(octets.LOW_WATER_BYTES)  # as soon as the socket has taken most of it
+    client.take(octets.LOW_WATER_BYTES)  # the socket has now taken most of it
     assert len(client.session.out) >= octets.HIGH_WATER_BYTES and len(client.session.pending) < 8
 
 
-def test_one_request_larger_than_the_high_water() -> None:
+def test_one_request_larger_than_the_high_water_mark_is_sent() -> None:
     client = Client()
     client.query("insert", bytes(3 * octets.HIGH_WATER_BYTES))
     assert len(client.take()) > 3 * octets.HIGH_WATER_BYTES
@@ -37,7 +37,7 @@ def test_one_request_larger_than_the_high_water() -> None:
 
 @pytest.mark.parametrize("is_disowned", [False, True])
 @pytest.mark.parametrize("before", [0, 100])
-def test_no_memory_is_kept_for_an_answer_that_nobody_waits_for(is_disowned: bool, before: int) -> None:
+def test_the_answer_to_a_cancelled_request_takes_no_memory(is_disowned: bool, before: int) -> None:
     client = Client()
     sink = client.query("select")
     rows = m.encode(m.DataRow((bytes(1000),))) * 100
@@ -45,7 +45,7 @@ def test_no_memory_is_kept_for_an_answer_that_nobody_waits_for(is_disowned: bool
     sink.cancelled = True
     if is_disowned:
         client.disown()
-    client.feed(rows)  # what comes in one read may still be kept
+    client.feed(rows)  # the bytes of one read may still be kept
     tracemalloc.start()
     client.feed(*[rows] * 50)
     kept, _ = tracemalloc.get_traced_memory()
@@ -55,7 +55,7 @@ def test_no_memory_is_kept_for_an_answer_that_nobody_waits_for(is_disowned: bool
     assert client.session.failure is None and sink.result is None
 
 
-def test_the_buffer_grows_with_what_comes_and_shrinks_back() -> None:
+def test_the_buffer_grows_with_the_bytes_received_and_shrinks_back() -> None:
     client = Client()
     value = bytes(range(256)) * (3 * 4096)  # 3 MiB
     sink = client.query("select")
@@ -72,7 +72,7 @@ def test_the_buffer_grows_with_what_comes_and_shrinks_back() -> None:
 
 
 @pytest.mark.parametrize("size", range(BUFFER_BYTES - 16, BUFFER_BYTES + 8))
-def test_a_message_about_as_long_as_the_buffer(size: int) -> None:
+def test_a_message_about_as_long_as_the_buffer_is_read_correctly(size: int) -> None:
     client = Client()
     sink, behind = client.query("select"), client.simple("x")
     client.feed(*first()[:4], m.DataRow((bytes(size),)), *result(), READY, *SIMPLE)

@@ -1,4 +1,4 @@
-"""Routing: the index of the session with the least to do; one that is held up comes behind all others."""
+"""Routing: the session with the least work is chosen, and a session that is held up is chosen last."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.session.conversation import Sink
 
 
 def sessions(*loads: int) -> list[Session]:
-    """With so many requests each, of which three are encoded."""
+    """Sessions with the given numbers of requests, of which at most three each are encoded."""
     made = []
     for load in loads:
         session = Session({}, 16, 3)
@@ -23,11 +23,11 @@ def sessions(*loads: int) -> list[Session]:
 @pytest.mark.parametrize(
     ("loads", "index"), [((0,), 0), ((5,), 0), ((0, 0), 0), ((1, 0), 1), ((3, 2, 2), 1), ((4, 9, 5), 0), ((9, 5, 4), 2)]
 )
-def test_the_one_with_the_least_to_do(loads: tuple[int, ...], index: int) -> None:
+def test_the_session_with_the_fewest_requests_is_chosen(loads: tuple[int, ...], index: int) -> None:
     assert choose(sessions(*loads)) == index
 
 
-def test_encoded_bytes_weigh_as_requests_do() -> None:
+def test_encoded_bytes_count_towards_the_load_as_requests_do() -> None:
     two = sessions(0, 3)
     two[0].append(bytes(4 << REQUEST_WEIGHT_SHIFT))
     assert choose(two) == 1
@@ -54,7 +54,7 @@ def test_a_session_that_is_held_up_is_chosen_last(hold_up: object, loads: tuple[
     hold_up(two[0])
     assert choose(two) == 1
     hold_up(two[1])
-    assert choose(two) == 0  # all are so
+    assert choose(two) == 0  # all are held up
 
 
 def test_a_session_that_never_had_a_request_is_not_slow() -> None:

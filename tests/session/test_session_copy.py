@@ -1,4 +1,4 @@
-"""COPY from the client, as the session writes it; and what the owner of a connection tells its session."""
+"""COPY from the client as the session writes it, and the calls of a connection's owner to its session."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.session.conversation import READY, Client, Consumer, Sink, pg_error, 
 
 
 def copying() -> tuple[Client, Sink]:
-    """A client that the server asks for data."""
+    """A client in the middle of a COPY FROM STDIN: the server is waiting for data."""
     client = Client()
     sink = client.copy("copy", COPY_IN, Consumer())
     assert not client.session.is_copying_in
@@ -38,7 +38,7 @@ def test_copy_data_and_copy_done_are_sent_and_the_tag_is_the_answer() -> None:
     assert sink.result[0].rows_affected == 2
 
 
-def test_copy_fail_is_cut_to_a_thousand_characters_and_has_no_nul() -> None:
+def test_copy_fail_is_cut_to_a_thousand_characters_without_nul() -> None:
     client, sink = copying()
     client.session.send_copy_fail("a\0b" + "c" * 2000)
     assert client.sent() == [m.CopyFail("ab" + "c" * 998)]
@@ -46,7 +46,7 @@ def test_copy_fail_is_cut_to_a_thousand_characters_and_has_no_nul() -> None:
     assert pg_error(sink).code == "57014"
 
 
-def test_a_caller_that_gave_up_before_the_copy_began_has_it_ended() -> None:
+def test_a_copy_in_cancelled_before_it_began_is_ended_with_copy_fail() -> None:
     client = Client()
     sink, behind = client.copy("copy", COPY_IN, Consumer()), client.query("select 1")
     client.take()
@@ -56,14 +56,14 @@ def test_a_caller_that_gave_up_before_the_copy_began_has_it_ended() -> None:
     assert not behind.is_answered
 
 
-def test_notifications_go_to_another_queue_once_that_is_said() -> None:
+def test_deliver_notifications_redirects_them_to_another_queue() -> None:
     client, queue = Client(), NotificationQueue()
     client.session.deliver_notifications(queue)
     client.feed(m.NotificationResponse(1, "c", ""))
     assert queue.received == 1
 
 
-def test_a_session_that_is_drained_still_answers_and_then_ends() -> None:
+def test_a_draining_session_answers_its_requests_and_then_terminates() -> None:
     client = Client(max_in_flight=1)
     sinks = [client.simple("a"), client.simple("b")]
     assert client.session.takes_requests
@@ -78,7 +78,7 @@ def test_a_session_that_is_drained_still_answers_and_then_ends() -> None:
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_each_reason_is_told_in_its_own_words(reason: Reason) -> None:
+def test_each_reason_for_retiring_has_its_own_text(reason: Reason) -> None:
     client = Client()
     client.session.retire(reason)
     assert client.session.reason_text == reason.value
@@ -87,14 +87,14 @@ def test_each_reason_is_told_in_its_own_words(reason: Reason) -> None:
     assert reason is Reason.SERVER_ENDS or reason.value in str(caught.value)
 
 
-def test_a_note_is_added_for_a_further_error_of_one_request() -> None:
+def test_a_further_error_of_one_request_becomes_a_note() -> None:
     client = Client()
     sink = client.simple("a")
     client.feed(error("57P01", "shutting down"), error("08006", "gone", "FATAL"), READY)
     assert isinstance(sink.error, PgError) and sink.error.__notes__ == ["then: FATAL:  gone"]
 
 
-def test_a_window_that_has_ended_takes_no_request() -> None:
+def test_a_window_that_has_ended_refuses_requests() -> None:
     client = Client()
     client.inside = client.window("stream()")
     client.session.leave(client.inside)

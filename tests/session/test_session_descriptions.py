@@ -1,4 +1,4 @@
-"""The columns of a result: asked for until they are known, as they were asked for, and as many as each row has."""
+"""The columns of a result: described until they are known, in the requested formats, one for each value of a row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rig.talk import describe
 from tests.session.conversation import PREPARED, READY, Client, described, first, later, result
 
 
-def test_each_use_is_described_until_the_first_answer_has_come() -> None:
+def test_each_use_is_described_until_the_first_answer_has_arrived() -> None:
     client = Client()
     sinks = [client.query("select 1", result_formats=1), client.query("select 1")]
     assert client.tags() == "PDBES" + "BDES"
@@ -23,7 +23,7 @@ def test_each_use_is_described_until_the_first_answer_has_come() -> None:
 
 
 @pytest.mark.parametrize("names", [(), ("a", "a"), ("a",) * 1664])
-def test_as_many_columns_as_described(names: tuple[str, ...]) -> None:
+def test_a_row_must_have_as_many_columns_as_were_described(names: tuple[str, ...]) -> None:
     client = Client()
     row = (b"x",) * len(names)
     columns = m.RowDescription(tuple(describe(["a"], ()).fields * len(names)))  # type: ignore[union-attr]
@@ -37,7 +37,7 @@ def test_as_many_columns_as_described(names: tuple[str, ...]) -> None:
     assert "where" in str(last.error) and isinstance(last.error, ProtocolError)
 
 
-def test_no_rows_where_none_were_described() -> None:
+def test_a_row_of_a_statement_described_without_columns_is_refused() -> None:
     client = Client()
     sink = client.query("insert")
     client.feed(*PREPARED, m.BindComplete(), m.DataRow(()))

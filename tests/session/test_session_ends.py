@@ -1,4 +1,4 @@
-"""How a session ends: retired or lost, with the server's last words or without; and what a supervisor takes over."""
+"""How a session ends: retired or lost, with or without last words; and which requests move to a supervisor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.session.conversation import READY, Client, first, known, later, outco
 SIMPLE = [*result(), READY]
 
 
-def test_retired_what_is_encoded_is_still_answered_and_then_it_says_goodbye() -> None:
+def test_a_retired_session_answers_encoded_requests_and_then_terminates() -> None:
     client = Client(max_in_flight=1)
     sinks = [client.simple("a"), client.simple("b")]
     client.session.retire(Reason.REPLACED, "it is old")
@@ -33,7 +33,7 @@ def test_retired_what_is_encoded_is_still_answered_and_then_it_says_goodbye() ->
     assert str(client.session.failure) == "the connection was closed: it is old"
 
 
-def test_closed_in_order_what_waits_is_answered_too() -> None:
+def test_a_draining_session_also_answers_waiting_requests() -> None:
     client = Client(max_in_flight=1)
     sinks = [client.simple("a"), client.simple("b")]
     client.session.drain(Reason.CLOSED)
@@ -52,7 +52,9 @@ def test_closed_in_order_what_waits_is_answered_too() -> None:
         (ProtocolError("nonsense"), ProtocolError, "nonsense"),
     ],
 )
-def test_lost(cause: BaseException | None, kind: type[Exception], text: str) -> None:
+def test_a_lost_connection_fails_each_request_with_its_outcome(
+    cause: BaseException | None, kind: type[Exception], text: str
+) -> None:
     client = Client(max_in_flight=3)
     answered, sent, cut, unsent = (client.simple(name) for name in ("a", "b", "c", "d"))
     client.take(7 + 7 + 1)
@@ -74,7 +76,7 @@ def test_lost(cause: BaseException | None, kind: type[Exception], text: str) -> 
     assert getattr(caught.value, "outcome", None) is Outcome.NOT_SENT
 
 
-def test_a_request_that_was_refused_is_unknown_until_it_is_ready() -> None:
+def test_a_request_lost_between_its_error_and_ready_has_an_unknown_outcome() -> None:
     client = Client()
     sink = client.simple("insert")
     client.take()
@@ -83,8 +85,8 @@ def test_a_request_that_was_refused_is_unknown_until_it_is_ready() -> None:
     assert isinstance(sink.error, ConnectionClosed) and outcomes(sink) == [Outcome.UNKNOWN]
 
 
-def test_nothing_is_sent_to_a_server_that_has_said_its_last_words() -> None:
-    """Its close comes a moment later; a request in between would be lost, and nobody could say whether it ran."""
+def test_nothing_is_sent_to_a_server_after_its_last_words() -> None:
+    """The server closes a moment later; a request sent in between would be lost with an unknown outcome."""
     client = Client()
     sink = client.query("select 1")
     client.feed(*first((b"1",)), error("57P01", "shutting down", "FATAL"))
@@ -98,8 +100,8 @@ def test_nothing_is_sent_to_a_server_that_has_said_its_last_words() -> None:
     assert str(client.session.failure) == "the server closed the connection: shutting down"
 
 
-def test_a_window_behind_the_last_words() -> None:
-    """Its owner is refused, too; nothing is said at its end, and the words stay the cause, whoever closes."""
+def test_a_window_refuses_requests_after_the_last_words_and_keeps_the_cause() -> None:
+    """Nothing is sent when the window ends, and the last words remain the cause even if the client closes."""
     client = Client()
     window = client.inside = client.window()
     client.feed(error("57P05", "too idle", "FATAL"))
@@ -114,7 +116,7 @@ def test_a_window_behind_the_last_words() -> None:
     assert client.tags() == ""
 
 
-def test_the_last_words_are_the_cause() -> None:
+def test_the_last_words_are_the_cause_of_a_lost_connection() -> None:
     client = Client()
     sink = client.simple("select")
     client.take()
@@ -128,7 +130,7 @@ def test_the_last_words_are_the_cause() -> None:
 
 
 class Supervisor:
-    """Takes over what it is offered, if it wants to."""
+    """Takes the unsent requests that it is offered, or declines them."""
 
     def __init__(self, wants: bool = True) -> None:
         self.wants = wants
@@ -139,7 +141,7 @@ class Supervisor:
         self.ends += 1
 
     def unsent(self, request: Request) -> bool:
-        assert self.ends  # it knows already
+        assert self.ends  # the end is reported first
         if self.wants:
             self.moved.append(request)
         return self.wants
@@ -157,7 +159,7 @@ def may_move(client: Client) -> None:
 
 
 @pytest.mark.parametrize("sent", [0, 1, 2, 3])
-def test_what_never_left_is_for_the_supervisor(sent: int) -> None:
+def test_unsent_requests_move_to_the_supervisor(sent: int) -> None:
     client = Client(max_in_flight=3)
     supervisor = kept(client)
     client.sinks[:] = [client.query(f"select {n}") for n in range(5)]
@@ -176,7 +178,7 @@ def test_what_never_left_is_for_the_supervisor(sent: int) -> None:
     assert [list(sink.result) for sink in client.sinks[sent:]] == [[(b"1",)]] * (5 - sent)
 
 
-def test_what_it_does_not_want_fails() -> None:
+def test_requests_that_the_supervisor_declines_fail_as_not_sent() -> None:
     client = Client()
     supervisor = kept(client, wants=False)
     sink, still = client.query("select 1"), client.query("select 2")
@@ -185,7 +187,7 @@ def test_what_it_does_not_want_fails() -> None:
     assert outcomes(sink, still) == [Outcome.NOT_SENT] * 2 and not supervisor.moved
 
 
-def test_what_nobody_waits_for_does_not_move() -> None:
+def test_a_cancelled_request_does_not_move_to_the_supervisor() -> None:
     client = Client()
     supervisor = kept(client)
     client.query("select 1").cancelled = True
@@ -194,11 +196,11 @@ def test_what_nobody_waits_for_does_not_move() -> None:
     assert not supervisor.moved and supervisor.ends == 1
 
 
-def test_a_unit_moves_as_a_whole() -> None:
+def test_a_transaction_moves_to_the_supervisor_as_a_whole() -> None:
     client = Client()
     supervisor = kept(client)
     client.query("select 1")
-    client.session.statements.close("an old one")  # a Close goes along with what is encoded next
+    client.session.statements.close("an old one")  # the Close is sent with the next encoded request
     sinks = [client.sinks[0], client.transaction("set local a = 1", "select 2")]
     unit = client.session.inflight[1].unit
     assert unit is not None and unit.whole.parts is not None
@@ -213,7 +215,7 @@ def test_a_unit_moves_as_a_whole() -> None:
     assert [part.script for part in unit.whole.parts] == [*plain[:2], plain[2][1:], *plain[3:]]
 
 
-def test_a_retired_session_hands_on_what_waits() -> None:
+def test_a_retired_session_hands_its_waiting_requests_to_the_supervisor() -> None:
     client = Client(max_in_flight=1)
     supervisor = kept(client)
     sinks = [client.query("select 1"), client.query("select 2")]
@@ -226,7 +228,7 @@ def test_a_retired_session_hands_on_what_waits() -> None:
     assert supervisor.ends == 2
 
 
-def test_lost_with_a_window_open() -> None:
+def test_a_lost_connection_fails_the_requests_inside_an_open_window() -> None:
     client = Client(max_in_flight=1)
     window = client.inside = client.window()
     first, second = client.query("select 1"), client.query("select 2")
@@ -244,12 +246,12 @@ def test_lost_with_a_window_open() -> None:
     [
         (True, "25006", [], True),
         (True, "25006", ["on"], True),
-        (True, "25006", ["off"], False),  # somebody has asked for a transaction that is read-only
+        (True, "25006", ["off"], False),  # a caller asked for a read-only transaction
         (True, "25001", [], False),
         (False, "25006", [], False),
     ],
 )
-def test_a_server_that_refuses_to_write_is_the_wrong_one(
+def test_a_server_that_refuses_writes_retires_a_session_that_needs_them(
     must_write: bool, code: str, reported: list[str], retires: bool
 ) -> None:
     client = Client(max_in_flight=1)
@@ -264,10 +266,10 @@ def test_a_server_that_refuses_to_write_is_the_wrong_one(
     assert getattr(sinks[1].error, "outcome", None) is (Outcome.NOT_SENT if retires else None)
 
 
-# ---- a request that its caller has given up
+# ---- a request abandoned by its caller
 
 
-def test_nothing_leaves_until_a_disowned_request_and_its_cancelling_have_ended() -> None:
+def test_nothing_is_sent_until_a_disowned_request_and_its_cancel_have_ended() -> None:
     client = Client()
     client.simple("a")
     client.take()
@@ -283,7 +285,7 @@ def test_nothing_leaves_until_a_disowned_request_and_its_cancelling_have_ended()
     assert behind.result == [[]] and client.session.holds == 0
 
 
-def test_a_disowned_request_that_is_answered_all_the_same() -> None:
+def test_a_disowned_request_may_still_be_answered_after_its_cancel() -> None:
     client = Client()
     known(client, "select 1")
     client.query("select 1")
@@ -297,10 +299,10 @@ def test_a_disowned_request_that_is_answered_all_the_same() -> None:
     assert behind.result == [(b"2",)]
 
 
-# ---- a transaction that was left open on a shared connection
+# ---- a transaction left open on a shared connection
 
 
-def test_a_transaction_that_is_left_open_is_rolled_back() -> None:
+def test_a_transaction_left_open_is_rolled_back_and_rejected() -> None:
     client = Client()
     sink = client.simple("begin")
     client.take()
@@ -310,7 +312,7 @@ def test_a_transaction_that_is_left_open_is_rolled_back() -> None:
     assert outcomes(sink) == [Outcome.REJECTED] and client.session.holds == 0
 
 
-def test_a_transaction_that_survives_its_rollback_ends_the_connection() -> None:
+def test_a_transaction_that_survives_its_rollback_ends_the_session() -> None:
     client = Client()
     client.simple("begin")
     client.feed(m.CommandComplete("BEGIN"), m.ReadyForQuery("T"))

@@ -1,7 +1,7 @@
-"""Broken streams: whatever is done to a good one, nobody gets a row of somebody else's, and nothing but clear errors.
+"""Damaged streams: whatever changes in a valid stream, no request gets another one's row, and all errors are clear.
 
-Every request carries a nonce, which its row brings back. Bytes inside a value may change it, and it cannot be found out
-that a whole row, or a statement of a simple query, is dropped or repeated; but no change makes one nonce of another.
+Every request sends a nonce, and its row returns it. Changed bytes may alter a value, and the client cannot detect that
+a whole row, or a statement of a simple query, was dropped or repeated; but no change turns one nonce into another.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ASKED: list[Callable[[Client, bytes], Sink]] = [
     lambda client, nonce: client.simple(""),
     lambda client, nonce: client.query("show $", nonce),
 ]
-SEVERAL = 3  # the simple query of several statements: how many, only the server knows
+SEVERAL = 3  # the simple query of several statements: the client does not know their number
 NONCES = [hashlib.md5(b"%d" % n).digest() for n in range(len(ASKED))]
 
 
@@ -42,7 +42,7 @@ def ask_all(client: Client, nonces: list[bytes]) -> None:
 
 
 def record(*rounds: list[bytes]) -> bytes:
-    """What a server answers to the last of these rounds."""
+    """The server's answer to the last of these rounds."""
     client, server = Client(), Server()
     answer = b""
     for nonces in rounds:
@@ -54,12 +54,12 @@ def record(*rounds: list[bytes]) -> bytes:
 
 EARLIER = [b"earlier"] * len(ASKED)
 BEFORE = record(EARLIER)
-# The stream that is going to be changed: of known statements, and of their first use.
+# The streams to change: True has known statements, False their first use.
 GOOD = {True: record(EARLIER, NONCES), False: record(NONCES)}
 
 
 def talk(data: bytes, *, again: bool = True) -> list[Sink]:
-    """The requests, answered with `data`, for the first time or once more; then the connection ends."""
+    """Send the requests for the first time or again, answer them with `data`, and end the connection."""
     client = Client()
     if again:
         ask_all(client, EARLIER)
@@ -78,7 +78,7 @@ def rows(sink: Sink) -> list[Any]:
 
 
 def check_nonces(sinks: list[Sink]) -> None:
-    """Everybody has an end, and what it says is its own."""
+    """Check that every request has ended, and that none has a nonce of another request."""
     for sink, nonce in zip(sinks, NONCES, strict=True):
         assert isinstance(sink.error, PgWireError) or sink.result is not None
         values = {value for row in rows(sink) for value in row}
@@ -89,14 +89,14 @@ EXPECTED = {again: [sink.shown() for sink in talk(data, again=again)] for again,
 
 
 def check_same_or_failed(sinks: list[Sink], again: bool, but_rows: bool) -> None:
-    """As if nothing had been done, or failed; but the same rows may be there more or less often."""
+    """Check that each request has the expected answer or failed; if `but_rows`, rows may be missing or repeated."""
     check_nonces(sinks)
     for n, (sink, expected, nonce) in enumerate(zip(sinks, EXPECTED[again], NONCES, strict=True)):
         if sink.error is None and sink.shown() != expected and n != SEVERAL:
             assert but_rows and all(row[1:] in ((), (nonce,)) for row in rows(sink))
 
 
-def test_unchanged() -> None:
+def test_the_unchanged_stream_gives_the_expected_answers() -> None:
     for again, data in GOOD.items():
         sinks = talk(data, again=again)
         assert [type(sink.error) for sink in sinks] == [PgError if n == 4 else type(None) for n in range(len(sinks))]
@@ -118,7 +118,7 @@ def test_unchanged() -> None:
     ],
     ids=[*[f"bit {bit}" for bit in range(8)], "all bits", "dropped", "a NUL before", "twice"],
 )
-def test_every_byte(change: Callable[[int], bytes]) -> None:
+def test_changing_any_byte_gives_no_request_the_row_of_another(change: Callable[[int], bytes]) -> None:
     data = GOOD[True]
     for i in range(len(data)):
         check_nonces(talk(data[:i] + change(data[i]) + data[i + 1 :]))
@@ -126,14 +126,16 @@ def test_every_byte(change: Callable[[int], bytes]) -> None:
 
 @settings(deadline=None)
 @given(again=st.booleans(), begin=st.floats(0, 1), n=st.integers(0, 9), other=st.binary(max_size=9))
-def test_bytes_replaced_by_others(again: bool, begin: float, n: int, other: bytes) -> None:
+def test_replacing_any_bytes_gives_no_request_the_row_of_another(
+    again: bool, begin: float, n: int, other: bytes
+) -> None:
     data = GOOD[again]
     i = int(begin * len(data))
     check_nonces(talk(data[:i] + other + data[i + n :], again=again))
 
 
 @given(state=st.sampled_from(list(ROADS)), data=st.binary(max_size=200))
-def test_any_bytes_in_any_state(state: Any, data: bytes) -> None:
+def test_any_bytes_in_any_state_cause_at_most_a_protocol_error(state: Any, data: bytes) -> None:
     client = Client()
     submit, answer = ROADS[state]
     submit(client)
@@ -144,7 +146,7 @@ def test_any_bytes_in_any_state(state: Any, data: bytes) -> None:
 
 @settings(deadline=None)
 @given(state=st.sampled_from(list(ROADS)), messages=st.lists(strategies.backend_messages(), max_size=5))
-def test_any_messages_in_any_state(state: Any, messages: list[m.BackendMessage]) -> None:
+def test_any_messages_in_any_state_leave_no_request_unanswered(state: Any, messages: list[m.BackendMessage]) -> None:
     client = Client()
     submit, answer = ROADS[state]
     submit(client)
@@ -157,7 +159,7 @@ def test_any_messages_in_any_state(state: Any, messages: list[m.BackendMessage])
 
 
 def pieces(data: bytes) -> list[bytes]:
-    """The messages, as they are."""
+    """Split a stream into its encoded messages."""
     found, i = [], 0
     while i < len(data):
         stop = i + 1 + int.from_bytes(data[i + 1 : i + 5], "big")
@@ -176,7 +178,9 @@ CHANGES: dict[str, Callable[[list[bytes], int], list[bytes]]] = {
 
 @pytest.mark.parametrize("again", [True, False])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
-def test_every_message(change: Callable[[list[bytes], int], list[bytes]], again: bool) -> None:
+def test_dropped_repeated_or_swapped_messages_give_the_same_answers_or_errors(
+    change: Callable[[list[bytes], int], list[bytes]], again: bool
+) -> None:
     parts = pieces(GOOD[again])
     for i in range(len(parts)):
         sinks = talk(b"".join(change(parts, i)), again=again)
@@ -184,9 +188,9 @@ def test_every_message(change: Callable[[list[bytes], int], list[bytes]], again:
 
 
 @pytest.mark.parametrize("tag", [bytes([message.tag or 0]) for message in map(m.BACKEND.get, m.BACKEND) if message])
-def test_every_message_under_another_tag(tag: bytes) -> None:
+def test_a_message_under_another_tag_gives_the_same_answers_or_errors(tag: bytes) -> None:
     parts = pieces(GOOD[True])
     for i, part in enumerate(parts):
         sinks = talk(b"".join([*parts[:i], tag + part[1:], *parts[i + 1 :]]))
-        # What the server says may be read as a notice or an error, which is one of the request's.
+        # A message may then be read as a notice, or as an error of the same request.
         check_same_or_failed(sinks, True, but_rows=part[:1] == b"D" or tag == b"D")

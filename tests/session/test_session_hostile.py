@@ -1,4 +1,4 @@
-"""A hostile or broken server: a clear error for everybody who waits, at once; no row, no hang, no memory for claims."""
+"""A hostile or broken server: waiting requests fail at once with a clear error, and claimed lengths take no memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from pg_wired.errors import ConnectionClosed, Outcome, ProtocolError
 from pg_wired.protocol import messages as m
+from pg_wired.protocol.octets import LONG_LIMIT_BYTES, SHORT_LIMIT_BYTES
 from pg_wired.protocol.server_error import PgError
-from pg_wired.protocol.types import LONG_LIMIT_BYTES, SHORT_LIMIT_BYTES
 from pg_wired.session.session import MAX_SETTINGS
 from pg_wired.session.table import State, names_of
 from rig.talk import describe, error
@@ -20,13 +20,13 @@ from tests.session.conversation import PREPARED, READY, Client, later, pg_error,
 from tests.session.test_table import ROADS
 
 MIB = 1024 * 1024
-# What may not be looked at any more: it would be the rest of a good answer.
+# Must not be read after a protocol error: it would be the rest of a valid answer.
 BAIT = m.encode(m.ParameterStatus("bait", "taken"), *result((b"bait",)), READY)
 ROW = m.RowDescription((describe(["a"], ()).fields[0],))  # type: ignore[union-attr]
 
 
 def packet(tag: bytes, body: bytes = b"", n: int | None = None) -> bytes:
-    """A message with any body, whose length may be a lie."""
+    """A message with any body; `n` is a length that may be wrong."""
     return tag + (len(body) + 4 if n is None else n).to_bytes(4, "big", signed=True) + body
 
 
@@ -52,12 +52,12 @@ def little_memory(most: int = MIB) -> Iterator[None]:
 
 
 def waiting_in(state: int) -> Client:
-    """A client in this state, with two more requests behind the one that is being answered."""
+    """A client in this state, with two more requests after the one that is being answered."""
     client = Client()
     submit, answer = ROADS[state]
     submit(client)
     if state != State.IDLE:
-        if state != State.COPY_REFUSED:  # that one would not survive company
+        if state != State.COPY_REFUSED:  # a refused COPY ends the connection if other requests follow it
             client.query("select 1")
         client.feed(*answer)
         client.simple("select 2")
@@ -70,7 +70,7 @@ IDLE, PARSE, PARAMETERS, FIELDS = State.IDLE, State.PARSE, State.PARAMETERS, Sta
 BIND, EXECUTE, CLOSE, QUERY = State.BIND, State.EXECUTE, State.CLOSE, State.QUERY
 STATEMENT, ROWS, SYNC, DISCARD = State.STATEMENT, State.STATEMENT_ROWS, State.SYNC, State.QUERY_DISCARD
 
-# Each message that has a body, where it may come.
+# Each message that has a body, with a state in which it is legal.
 LEGAL: list[tuple[int, m.BackendMessage]] = [
     (PARAMETERS, m.ParameterDescription((23, 25))),
     (FIELDS, describe(["a", "b"], ())),
@@ -154,7 +154,7 @@ CORPUS: list[tuple[str, int, bytes]] = [
 @pytest.mark.parametrize(
     ("state", "data"), [case[1:] for case in CORPUS], ids=[f"{case[0]}-{names_of(State)[case[1]]}" for case in CORPUS]
 )
-def test_nonsense_ends_it_for_everybody(state: int, data: bytes) -> None:
+def test_a_malformed_message_fails_every_waiting_request_and_the_session(state: int, data: bytes) -> None:
     client = waiting_in(state)
     with little_memory():
         client.feed(data + BAIT * 3)
@@ -171,8 +171,8 @@ def test_nonsense_ends_it_for_everybody(state: int, data: bytes) -> None:
     assert (bytes(client.session.out), client.session.waiting()) == (b"", [])
 
 
-def test_unknown_tags() -> None:
-    """B05: 256 less the 22 of the protocol, and that of FunctionCallResponse and the like, in each state."""
+def test_an_unknown_tag_in_any_state_is_a_protocol_error() -> None:
+    """B05: every byte that is no tag a session may receive; FunctionCallResponse and the like are among them."""
     known = {message.tag for _, message in LEGAL + EMPTY} | {ord("d")}
     for state in ROADS:
         for byte in set(range(256)) - known:
@@ -186,8 +186,8 @@ def test_unknown_tags() -> None:
 @pytest.mark.parametrize(
     ("state", "tag"), [(ROWS, b"D"), (QUERY, b"T"), (QUERY, b"N"), (QUERY, b"E"), (PARAMETERS, b"t")]
 )
-def test_a_claimed_length_takes_no_memory(state: int, tag: bytes, claim: int) -> None:
-    """B03, B22: it may be true; the deadline of whoever waits ends it."""
+def test_a_claimed_length_takes_no_memory_until_the_bytes_arrive(state: int, tag: bytes, claim: int) -> None:
+    """B03, B22: the length may be genuine, so only the deadline of a request ends the wait."""
     client = waiting_in(state)
     with little_memory():
         client.feed(packet(tag, n=claim))
@@ -198,7 +198,7 @@ def test_a_claimed_length_takes_no_memory(state: int, tag: bytes, claim: int) ->
     assert all(isinstance(sink.error, ConnectionClosed) for sink in client.sinks)
 
 
-# B10: what servers and poolers may leave out, and what they may add.
+# B10: fields that servers and poolers may omit, and fields that they may add.
 ERRORS = {
     "no fields": (b"\0", "ERROR", "", ""),
     "no C": (b"SERROR\0VERROR\0Mx\0\0", "ERROR", "", "x"),
@@ -214,7 +214,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(("body", "severity", "code", "message"), ERRORS.values(), ids=list(ERRORS))
-def test_errors_of_every_kind_are_accepted(body: bytes, severity: str, code: str, message: str) -> None:
+def test_incomplete_and_unusual_errors_are_accepted(body: bytes, severity: str, code: str, message: str) -> None:
     client = Client()
     sink, neighbour = client.simple("select"), client.simple("select")
     client.feed(packet(b"E", body) + m.encode(READY, *result(), READY))
@@ -223,7 +223,7 @@ def test_errors_of_every_kind_are_accepted(body: bytes, severity: str, code: str
     assert failure.outcome is Outcome.REJECTED and neighbour.result == [[]]
 
 
-def test_an_error_of_every_kind_may_end_the_connection() -> None:
+def test_any_accepted_error_may_explain_why_the_connection_ended() -> None:
     for body, *_ in ERRORS.values():
         client = Client()
         client.feed(packet(b"E", body))
@@ -235,8 +235,8 @@ def test_an_error_of_every_kind_may_end_the_connection() -> None:
 # ---- floods
 
 
-def test_a_flood_of_parameters() -> None:
-    """B20: a million of them."""
+def test_a_flood_of_parameters_ends_the_session_in_little_memory() -> None:
+    """B20: a million ParameterStatus messages."""
     client = waiting_in(QUERY)
     begin = time.process_time()
     with little_memory():
@@ -261,8 +261,8 @@ def test_a_flood_of_parameters() -> None:
     ],
     ids=lambda value: getattr(value, "name", type(value).__name__),
 )
-def test_a_flood_of_what_may_come(state: int, message: m.BackendMessage) -> None:
-    """B11, B21, B22: it costs no memory, and who waits for an answer behind it gets that."""
+def test_a_flood_of_legal_messages_takes_no_memory(state: int, message: m.BackendMessage) -> None:
+    """B11, B21, B22: the flood takes no memory, and a request whose answer comes after it still gets the answer."""
     client = waiting_in(state)
     data = m.encode(message) * 200
     with little_memory(MIB // 4):
@@ -276,7 +276,7 @@ def test_a_flood_of_what_may_come(state: int, message: m.BackendMessage) -> None
         assert client.session.notifications.dropped == 6000
 
 
-def test_a_long_message_in_small_pieces_takes_time_that_grows_with_its_length_only() -> None:
+def test_a_long_message_in_small_pieces_is_read_in_linear_time() -> None:
     client = Client()
     sink = client.query("select")
     client.feed(*PREPARED[:2], ROW, m.BindComplete())
@@ -288,8 +288,8 @@ def test_a_long_message_in_small_pieces_takes_time_that_grows_with_its_length_on
     assert time.process_time() - begin < 5
 
 
-def test_what_is_good_stays_good() -> None:
-    """The bait itself would be taken."""
+def test_the_bait_is_accepted_where_it_is_legal() -> None:
+    """Without a protocol error, the client accepts the bait."""
     client = waiting_in(IDLE)
     client.query("select")
     client.feed(*PREPARED[:2], ROW, m.BindComplete(), BAIT)

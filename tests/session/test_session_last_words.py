@@ -1,4 +1,4 @@
-"""The server's last words: whatever way they come, they are the cause of what its callers get."""
+"""The server's last words: however they arrive, they are the cause of the errors that callers get."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MORE_WORDS = [m.NoticeResponse((("C", "57P01"), ("M", "more words"))), error("57
 
 
 @pytest.mark.parametrize("message", LAST_WORDS)
-def test_last_words_while_idle(message: m.BackendMessage) -> None:
+def test_last_words_while_idle_are_the_cause(message: m.BackendMessage) -> None:
     client = Client()
     client.feed(message, *MORE_WORDS)
     client.session.lost(ConnectionResetError("reset"))
@@ -35,7 +35,7 @@ def test_last_words_while_idle(message: m.BackendMessage) -> None:
 
 
 @pytest.mark.parametrize("message", LAST_WORDS[1:])
-def test_last_words_while_busy(message: m.BackendMessage) -> None:
+def test_last_words_while_busy_are_the_cause_of_the_request_failure(message: m.BackendMessage) -> None:
     client = Client()
     sink = client.simple("select")
     client.take()
@@ -45,7 +45,7 @@ def test_last_words_while_busy(message: m.BackendMessage) -> None:
     assert isinstance(sink.error.__cause__, PgError) and sink.error.__cause__.message == "last words"
 
 
-def test_other_notices_are_no_last_words() -> None:
+def test_other_notices_are_not_taken_as_last_words() -> None:
     client = Client()
     client.feed(m.NoticeResponse((("C", "01000"), ("M", "x"))), m.NoticeResponse(()))
     client.session.lost(None)
@@ -53,7 +53,7 @@ def test_other_notices_are_no_last_words() -> None:
 
 
 @pytest.mark.parametrize("is_busy", [True, False])
-def test_several_errors_the_first_is_the_cause(is_busy: bool) -> None:
+def test_the_first_of_several_errors_is_the_cause_and_the_others_are_notes(is_busy: bool) -> None:
     client = Client()
     sink = client.simple("select") if is_busy else None
     client.take()
@@ -67,7 +67,7 @@ def test_several_errors_the_first_is_the_cause(is_busy: bool) -> None:
     assert cause.__notes__ == [f"then: FATAL:  word {n}" for n in range(2, 10)]
 
 
-def test_fatal_after_the_tag() -> None:
+def test_a_fatal_error_after_the_tag_leaves_the_outcome_unknown() -> None:
     client = Client()
     sink = client.simple("insert")
     client.take()
@@ -77,7 +77,7 @@ def test_fatal_after_the_tag() -> None:
     assert "terminating" in str(sink.error)
 
 
-def test_fatal_behind_an_error() -> None:
+def test_a_fatal_error_after_another_error_is_the_cause() -> None:
     client = Client()
     sink = client.simple("copy")
     client.feed(error("08P01", "sync lost"), error("08P01", "terminating", "FATAL"))

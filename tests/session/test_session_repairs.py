@@ -1,4 +1,4 @@
-"""Statements that the server does not have, or has in another shape: repaired once, and nobody else notices."""
+"""Statements that the server does not have, or has in another shape: repaired once, unnoticed by other requests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_nothing_is_repaired_for_a_caller_that_has_gone() -> None:
     assert client.sent() == [] and not client.session.statements.entries
 
 
-def test_repairs_keep_their_order_and_come_before_what_waits() -> None:
+def test_repairs_keep_their_order_and_go_before_waiting_requests() -> None:
     client = Client(max_in_flight=3)
     known(client, "insert")
     sinks = [client.query("insert", b"%d" % n) for n in range(5)]
@@ -47,7 +47,7 @@ def test_repairs_keep_their_order_and_come_before_what_waits() -> None:
     assert not any(sink.is_answered for sink in sinks)
 
 
-def test_a_repair_relies_on_nobody_elses_parse() -> None:
+def test_a_repair_does_not_rely_on_the_parse_of_another_request() -> None:
     client = Client()
     known(client, "select 1")
     sinks = [client.query("select 1"), client.query("select 1")]
@@ -59,7 +59,7 @@ def test_a_repair_relies_on_nobody_elses_parse() -> None:
     assert sinks[1].result == [(b"1",)]
 
 
-def test_a_statement_that_cannot_be_described_leaves_the_server() -> None:
+def test_a_statement_that_cannot_be_described_is_closed() -> None:
     client = Client()
     sink = client.query("select 1")
     client.take()
@@ -69,7 +69,7 @@ def test_a_statement_that_cannot_be_described_leaves_the_server() -> None:
     assert client.tags() == "CPDBES"
 
 
-def test_a_statement_that_fails_later_stays() -> None:
+def test_a_statement_that_fails_after_its_description_stays_cached() -> None:
     client = Client()
     sinks = [client.query("select 1")]
     client.take()
@@ -80,17 +80,17 @@ def test_a_statement_that_fails_later_stays() -> None:
     assert pg_error(sinks[0]).code == "22P02" and sinks[1].result == [(b"1",)]
 
 
-def test_a_repair_leaves_a_newer_generation_alone() -> None:
+def test_a_repair_leaves_a_newer_statement_of_the_same_name_alone() -> None:
     client = Client(cache=1)
     sinks = [client.query(sql) for sql in ("select 1", "select 2", "select 1")]
     client.take()
     client.feed(error("42P05"), READY)
-    assert client.tags() == "PDBES"  # by then the name is that of the third, whose Parse is under way
+    assert client.tags() == "PDBES"  # by then the name belongs to the third, whose Parse is in progress
     client.feed(m.CloseComplete(), *first((b"2",)), m.CloseComplete(), *first((b"3",)), *first((b"1",)))
     assert [sink.result for sink in sinks] == [[(b"1",)], [(b"2",)], [(b"3",)]]
 
 
-def test_a_repair_closes_its_name_first_even_if_the_entry_has_gone() -> None:
+def test_a_repair_closes_its_name_first_even_without_a_cache_entry() -> None:
     client = Client()
     known(client, "select 1")
     sinks = [client.simple("discard all"), client.query("select 1")]

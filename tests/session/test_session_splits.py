@@ -1,4 +1,4 @@
-"""However the stream is cut, the answers are the same; and wherever it ends, nobody gets half an answer."""
+"""However the stream is cut, the answers are the same; wherever it ends, no request gets half an answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STARTS = [len(b"".join(ANSWERS[:n])) for n in range(len(ANSWERS))]
 
 
 def talk(cuts: list[int], end: int = len(WHOLE)) -> tuple[Client, list[bytes]]:
-    """The conversation, its inbound stream cut at these offsets, and over at `end`; what the client sent, by stage."""
+    """Hold the conversation with its inbound stream cut at `cuts` and ended at `end`; return what was sent by stage."""
     client, sent = open_client(), []
     for stage, start, data in zip(STAGES, STARTS, ANSWERS, strict=True):
         if start > end:
@@ -34,7 +34,7 @@ def talk(cuts: list[int], end: int = len(WHOLE)) -> tuple[Client, list[bytes]]:
 
 
 def seen(client: Client, sent: list[bytes]) -> Any:
-    """All that anybody can tell of a session from outside."""
+    """Everything observable of a session from outside."""
     session = client.session
     answers = [sink.shown() if sink.is_answered else None for sink in client.sinks]
     rest = (
@@ -50,7 +50,7 @@ def seen(client: Client, sent: list[bytes]) -> Any:
 EXPECTED = seen(*talk([]))
 
 
-def test_the_reference_conversation_is_what_it_says() -> None:
+def test_the_reference_conversation_has_the_expected_answers() -> None:
     answers, sent, _, retired, failure, last_words = EXPECTED
     assert None not in answers and len(answers) == 27 and len(sent) == len(STAGES)
     names = [answer[0] if isinstance(answer, tuple) and isinstance(answer[0], str) else "" for answer in answers]
@@ -59,28 +59,28 @@ def test_the_reference_conversation_is_what_it_says() -> None:
     assert 1000 < len(WHOLE) < 3000
 
 
-def test_byte_by_byte() -> None:
+def test_answers_are_the_same_when_read_byte_by_byte() -> None:
     assert seen(*talk(list(range(len(WHOLE))))) == EXPECTED
 
 
-def test_cut_once_at_every_byte() -> None:
+def test_answers_are_the_same_when_cut_once_at_any_byte() -> None:
     for cut in range(len(WHOLE)):
         assert seen(*talk([cut])) == EXPECTED, f"cut at byte {cut}"
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, len(WHOLE)), max_size=40))
-def test_cut_anywhere(cuts: list[int]) -> None:
+def test_answers_are_the_same_with_any_set_of_cuts(cuts: list[int]) -> None:
     assert seen(*talk(cuts)) == EXPECTED
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 7, 64])
-def test_cut_in_pieces_of_one_size(size: int) -> None:
+def test_answers_are_the_same_in_pieces_of_equal_size(size: int) -> None:
     assert seen(*talk(list(range(0, len(WHOLE), size)))) == EXPECTED
 
 
-def test_over_at_every_byte() -> None:
-    """Who was answered keeps that; everybody else is told that it is not known, and nobody waits any more."""
+def test_a_stream_that_ends_at_any_byte_keeps_answers_and_fails_the_rest() -> None:
+    """Answered requests keep their answers, all others fail with an unknown outcome, and none keeps waiting."""
     for end in range(len(WHOLE)):
         client, sent = talk([], end)
         answered = [sink.is_answered for sink in client.sinks]
@@ -96,7 +96,7 @@ def test_over_at_every_byte() -> None:
 
 
 def test_nothing_is_answered_before_its_last_byte() -> None:
-    """ReadyForQuery is the last of each answer; what it says of the transaction too must have come."""
+    """ReadyForQuery ends each answer, and its transaction status byte must have arrived, too."""
     count = 0
     for end in range(len(WHOLE) + 1):
         client, _ = talk([], end)
@@ -108,7 +108,7 @@ def test_nothing_is_answered_before_its_last_byte() -> None:
 
 
 def test_not_sent_means_that_no_byte_was_handed_over() -> None:
-    """The outbound stream, over at every byte."""
+    """The outbound stream, ended at every byte."""
 
     def ask() -> tuple[Client, list[int]]:
         client, begins = Client(), []

@@ -1,7 +1,7 @@
-"""Compiled and interpreted are the same source, and must be the same to everybody: random traffic through both.
+"""The compiled and the interpreted build share one source and must behave alike: random traffic through both.
 
-`PG_WIRED_OTHER_BUILD` is the folder that has the other build's `pg_wired` in it. Without it the same build runs twice,
-and the traffic must not depend on anything but its seed.
+`PG_WIRED_OTHER_BUILD` is the folder that contains the other build's `pg_wired`. Without it the same build runs twice,
+and the traffic must depend on nothing but its seed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SEEDS = [str(seed) for seed in range(150)]
 
 
 def elsewhere(folder: str) -> dict[str, Any]:
-    """The same traffic in a process of its own, with the package from there, and with hashes of its own."""
+    """Run the same traffic in another process, with the package from `folder` and another hash seed."""
     run = subprocess.run(
         [sys.executable, "-m", "tests.session.traffic", *SEEDS],
         cwd=ROOT,
@@ -34,7 +34,7 @@ def elsewhere(folder: str) -> dict[str, Any]:
     return found
 
 
-def test_both_builds_see_and_do_the_same() -> None:
+def test_both_builds_give_the_same_results_for_random_traffic() -> None:
     other_folder = os.environ.get("PG_WIRED_OTHER_BUILD")
     other = elsewhere(other_folder or str(Path(str(session.__file__)).parents[2]))
     if other_folder:
@@ -45,7 +45,7 @@ def test_both_builds_see_and_do_the_same() -> None:
             assert other["runs"][seed][what] == seen, f"{what} of `python -m tests.session.traffic {seed}`"
 
 
-def test_the_traffic_has_something_of_everything() -> None:
+def test_the_random_traffic_covers_every_kind_of_answer() -> None:
     seen = [answer for seed in SEEDS for answer in traffic.Traffic(seed).run()["answers"]]
     kinds = ["ConnectionClosed", "PgError", "PipelineAborted", "ProtocolError", "RequestTimeout", "TransactionError"]
     for kind in [*kinds, "UsageError"]:

@@ -1,4 +1,4 @@
-"""A window as frames: its turn among the requests, and who is encoded while it is open."""
+"""A window at the protocol level: when it opens among the requests, and which requests are encoded while it is open."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def done(tag: str = "DONE", status: m.ReadyForQuery = READY) -> list[m.BackendMe
     return [m.CommandComplete(tag), status]
 
 
-def test_it_opens_at_once_where_nothing_is_unanswered() -> None:
+def test_a_window_opens_at_once_if_nothing_is_unanswered() -> None:
     client = Client()
     opened = window(client)
     assert is_open(opened) and client.session.window is opened and client.sent() == []
 
 
-def test_it_waits_for_all_before_it_and_holds_back_all_behind_it() -> None:
+def test_a_window_waits_for_earlier_requests_and_holds_back_later_ones() -> None:
     client = Client()
     before = [client.simple("before"), client.simple("before")]
     opened, behind = window(client), client.simple("behind")
@@ -79,7 +79,7 @@ def test_it_waits_for_all_before_it_and_holds_back_all_behind_it() -> None:
     assert client.sent() == [m.Query("behind")] and client.session.window is None
 
 
-def test_windows_open_in_order() -> None:
+def test_windows_open_one_after_another_in_order() -> None:
     client = Client()
     all_of_them = [window(client) for _ in range(3)]
     for number, opened in enumerate(all_of_them):
@@ -90,7 +90,7 @@ def test_windows_open_in_order() -> None:
 
 
 @pytest.mark.parametrize("is_cancelled", [True, False])
-def test_one_that_gave_up_is_passed_over(is_cancelled: bool) -> None:
+def test_a_cancelled_or_overdue_window_is_skipped(is_cancelled: bool) -> None:
     client = Client()
     slow, gone = client.simple("slow"), window(client, deadline=5.0)
     behind = client.simple("behind")
@@ -107,14 +107,14 @@ def test_one_that_gave_up_is_passed_over(is_cancelled: bool) -> None:
     assert slow.result and behind.result and client.session.window is None
 
 
-def test_once_open_its_deadline_is_over() -> None:
+def test_an_open_window_ignores_its_deadline() -> None:
     client = Client()
     opened = window(client, deadline=5.0)
     assert client.session.expire(6.0) == 0.0
     assert is_open(opened) and client.session.window is opened
 
 
-def test_one_that_nobody_waits_for_opens_and_tells_nobody() -> None:
+def test_a_window_without_a_sink_still_opens() -> None:
     client = Client()
     client.simple("before")
     opened = window(client)
@@ -124,7 +124,7 @@ def test_one_that_nobody_waits_for_opens_and_tells_nobody() -> None:
     assert client.session.window is opened
 
 
-def test_whoever_has_left_is_refused() -> None:
+def test_a_window_that_was_left_refuses_requests() -> None:
     client = Client()
     opened = window(client)
     client.session.leave(opened)
@@ -136,7 +136,7 @@ def test_whoever_has_left_is_refused() -> None:
     assert is_open(following) and client.sent() == []
 
 
-def test_a_transaction_may_stay_open_where_there_is_state() -> None:
+def test_a_transaction_may_stay_open_in_a_window_with_state() -> None:
     client = Client()
     opened = window(client)
     begin, mine = inside(client, opened, "begin"), inside(client, opened, "mine")
@@ -147,7 +147,7 @@ def test_a_transaction_may_stay_open_where_there_is_state() -> None:
     assert client.session.foreign is None and client.sent() == []
 
 
-def test_and_is_rolled_back_where_there_is_none() -> None:
+def test_a_transaction_is_rolled_back_in_a_window_without_state() -> None:
     client = Client()
     opened = window(client, has_state=False)
     begin = inside(client, opened, "begin")
@@ -164,7 +164,7 @@ TAGS = [
 
 
 @pytest.mark.parametrize(("tags", "seen"), TAGS)
-def test_it_notes_the_tags(tags: list[str], seen: set[str]) -> None:
+def test_a_window_notes_the_tags_of_its_own_requests(tags: list[str], seen: set[str]) -> None:
     """SELECT without columns is SELECT INTO, or CREATE TABLE AS."""
     client = Client()
     opened = window(client)
@@ -182,10 +182,10 @@ def test_it_notes_the_tags(tags: list[str], seen: set[str]) -> None:
     client.session.leave(opened)
     client.simple("set")
     client.feed(*done("SET"))
-    assert opened.tags - seen <= {"SELECT", "SELECT INTO"}  # of its own requests alone
+    assert opened.tags - seen <= {"SELECT", "SELECT INTO"}  # only tags of its own requests
 
 
-def test_lost_while_it_is_open() -> None:
+def test_a_connection_lost_while_a_window_is_open_fails_all_requests() -> None:
     client = Client(max_in_flight=1)
     opened = window(client)
     sent, queued = inside(client, opened, "mine"), inside(client, opened, "mine")
@@ -202,7 +202,7 @@ def test_lost_while_it_is_open() -> None:
     client.session.leave(opened)
 
 
-def test_the_end_of_the_session_waits_for_it() -> None:
+def test_a_draining_session_terminates_only_after_the_window_is_left() -> None:
     client = Client()
     opened = window(client)
     client.session.drain(Reason.CLOSED)
@@ -218,13 +218,13 @@ def test_the_end_of_the_session_waits_for_it() -> None:
 # ---- groups
 
 
-def test_items_wait_for_their_sync_and_are_not_counted() -> None:
+def test_a_group_counts_as_one_request_in_flight_and_is_answered_at_its_sync() -> None:
     client = Client(max_in_flight=1)
     opened = window(client)
     items = [item(client, opened, f"select {n}") for n in range(3)]
     assert client.tags() == "PDBE" * 3
     last, queued = sync(client, opened), item(client, opened, "select 4")
-    assert client.tags() == "S"  # the group is one unanswered request, and that is all there may be
+    assert client.tags() == "S"  # the group is one unanswered request, the most that may be in flight
     client.feed(*[message for n in b"012" for message in first((bytes([n]),))[:-1]])
     assert not any(sink.is_answered for sink in items)
     client.feed(READY)
@@ -232,7 +232,7 @@ def test_items_wait_for_their_sync_and_are_not_counted() -> None:
     assert client.tags() == "PDBE" and not queued.is_answered
 
 
-def test_a_sync_that_nobody_waits_for_still_parts_two_groups() -> None:
+def test_a_cancelled_sync_still_separates_two_groups() -> None:
     client = Client()
     opened = window(client)
     client.session.submit_inside(opened, simple_query_request(None, "x" * HIGH_WATER_BYTES, 0.0))
@@ -266,7 +266,7 @@ def test_a_parse_of_another_group_is_not_relied_on() -> None:
     assert not client.session.statements.entries
 
 
-def test_a_stale_statement_in_a_group_is_dropped_and_not_repeated() -> None:
+def test_a_stale_statement_in_a_group_is_dropped_and_not_repaired() -> None:
     client = Client()
     known(client, "query")
     opened = window(client)
@@ -279,7 +279,7 @@ def test_a_stale_statement_in_a_group_is_dropped_and_not_repeated() -> None:
     assert client.tags() == "CPDBE"
 
 
-def test_a_stale_statement_in_a_transaction_is_dropped_too() -> None:
+def test_a_stale_statement_in_a_transaction_is_dropped_and_not_repaired() -> None:
     client = Client()
     known(client, "query")
     opened = window(client)
@@ -292,7 +292,7 @@ def test_a_stale_statement_in_a_transaction_is_dropped_too() -> None:
     assert not client.session.statements.entries
 
 
-def test_outside_of_one_it_is_repeated_before_what_waits_inside() -> None:
+def test_a_stale_query_in_a_window_is_repaired_before_its_waiting_requests() -> None:
     client = Client(max_in_flight=1)
     known(client, "query")
     opened = window(client)
@@ -306,7 +306,7 @@ def test_outside_of_one_it_is_repeated_before_what_waits_inside() -> None:
     assert stale.result.command_tag == "DONE" and client.sent() == [m.Query("behind")]
 
 
-def test_what_the_owner_of_a_window_leaves_behind_fails_and_its_answers_are_discarded() -> None:
+def test_abandoned_requests_of_a_window_fail_and_their_answers_are_discarded() -> None:
     client = Client(max_in_flight=2)
     opened = window(client)
     sinks = [inside(client, opened, name) for name in ("encoded", "also encoded", "not encoded")]

@@ -1,4 +1,4 @@
-"""The statement cache: names, shapes, who leaves, what is closed. How it gets on with a server: test_cache_model."""
+"""The statement cache: names, formats, eviction, closing. Its behaviour against a server: test_statements_model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ TEXT, BINARY = frontend.ALL_TEXT, frontend.formats(1, "x")
 
 
 def find(cache: StatementCache, sql: str, oids: tuple[int, ...] = (), number: int = 1) -> Statement:
-    """As the session does."""
+    """Find a statement and number it, as the session does."""
     statement = cache.find(sql, oids)
     statement.number = statement.number or number
     return statement
 
 
-def test_the_name_is_a_digest_of_all_that_makes_a_statement() -> None:
+def test_the_name_is_a_digest_of_the_sql_and_the_parameter_types() -> None:
     sql = "select " + "x" * 5000
     keys = [
         (sql + "1", ()),
@@ -34,10 +34,12 @@ def test_the_name_is_a_digest_of_all_that_makes_a_statement() -> None:
     names = [statement_name(*key) for key in keys]
     assert len(set(names)) == len(keys)
     assert all(name.startswith("pgw_") and len(name) == 36 for name in names)  # the server cuts names at 63 bytes
-    assert statement_name("select 1", ()) == "pgw_e1e4eee43cbaeb92208717bf911c3886"  # today, tomorrow, everywhere
+    assert (
+        statement_name("select 1", ()) == "pgw_e1e4eee43cbaeb92208717bf911c3886"
+    )  # the same in every release and on every machine
 
 
-def test_one_statement_for_each_sql_and_types() -> None:
+def test_each_combination_of_sql_and_types_has_one_statement() -> None:
     cache = StatementCache(9)
     one = find(cache, "select 1")
     assert find(cache, "select 1") is one
@@ -47,7 +49,7 @@ def test_one_statement_for_each_sql_and_types() -> None:
     assert find(cache, "select 1") is one
 
 
-def test_the_least_recently_used_leaves() -> None:
+def test_the_least_recently_used_statement_is_evicted_and_closed() -> None:
     cache = StatementCache(2)
     a, b = find(cache, "a"), find(cache, "b")
     assert find(cache, "a") is a and find(cache, "a") is a
@@ -60,7 +62,7 @@ def test_the_least_recently_used_leaves() -> None:
 
 
 @given(st.integers(1, 4), st.lists(st.integers(0, 6), max_size=40))
-def test_it_holds_the_last_used(capacity: int, uses: list[int]) -> None:
+def test_the_cache_holds_the_most_recently_used_statements(capacity: int, uses: list[int]) -> None:
     cache = StatementCache(capacity)
     recent: list[str] = []
     closed: set[str] = set()
@@ -78,7 +80,7 @@ def test_it_holds_the_last_used(capacity: int, uses: list[int]) -> None:
 @pytest.mark.parametrize(
     ("capacity", "sql"), [(0, "select 1"), (5, "select " + "x" * MAX_CACHED_SQL_CHARS)], ids=["no capacity", "long"]
 )
-def test_what_is_not_kept_goes_unnamed(capacity: int, sql: str) -> None:
+def test_a_statement_that_cannot_be_cached_is_unnamed(capacity: int, sql: str) -> None:
     cache = StatementCache(capacity)
     statement = find(cache, sql, (23,))
     assert (statement.name, statement.sql, statement.given_oids) == ("", sql, (23,))
@@ -87,14 +89,14 @@ def test_what_is_not_kept_goes_unnamed(capacity: int, sql: str) -> None:
     assert (list(cache.entries), cache.keys, cache.closing) == ([], {}, [])
 
 
-def test_two_statements_of_one_name_do_not_meet() -> None:
-    """A digest that collides cannot be made, but the entry that it would meet can."""
+def test_a_statement_whose_name_collides_is_unnamed() -> None:
+    """A colliding digest cannot be made, but the cache entry that it would collide with can."""
     cache = StatementCache(5)
     cache.keys[statement_name("select 2", ())] = "select 1"
     assert find(cache, "select 2").name == ""
 
 
-def test_drop_means_this_generation_only() -> None:
+def test_drop_leaves_a_newer_statement_of_the_same_sql_alone() -> None:
     cache = StatementCache(5)
     old = find(cache, "select 1")
     cache.drop(old, close=False)
@@ -109,7 +111,7 @@ def test_drop_means_this_generation_only() -> None:
     assert find(cache, "select 1").number == 1
 
 
-def test_a_name_is_closed_once() -> None:
+def test_a_name_is_listed_for_closing_only_once() -> None:
     cache = StatementCache(5)
     cache.close("x")
     cache.close("y")
@@ -117,7 +119,7 @@ def test_a_name_is_closed_once() -> None:
     assert cache.take_closing() == ["x", "y"]
 
 
-def test_drop_older() -> None:
+def test_drop_older_removes_statements_up_to_a_number_without_closing_them() -> None:
     cache = StatementCache(5)
     for number in (1, 2, 3):
         find(cache, f"select {number}", number=number)
@@ -125,7 +127,7 @@ def test_drop_older() -> None:
     assert (list(cache.entries), cache.closing) == (["select 3"], [])
 
 
-def test_drop_sql() -> None:
+def test_drop_sql_removes_and_closes_one_sql_or_all() -> None:
     cache = StatementCache(5)
     statements = [find(cache, "a"), find(cache, "b"), find(cache, "a", (23,)), find(cache, "c")]
     cache.drop_sql("a")
@@ -139,14 +141,14 @@ def test_drop_sql() -> None:
     ("codes", "formats"),
     [((), (0, 0)), (0, (0, 0)), (1, (1, 1)), ([1], (1, 1)), ([0, 1], (0, 1)), ([1, 0], (1, 0))],
 )
-def test_the_columns_as_they_were_asked_for(codes: int | list[int], formats: tuple[int, int]) -> None:
+def test_columns_are_shown_in_the_requested_formats(codes: int | list[int], formats: tuple[int, int]) -> None:
     asked = frontend.formats(codes, "x")
     shown = formatted((A, B), asked)
     assert shown == (A._replace(format=formats[0]), B._replace(format=formats[1]))
     assert formatted((), asked) == ()
 
 
-def test_a_description_fits_each_use() -> None:
+def test_a_description_is_shown_in_the_format_of_each_use() -> None:
     statement = Statement("x", "name", "select $1", ())
     statement.shape(TEXT, BINARY, 1)
     assert statement.head == b"\0name\0" + b"\0\0" + b"\0\1"
@@ -201,15 +203,15 @@ UNSTABLE += [
 
 
 @pytest.mark.parametrize(("sql", "is_stable"), [*((sql, True) for sql in STABLE), *((sql, False) for sql in UNSTABLE)])
-def test_whose_columns_can_be_kept(sql: str, is_stable: bool) -> None:
+def test_only_statements_with_stable_columns_keep_their_description(sql: str, is_stable: bool) -> None:
     statement = find(StatementCache(5), sql)
     assert statement.is_stable is is_stable
     statement.describe((), (A,), 1)
     assert statement.is_described is is_stable
 
 
-def test_what_cannot_be_read_is_given_up_at_once() -> None:
-    """Its pattern takes no time that grows faster than the SQL."""
+def test_unparsable_sql_counts_as_unstable_without_slow_matching() -> None:
+    """The time to match the pattern does not grow faster than the length of the SQL."""
     for sql in (
         "/*" * 8000,
         "(" * 16_000,

@@ -1,7 +1,7 @@
-"""The statement cache against a model server, in every order that events can take: it is never wrong.
+"""The statement cache against a model server, with events in any order: no request is ever answered wrongly.
 
-Every request gets its own answer or its own error, runs at most once, and nobody ever hears of a statement that the
-server did not have, had already, or had in another shape. When all is quiet, cache and server agree.
+Every request gets its own answer or its own error and runs at most once. No caller sees an error about a statement that
+the server did not have, had already, or had in another shape. When nothing is in progress, cache and server agree.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ DISCARD = st.sampled_from(["discard all", "deallocate all"])
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """The client writes, the server reads and answers, the client reads: each as far as the rule says."""
+    """The client writes, the server reads and answers, the client reads: each rule moves a limited amount."""
 
     @initialize(capacity=st.sampled_from([0, 1, 2, 3, 9]), max_in_flight=st.sampled_from([1, 2, 9]))
     def start(self, capacity: int, max_in_flight: int) -> None:
         self.client = Client(cache=capacity, max_in_flight=max_in_flight)
         self.server = Server()
-        self.inbound = b""  # on its way to the client
+        self.inbound = b""  # bytes in transit to the client
         self.asked: list[tuple[str, bytes, Sink]] = []
-        self.lost_names: set[str] = set()  # what the server lost, or had, without our doing
+        self.lost_names: set[str] = set()  # names that the server lost independently of the client
         self.strange_names: set[str] = set()
 
     # ---- requests
@@ -65,7 +65,7 @@ class CacheMachine(RuleBasedStateMachine):
     def invalidate(self, sql: str | None) -> None:
         self.client.session.statements.drop_sql(sql)
 
-    # ---- what happens on the server; between two groups, as DDL of others does
+    # ---- changes on the server between two groups, as by DDL of other clients
 
     @rule(sql=SQL, n=st.integers(1, 2))
     def refuse_parse(self, sql: str, n: int) -> None:
@@ -77,16 +77,16 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(sql=SQL, oids=OIDS)
     def lose(self, sql: str, oids: tuple[int, ...]) -> None:
-        """A pooler gave us another backend, or somebody deallocated it."""
+        """A pooler assigned another backend, or another client deallocated the statement."""
         name = statement_name(sql, oids)
         self.server.prepared.pop(name, None)
         self.lost_names.add(name)
 
     @rule(sql=SQL, oids=OIDS)
     def have(self, sql: str, oids: tuple[int, ...]) -> None:
-        """Another client of the pooler has prepared the same, and not in another shape than we know.
+        """Another client of the pooler has prepared the same statement, in the shape that the cache knows.
 
-        That would not be seen before its rows come, and then it ends the connection.
+        A different shape would not be detected before rows arrive, and would then end the connection.
         """
         if self.server.versions[sql]:
             return
@@ -98,7 +98,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(groups=st.integers(1, 4))
     def serve(self, groups: int) -> None:
-        """The server answers some groups, whole."""
+        """The server answers some whole groups."""
         for _ in range(groups):
             end = self.group_end()
             if not end:
@@ -106,7 +106,7 @@ class CacheMachine(RuleBasedStateMachine):
             self.inbound += self.server.answer(self.client.take(end))
 
     def group_end(self) -> int:
-        """Where the first group in `out` ends, behind its Sync or Query; 0 if there is none."""
+        """The offset in `out` just after the Sync or Query that ends the first group; 0 if there is none."""
         out, i = self.client.session.out, 0
         while i < len(out):
             tag, i = out[i], i + 1 + int.from_bytes(out[i + 1 : i + 5], "big")
@@ -126,7 +126,7 @@ class CacheMachine(RuleBasedStateMachine):
             self.receive(len(self.inbound))
         self.check_names()
 
-    # ---- what must hold
+    # ---- invariants
 
     @invariant()
     def it_lives(self) -> None:
@@ -155,7 +155,7 @@ class CacheMachine(RuleBasedStateMachine):
         assert len(result.fields) == len(row)
 
     def check_names(self) -> None:
-        """Nothing is under way."""
+        """Check that cache and server agree while nothing is in progress."""
         cache = self.client.session.statements
         names = set(self.server.prepared) - {""}
         ours = set(cache.keys)

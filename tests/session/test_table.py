@@ -1,4 +1,4 @@
-"""THE TABLE: walked in full by a session, and checked against the protocol chapter's rules."""
+"""THE TABLE: a session goes through every cell, and the rules of the protocol chapter are checked against it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from pg_wired.errors import ProtocolError
 from pg_wired.protocol import messages as m
-from pg_wired.protocol.types import SHORT_LIMIT_BYTES, TransactionStatus
+from pg_wired.protocol.octets import SHORT_LIMIT_BYTES
+from pg_wired.protocol.types import TransactionStatus
 from pg_wired.session import table
 from pg_wired.session.request import COPY_IN
 from pg_wired.session.request import COPY_OUT as COPY_OUT_STATES
@@ -23,7 +24,7 @@ TAG = m.CommandComplete("SELECT 1")
 COPY_OUT = m.CopyOutResponse(0, (0,))
 BOUND = [m.ParseComplete(), m.ParameterDescription(()), describe("a", ()), m.BindComplete()]
 
-# How a conversation gets to each state.
+# How to bring a conversation into each state.
 ROADS: dict[int, tuple[Callable[[Client], object], list[m.BackendMessage]]] = {
     State.IDLE: (lambda client: None, []),
     State.PARSE: (lambda client: client.query("select"), []),
@@ -83,7 +84,7 @@ def cell(state: int, letter: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("state", STATES, ids=STATES.get)
-def test_every_message_in_every_state(state: int) -> None:
+def test_every_message_in_every_state_does_what_the_table_says(state: int) -> None:
     for byte in range(256):
         client = at(state)
         session, head = client.session, client.session.head
@@ -106,10 +107,10 @@ def test_every_message_in_every_state(state: int) -> None:
         assert [sink.is_answered for sink in client.sinks] == [action == Action.READY] * len(client.sinks)
 
 
-# What may come in each state beside the asynchronous messages, and where it leads: by hand, from the chapter "Message
+# The messages legal in each state besides the asynchronous ones, and the next state: by hand, from the chapter "Message
 # Flow". "+" is the next message of the same request, "=" the same state, "." the end of the request: only Sync is left.
 RULES = {
-    # "Asynchronous Operations": a server that closes says why, although nothing was asked.
+    # "Asynchronous Operations": a server that closes sends the reason, although nothing was requested.
     State.IDLE: "E=",
     # "Extended Query": each message has its answer, and "the backend reads and discards messages until a Sync" after
     # an error. Describe of a statement: ParameterDescription, then RowDescription or NoData.
@@ -132,8 +133,8 @@ RULES = {
     State.COPY_REFUSED: "E.",
     State.EXECUTE_DISCARD: "d= c:EXECUTE E.",
     State.QUERY_DISCARD: "d= c:STATEMENT E.",
-    # A COPY that was asked for: it may be no COPY, or one in the other direction. While the client sends, the server
-    # can only fail; the client's own CopyDone leads on.
+    # A requested COPY: the answer may be no COPY, or one in the other direction. While the client sends, the server
+    # can only fail; the client's own CopyDone leads to the next state.
     State.COPY_IN_QUERY: "G:COPYING_IN H:QUERY_DISCARD T:STATEMENT_ROWS C:STATEMENT I. E.",
     State.COPYING_IN: "E.",
     State.COPY_OUT_QUERY: "H:COPYING_OUT G:COPY_REFUSED T:STATEMENT_ROWS C:STATEMENT I. E.",
@@ -143,7 +144,7 @@ RULES = {
 
 
 @pytest.mark.parametrize("state", STATES, ids=STATES.get)
-def test_the_table_is_the_protocol_chapter(state: int) -> None:
+def test_the_table_agrees_with_the_protocol_chapter(state: int) -> None:
     rules: dict[str, int] = {}
     for rule in RULES[state].split():
         mark = rule[1]
@@ -152,13 +153,13 @@ def test_the_table_is_the_protocol_chapter(state: int) -> None:
     assert {letter: cell[1] for letter, cell in TABLE[state].items()} == rules
 
 
-# What a message does, wherever it may come.
+# The action of each message, wherever it is legal.
 MEANING = {
     **{"N": {Action.NOTICE}, "A": {Action.NOTIFICATION}, "S": {Action.PARAMETER}, "E": {Action.FAIL}},
     **{"1": {Action.NEXT}, "2": {Action.NEXT}, "3": {Action.NEXT}, "t": {Action.DESCRIBE_PARAMETERS}},
     **{"T": {Action.DESCRIBE_FIELDS}, "n": {Action.NO_FIELDS}, "D": {Action.ROW}, "C": {Action.TAG}},
     **{"I": {Action.EMPTY}, "s": {Action.SUSPENDED}, "Z": {Action.READY}},
-    # A COPY that was asked for, and one that was not.
+    # A requested COPY, and one that was not requested.
     **{"G": {Action.COPY_HEADER, Action.COPY_IN}, "H": {Action.COPY_HEADER, Action.COPY_OUT}},
     **{"d": {Action.DATA, Action.SKIP}, "c": {Action.NEXT, Action.SKIP}},
     **{letter: set() for letter in "RKVWv"},  # never after the startup: no COPY BOTH, no FunctionCall
@@ -166,16 +167,16 @@ MEANING = {
 
 
 @pytest.mark.parametrize("byte", range(256))
-def test_a_message_means_the_same_in_every_state(byte: int) -> None:
+def test_a_message_has_the_same_actions_in_every_state(byte: int) -> None:
     found = {cell(state, chr(byte))[0] for state in STATES if state != State.IDLE} - {Action.DESYNC}
     assert found == MEANING.get(chr(byte), set())
 
 
-def test_an_error_while_idle_is_the_last_word() -> None:
+def test_an_error_while_idle_is_read_as_last_words() -> None:
     assert cell(State.IDLE, "E")[0] == Action.LAST_WORDS
 
 
-def test_the_expanded_table_is_the_table() -> None:
+def test_the_expanded_table_equals_the_table() -> None:
     for state in STATES:
         for byte in range(256):
             expected = {**ASYNCHRONOUS, **TABLE[state]}.get(chr(byte))
@@ -210,13 +211,13 @@ def test_the_header_has_the_same_numbers() -> None:
 
 
 @pytest.mark.parametrize("kind", [Action, Next])
-def test_all_actions_and_steps_are_numbers_of_the_module(kind: type) -> None:
+def test_all_actions_and_steps_are_constants_of_the_module(kind: type) -> None:
     expected = {name: number for number, name in names_of(kind).items() if name != "DESYNC"}
     assert {name: getattr(table, name) for name in expected} == expected
     assert Action.DESYNC == 0
 
 
-def test_states_that_the_session_compares_with_are_numbers_of_the_module() -> None:
+def test_states_that_the_session_compares_with_are_constants_of_the_module() -> None:
     for name in ("IDLE", "PARSE", "BIND", "QUERY", "EXECUTE", "SYNC"):
         assert getattr(table, name) == getattr(State, name)
     assert chr(table.STATUS_IDLE) == TransactionStatus.IDLE.value

@@ -1,4 +1,4 @@
-"""BEGIN, setup, query and COMMIT as one unit: success only if all of it is committed, else what failed first."""
+"""BEGIN, setup, query and COMMIT as one request: it succeeds only if all is committed, else the first error counts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUERY: Answer = [*first((b"1",))[:-1], OPEN]
 COMMITTED, ROLLED_BACK = tags("COMMIT", status=READY), tags("ROLLBACK", status=READY)
 
 
-def test_all_in_one_write() -> None:
+def test_all_parts_are_sent_in_one_write_and_answered_at_commit() -> None:
     client = Client()
     sink = client.transaction("set local x = 1", "select $1", b"x")
     begin, setup, guard, *_, parse, _, bind, _, sync, commit = client.sent()
@@ -41,7 +41,7 @@ def test_all_in_one_write() -> None:
     assert client.sent() == []
 
 
-def test_a_second_one_knows_the_query() -> None:
+def test_a_second_transaction_reuses_the_prepared_query() -> None:
     client = Client()
     client.transaction("set local x = 1", "select 1")
     client.take()
@@ -53,7 +53,7 @@ def test_a_second_one_knows_the_query() -> None:
 
 
 REJECTED, UNKNOWN = Outcome.REJECTED, Outcome.UNKNOWN
-# What the parts were answered with, and what that makes of the whole.
+# The answers to the parts, and the error and outcome of the whole.
 FAILURES: dict[str, tuple[Answer, type[PgWireError], str, Outcome]] = {
     "BEGIN": ([error("53300"), READY, *SET, error("25P01"), READY, *COMMITTED], PgError, "53300", UNKNOWN),
     "setup": ([*BEGUN, error("42704"), FAILED, error("25P02"), FAILED, *ROLLED_BACK], PgError, "42704", REJECTED),
@@ -125,7 +125,9 @@ FAILURES: dict[str, tuple[Answer, type[PgWireError], str, Outcome]] = {
 
 
 @pytest.mark.parametrize(("answer", "kind", "text", "outcome"), FAILURES.values(), ids=list(FAILURES))
-def test_what_fails(answer: Answer, kind: type[PgWireError], text: str, outcome: Outcome) -> None:
+def test_a_failing_part_decides_the_error_and_outcome_of_the_whole(
+    answer: Answer, kind: type[PgWireError], text: str, outcome: Outcome
+) -> None:
     client = Client()
     sink = client.transaction("setup", "query")
     behind = client.simple("select")
@@ -138,7 +140,7 @@ def test_what_fails(answer: Answer, kind: type[PgWireError], text: str, outcome:
 
 
 @pytest.mark.parametrize("stale", [error("26000"), STALE], ids=["26000", "0A000"])
-def test_a_stale_statement_inside_is_repaired_once_with_all_of_it(stale: m.ErrorResponse) -> None:
+def test_a_stale_statement_is_repaired_by_repeating_the_whole_transaction(stale: m.ErrorResponse) -> None:
     client = Client()
     known(client, "select 1")
     sink = client.transaction("set local x = 1", "select 1")
@@ -153,7 +155,7 @@ def test_a_stale_statement_inside_is_repaired_once_with_all_of_it(stale: m.Error
     assert sink.result == [(b"1",)]
 
 
-def test_it_is_not_repaired_a_second_time_nor_behind_a_commit_of_its_own() -> None:
+def test_a_transaction_is_not_repaired_twice_or_after_its_own_commit() -> None:
     refused = [STALE, FAILED, *ROLLED_BACK]
     for first_answer, second_answer in (
         ([*BEGUN, *SET, *GUARDED, *refused], [*BEGUN, *SET, m.CloseComplete(), *GUARDED_AGAIN, *refused]),
@@ -169,7 +171,7 @@ def test_it_is_not_repaired_a_second_time_nor_behind_a_commit_of_its_own() -> No
         assert pg_error(sink).code == "0A000" and client.sent() == []
 
 
-def test_a_stale_guard_is_repaired_once_with_all_of_it() -> None:
+def test_a_stale_guard_is_repaired_by_repeating_the_whole_transaction() -> None:
     client = Client()
     known(client, GUARD)
     sink = client.transaction("deallocate all", "select 1")
@@ -182,7 +184,7 @@ def test_a_stale_guard_is_repaired_once_with_all_of_it() -> None:
     assert sink.result == [(b"1",)]
 
 
-def test_what_else_the_guard_fails_with_is_told() -> None:
+def test_any_other_error_of_the_guard_is_reported() -> None:
     client = Client()
     sink = client.transaction("setup", "query")
     client.take()
@@ -190,7 +192,7 @@ def test_what_else_the_guard_fails_with_is_told() -> None:
     assert pg_error(sink).code == "57014" and pg_error(sink).outcome is REJECTED
 
 
-def test_nobody_waits_for_it_any_more() -> None:
+def test_a_cancelled_transaction_runs_to_its_end_without_an_answer() -> None:
     client = Client()
     sink = client.transaction("set local x = 1", "select 1")
     client.take()
@@ -199,7 +201,7 @@ def test_nobody_waits_for_it_any_more() -> None:
     assert not sink.is_answered and client.session.failure is None
 
 
-def test_its_query_is_the_sole_request_that_can_be_cancelled() -> None:
+def test_the_query_of_a_lone_transaction_can_be_cancelled() -> None:
     client = Client()
     sink = client.transaction("set local x = 1", "select 1")
     client.take()
@@ -216,7 +218,7 @@ def test_its_query_is_the_sole_request_that_can_be_cancelled() -> None:
 
 
 @pytest.mark.parametrize("answered", range(5))
-def test_lost_on_the_way(answered: int) -> None:
+def test_a_connection_lost_after_any_part_leaves_the_outcome_unknown(answered: int) -> None:
     client = Client()
     sink = client.transaction("set local x = 1", "select 1")
     client.take()
@@ -224,10 +226,10 @@ def test_lost_on_the_way(answered: int) -> None:
         client.feed(*answer)
     client.session.lost(None)
     assert isinstance(sink.error, ConnectionClosed) and sink.error.outcome is Outcome.UNKNOWN
-    assert client.sole is None  # there is nothing left to be cancelled
+    assert client.sole is None  # nothing is left to cancel
 
 
-def test_inside_anothers_transaction_it_never_succeeds() -> None:
+def test_a_transaction_sent_inside_an_open_one_never_succeeds() -> None:
     client = Client()
     offender, sink = client.simple("begin"), client.transaction("set local x = 1", "select 1")
     client.take()

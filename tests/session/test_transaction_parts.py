@@ -1,4 +1,4 @@
-"""exec_transaction as frames: what it sends, and what each way in which its parts can be answered comes to."""
+"""exec_transaction at the protocol level: the messages it sends, and the result of each answer to its parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def transact(client: Client, setup: str = "setup", sql: str = "query", *params: 
 
 
 def tagged(*tags: str, status: m.ReadyForQuery = OPEN) -> Answer:
-    """What a simple Query is answered with."""
+    """The answer to a simple Query with these tags."""
     return [*map(m.CommandComplete, tags), status]
 
 
@@ -46,7 +46,7 @@ IN_FAILED: Answer = [error("25P02", "current transaction is aborted"), FAILED]
 
 
 def usable(client: Client) -> None:
-    """Nothing is left of it, and the next request gets its own answer."""
+    """Check that the transaction left no trace, and that the next request gets its own answer."""
     session = client.session
     assert (session.failure, session.foreign, session.group, session.holds) == (None, None, [], 0)
     assert session.transaction_status is TransactionStatus.IDLE and not session.inflight
@@ -56,27 +56,32 @@ def usable(client: Client) -> None:
     assert sink.result[0].command_tag == "NEXT"
 
 
-def test_it_leaves_nothing_to_the_garbage_collector() -> None:
-    """Its parts know it, and it knows them: whoever sends many would pay for finding that out."""
+def test_a_finished_transaction_leaves_no_reference_cycle() -> None:
+    """The transaction and its parts refer to each other; the cycle must be broken, or the collector has to find it."""
+
+    def run(client: Client) -> Sink:
+        sink = transact(client, "set local role alice", "insert")
+        client.feed(*BEGUN, *SET, *GUARDED, *QUERIED, *COMMITTED)
+        return sink
+
+    run(Client())  # the first use of each message reads its description, which leaves some
     client = Client()
     gc.collect()
     gc.disable()
     try:
-        sink = transact(client, "set local role alice", "insert")
-        client.feed(*BEGUN, *SET, *GUARDED, *QUERIED, *COMMITTED)
-        assert sink.result is not None and gc.collect() == 0
+        assert run(client).result is not None and gc.collect() == 0
     finally:
         gc.enable()
 
 
-def test_a_setup_of_a_class_of_its_own() -> None:
-    """SQL constants are often members of such a class."""
+def test_a_setup_may_be_of_a_subclass_of_str() -> None:
+    """SQL constants are often members of a class derived from str."""
     client = Client()
     transact(client, type("Words", (str,), {})("set local role alice"))
     assert client.sent()[1] == m.Query("set local role alice")
 
 
-def test_what_it_sends() -> None:
+def test_a_transaction_sends_begin_setup_guard_query_and_commit() -> None:
     client = Client()
     sink = transact(client, "set local role alice", "select $1", b"x")
     sent = client.sent()
@@ -87,13 +92,13 @@ def test_what_it_sends() -> None:
     assert sent[-1] == m.Query("COMMIT")
     columns = describe(["a"], ())
     client.feed(*BEGUN, *SET, *GUARDED, *PREPARED[:2], columns, m.BindComplete(), *result((b"x",)), OPEN)
-    assert not sink.is_answered  # before COMMIT it is no success
+    assert not sink.is_answered  # it has not succeeded before COMMIT
     client.feed(*COMMITTED)
     assert list(sink.result) == [(b"x",)] and sink.result.fields[0].name == "a"
     usable(client)
 
 
-def test_nothing_of_others_is_in_between() -> None:
+def test_no_other_request_is_sent_between_the_parts_of_a_transaction() -> None:
     client = Client(max_in_flight=2)
     client.query("a")
     transact(client, "first", "first query")
@@ -123,7 +128,7 @@ def test_nothing_of_others_is_in_between() -> None:
     assert all(sink.result is not None for sink in client.sinks)
 
 
-# Each part's answer; what is raised with which SQLSTATE, and what is certain of it.
+# The answer to each part; the exception, its SQLSTATE, and the outcome.
 ENDS: dict[str, tuple[list[Answer], type[PgWireError], str, Outcome]] = {
     "BEGIN fails": (
         [[error("53300"), READY], tagged("SET", status=READY), [error("25P01"), READY], COMMITTED],
@@ -171,7 +176,7 @@ ENDS: dict[str, tuple[list[Answer], type[PgWireError], str, Outcome]] = {
 
 @pytest.mark.parametrize(("answer", "kind", "code", "outcome"), ENDS.values(), ids=ENDS)
 @pytest.mark.parametrize("is_at_once", [True, False])
-def test_how_it_fails(
+def test_a_failing_part_decides_the_error_and_outcome_of_the_whole(
     answer: list[Answer], kind: type[PgWireError], code: str, outcome: Outcome, is_at_once: bool
 ) -> None:
     client = Client()
@@ -199,7 +204,7 @@ def test_a_copy_as_its_query_is_refused() -> None:
     usable(client)
 
 
-def test_a_stale_statement_is_repeated_once_the_rollback_is_certain() -> None:
+def test_a_stale_transaction_is_repeated_only_after_its_rollback() -> None:
     client = Client()
     known(client, "query")
     sink, behind = transact(client), client.simple("behind")
@@ -218,7 +223,7 @@ def test_a_stale_statement_is_repeated_once_the_rollback_is_certain() -> None:
 
 
 @pytest.mark.parametrize("why", ["a second time", "it committed", "nobody waits"])
-def test_what_is_not_repeated(why: str) -> None:
+def test_a_stale_transaction_is_not_repeated_if_that_is_unsafe_or_useless(why: str) -> None:
     client = Client()
     known(client, "query")
     sink = transact(client)
@@ -239,7 +244,7 @@ def test_what_is_not_repeated(why: str) -> None:
     usable(client)
 
 
-def test_cancelled_under_way_it_runs_to_its_end() -> None:
+def test_a_transaction_cancelled_midway_runs_to_its_end() -> None:
     client = Client()
     sink = transact(client)
     client.take()
@@ -250,7 +255,7 @@ def test_cancelled_under_way_it_runs_to_its_end() -> None:
     usable(client)
 
 
-def test_cancelled_before_it_is_encoded_nothing_is_sent() -> None:
+def test_a_transaction_cancelled_before_it_is_encoded_is_not_sent() -> None:
     client = Client(max_in_flight=1)
     head, sink = client.simple("head"), transact(client)
     client.take()
@@ -261,7 +266,7 @@ def test_cancelled_before_it_is_encoded_nothing_is_sent() -> None:
 
 
 @pytest.mark.parametrize("answered", range(5))
-def test_lost_behind_each_part(answered: int) -> None:
+def test_a_connection_lost_after_any_part_leaves_the_outcome_unknown(answered: int) -> None:
     client = Client()
     sink = transact(client)
     client.take()
@@ -272,7 +277,7 @@ def test_lost_behind_each_part(answered: int) -> None:
 
 
 @pytest.mark.parametrize(("taken", "outcome"), [(0, NOT_SENT), (1, UNKNOWN)])
-def test_lost_with_so_many_bytes_handed_over(taken: int, outcome: Outcome) -> None:
+def test_a_lost_transaction_is_unknown_once_one_byte_was_handed_over(taken: int, outcome: Outcome) -> None:
     client = Client()
     sink = transact(client)
     client.take(taken)
@@ -281,7 +286,7 @@ def test_lost_with_so_many_bytes_handed_over(taken: int, outcome: Outcome) -> No
 
 
 @pytest.mark.parametrize("answered", range(5))
-def test_its_deadline_holds_behind_each_part(answered: int) -> None:
+def test_the_deadline_applies_after_any_part(answered: int) -> None:
     client = Client()
     sink = transact(client, deadline=10.0)
     client.take()
@@ -290,13 +295,13 @@ def test_its_deadline_holds_behind_each_part(answered: int) -> None:
     assert client.session.expire(9.0) == 10.0 and not sink.is_answered
     assert client.session.expire(10.0) == 0.0
     assert isinstance(sink.error, RequestTimeout) and sink.error.outcome is UNKNOWN
-    assert str(sink.error) == "the request's deadline has passed"  # it is no other that its own parts wait for
+    assert str(sink.error) == "the request's deadline has passed"  # its own parts do not count as other requests
     for part in [BEGUN, SET, GUARDED, QUERIED, COMMITTED][answered:]:
         client.feed(*part)
     usable(client)
 
 
-def test_inside_a_transaction_that_somebody_left_open() -> None:
+def test_a_transaction_sent_inside_an_open_one_never_succeeds() -> None:
     client = Client()
     offender, sink = client.simple("begin"), transact(client)
     client.take()

@@ -1,6 +1,6 @@
 """Random traffic between a session and the model server, from a seed: `python -m tests.session.traffic SEED...`.
 
-Prints all that anybody can see of each run as JSON, and which build it was: two builds must print the same.
+Prints everything observable about each run as JSON, and the build that ran it. Two builds must print the same runs.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ SIMPLE = [
 ]
 SETUPS = ["set local x", "fail", "commit", "rollback; begin", "set local x; set local y"]
 STEPS = 60
-# Of the runs, how many have their inbound stream damaged, and are cut off in the middle.
+# Fractions of the runs whose inbound stream is damaged, and whose connection is lost midway.
 DAMAGED, CUT = 0.3, 0.2
 
 
 class Traffic:
-    """One run. What it decides depends on the seed alone, and on what it sees of session and server."""
+    """One run. Its decisions depend only on the seed and on what it observes of session and server."""
 
     def __init__(self, seed: str) -> None:
         self.rng = Random(seed)
@@ -54,7 +54,7 @@ class Traffic:
         self.sent = hashlib.sha256()
         self.refused: list[str] = []
         self.clock = 0.0
-        # How often each happens, of all.
+        # The relative frequency of each action.
         self.actions: dict[Callable[[], object], int] = {
             self.query: 9,
             self.simple: 2,
@@ -95,12 +95,12 @@ class Traffic:
         return self.seen()
 
     def check_answers(self) -> None:
-        """Each got its own."""
+        """Each request got its own rows."""
         for sink, sql, params in self.asked:
             for row in sink.result if sink.result is not None else ():
                 assert row[: 1 + len(params)] == (sql.encode(), *params), "somebody else's row"
 
-    # ---- what callers do
+    # ---- actions of callers
 
     def query(self) -> None:
         sql = self.rng.choice(SQLS)
@@ -126,7 +126,7 @@ class Traffic:
         self.client.encoded(*parts, drain=self.rng.random() < 0.5)
 
     def group(self) -> None:
-        """Inside a window only, as pipelines are."""
+        """Submit a sync group; only inside a window, as pipelines are."""
         if self.client.inside is None:
             return
         for _ in range(self.rng.randrange(4)):
@@ -144,7 +144,7 @@ class Traffic:
         self.client.copy(self.rng.choice(["copy out", "select 1", "fail"]), COPY_OUT, self.takers[-1])
 
     def window(self) -> None:
-        """Open one, enter it, or leave it, as things stand."""
+        """Open a window, enter it, or leave it, depending on the current state."""
         client = self.client
         if client.inside is not None:
             if not client.session.waiting() and client.session.transaction_status.value == "I":
@@ -160,7 +160,7 @@ class Traffic:
         if waiting:
             self.rng.choice(waiting).cancelled = True
 
-    # ---- what else happens
+    # ---- other events
 
     def expire(self) -> None:
         self.clock += 1
@@ -184,7 +184,7 @@ class Traffic:
         self.client.feed(part)
 
     def damage(self) -> None:
-        """Flip, drop or insert one byte of what is on its way."""
+        """Replace, drop or insert one byte of the bytes in transit."""
         self.serve()
         if not self.inbound:
             return
@@ -194,7 +194,7 @@ class Traffic:
         self.inbound = bytes(data)
 
     def settle(self) -> None:
-        """Until nothing is under way, every window included."""
+        """Continue until nothing is in progress and every window is closed."""
         state = self.client.session
         self.client.inside = None
         while state.failure is None:
@@ -206,7 +206,7 @@ class Traffic:
             elif not state.out:
                 return
 
-    # ---- what is to be seen of it
+    # ---- observable results
 
     def seen(self) -> dict[str, Any]:
         state = self.client.session
@@ -226,13 +226,13 @@ class Traffic:
 
 
 def brief(value: object) -> str:
-    """Its repr, or the beginning and a digest of a long one."""
+    """The repr of `value`; for a long one, its beginning and a digest."""
     text = repr(value)
     return text if len(text) < 500 else f"{text[:100]}... {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def build() -> str:
-    """Which of the two this is."""
+    """The build that is running: compiled or interpreted."""
     return "compiled" if str(session.__file__).endswith(".so") else "interpreted"
 
 

@@ -1,1 +1,1 @@
-"""What a login needs: the handshake as a generator, SCRAM, and the policy for what a server may get."""
+"""Authentication: the login handshake as a generator, SCRAM, and the policy on what a server may ask for."""

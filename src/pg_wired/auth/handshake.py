@@ -1,20 +1,20 @@
-"""The handshake as a generator, from StartupMessage to ReadyForQuery; it opens no socket and chooses no nonce.
+"""The login handshake as a generator, from StartupMessage to the first ReadyForQuery. It opens no socket.
 
-The contract with whoever drives `handshake`:
+The caller chooses the nonce and drives `handshake` like this:
 
     step = next(steps)
     while True:
         if isinstance(step, DeriveKey):
             reply = scram.salted_password(step.password, step.salt, step.iterations)
         elif isinstance(step, AskPassword):
-            reply = password        # or None; asked once at most, when the policy agrees that it is sent
+            reply = password        # or None; asked at most once, after the policy has agreed to send it
         else:
-            write(step)             # empty where there is nothing to say
-            reply = read_message()  # exactly one BackendMessage; what lies behind it stays unread
-        step = steps.send(reply)    # the StopIteration of the last one carries the Startup
+            write(step)             # bytes; empty if there is nothing to send
+            reply = read_message()  # exactly one BackendMessage; the bytes after it stay unread
+        step = steps.send(reply)    # at the end, StopIteration carries the HandshakeResult
 
-Whatever else it raises ends the attempt, and the socket has to be closed. The straight line of the code is the grammar:
-only what it takes next is legal there. libpq is as strict (fe-connect.c, PQconnectPoll).
+Any other exception ends the attempt, and the caller must close the socket. The order of the code is the grammar: at
+each step, only the message that the code expects next is legal. libpq is as strict (fe-connect.c, PQconnectPoll).
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from ..protocol.server_error import PgError
 from .policy import Policy as Policy
 from .policy import refusal
 
-# PostgreSQL's libpq/pqcomm.h; the length word itself is not counted.
+# Bytes; PostgreSQL's libpq/pqcomm.h. The length word itself is not counted.
 MAX_STARTUP_PACKET_LENGTH = 10_000
-# Ours: PostgreSQL 18 reports 15 settings at startup, and poolers add a few.
+# Our own limit on settings, and on notices: PostgreSQL 18 reports 15 settings at startup, and poolers add a few.
 MAX_STARTUP_ENTRIES = 1000
-# Protocol chapter, BackendKeyData: always 4 in protocol 3.0; from 3.2 on the message's own 4 to 256.
+# Length of the secret key in protocol 3.0 (protocol chapter, BackendKeyData). From 3.2 on it is 4 to 256 bytes.
 KEY_BYTES = 4
-# PostgreSQL's default since 10 (scram_iterations), and RFC 7677's least.
+# PostgreSQL's default since version 10 (scram_iterations), and the minimum that RFC 7677 asks for.
 USUAL_ITERATIONS = 4096
 
-# What the server asks for, as `require_auth` has it; and what is not built.
+# The name that `require_auth` uses for each request of the server.
 _METHODS: dict[type[messages.Authentication], str] = {
     messages.AuthenticationOk: "none",
     messages.AuthenticationCleartextPassword: "password",
@@ -48,17 +48,19 @@ _METHODS: dict[type[messages.Authentication], str] = {
     messages.AuthenticationSSPI: "sspi",
     messages.AuthenticationKerberosV5: "kerberos v5",
 }
+# Methods that are not implemented.
 _UNSUPPORTED = ("gss", "sspi", "kerberos v5")
 
 
 class AskPassword(Frozen):
-    """Answer it with the password, or None: the server needs one, and the policy agrees."""
+    """A step that the caller answers with the password, or None. The server needs one, and the policy allows it."""
 
 
 class DeriveKey(Frozen):
-    """Answer it with the 32 bytes of `scram.salted_password`: 100,000 iterations take tens of milliseconds.
+    """A step that the caller answers with the 32 bytes of `scram.salted_password`.
 
-    Equal ones have equal answers, so they can be kept (`credentials.SaltedPasswords`).
+    100,000 iterations take tens of milliseconds. Equal steps have equal answers, so the caller can keep the answers
+    (`credentials.SaltedPasswords`).
     """
 
     hidden: ClassVar = frozenset({"password"})
@@ -68,27 +70,27 @@ class DeriveKey(Frozen):
 
 
 class HandshakeResult(Frozen):
-    """What a session begins with. `pid` and `secret_key` are None where the server cannot cancel."""
+    """The state in which a session begins. `pid` and `secret_key` are None if the server cannot cancel."""
 
     hidden: ClassVar = frozenset({"secret_key"})
     parameters: dict[str, str]
     pid: int | None
     secret_key: bytes | None
     auth_mechanism: (
-        str  # "trust" where nothing was asked for, "cleartext", "md5", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"
+        str  # "trust" if the server asked for nothing; "cleartext", "md5", "SCRAM-SHA-256" or "SCRAM-SHA-256-PLUS"
     )
-    channel_bound: bool  # the server has proved that it is the end of this very TLS connection
+    channel_bound: bool  # the server has proved that it is the other end of this TLS connection
     protocol_version: tuple[int, int]
     notices: tuple[messages.NoticeResponse, ...]
-    warnings: tuple[str, ...]  # what a careful user would change on the server
+    warnings: tuple[str, ...]  # weaknesses that the user should correct on the server
 
 
 class Login(NamedTuple):
-    """How the server has let us in."""
+    """How the server accepted the login."""
 
     mechanism: str
     warnings: tuple[str, ...] = ()
-    is_bound: bool = False  # to this TLS connection, and the server has proved it
+    is_bound: bool = False  # the login is bound to this TLS connection, and the server has proved it
 
 
 Step: TypeAlias = bytes | AskPassword | DeriveKey
@@ -97,10 +99,11 @@ T = TypeVar("T")
 
 
 def handshake(parameters: Mapping[str, str], policy: Policy, *, nonce: str) -> Generator[Step, Reply, HandshakeResult]:
-    """Log in: `parameters` are StartupMessage's, `nonce` is `scram.client_first`'s. See the contract above.
+    """Log in. The module's docstring shows how to drive the generator.
 
-    Raises ConfigError before the first byte, or for a password that cannot be sent; PgError where the server says no,
-    AuthenticationError where the policy does; and ProtocolError.
+    `parameters` go into the StartupMessage; `nonce` goes to `scram.client_first`. Raises ConfigError before the first
+    byte for parameters that cannot be sent, and later for a password that cannot be sent; PgError if the server
+    refuses; AuthenticationError if the policy refuses; ProtocolError for a message that is not legal at that point.
     """
     oldest, version = policy.versions
     reply = yield _startup_message(parameters, version)
@@ -109,7 +112,7 @@ def handshake(parameters: Mapping[str, str], policy: Policy, *, nonce: str) -> G
         reply = yield b""
     request = _expect(reply, messages.Authentication)
     login = yield from _authenticate(request, policy, parameters["user"], nonce)
-    # At the end, whatever way led here: a check at the beginning alone was CVE-2025-49146.
+    # Checked again at the end, for every method: a check at the beginning alone was CVE-2025-49146.
     policy.check_end(login.is_bound)
     return (yield from _until_ready(login, version))
 
@@ -118,7 +121,7 @@ def _startup_message(parameters: Mapping[str, str], version: tuple[int, int]) ->
     if not parameters.get("user"):
         raise ConfigError("a user is needed to connect: pass user=, or set PGUSER")
     for name, value in parameters.items():
-        # An empty name would end the list; the prefix is for extensions of the protocol, and none is asked for.
+        # An empty name would end the list. The prefix marks protocol extensions, and this client requests none.
         if not name or name.startswith("_pq_."):
             raise ConfigError(f"{name!r} cannot be a startup parameter")
         _check(f"the startup parameter {name!r}", name)
@@ -133,10 +136,13 @@ def _startup_message(parameters: Mapping[str, str], version: tuple[int, int]) ->
 def _negotiated(
     answer: messages.NegotiateProtocolVersion, oldest: tuple[int, int], asked: tuple[int, int]
 ) -> tuple[int, int]:
-    """The version that the server speaks instead; the rules are libpq's (pqGetNegotiateProtocolVersion3)."""
-    # Written as in StartupMessage; servers before 9.3 do not know this message, and refuse.
+    """Return the version that the server speaks instead, by libpq's rules (pqGetNegotiateProtocolVersion3).
+
+    Raises ProtocolError for an illegal answer, and AuthenticationError for a version before `oldest`.
+    """
+    # Encoded as in StartupMessage. Servers before 9.3 do not know this message, and refuse the connection instead.
     version = answer.version >> 16, answer.version & 0xFFFF
-    # 3.1 never was; and no option was asked for that could be unknown.
+    # Version 3.1 does not exist. The server cannot report unknown options, because the client sent none.
     if not (3, 0) <= version <= asked or version == (3, 1) or answer.options:
         text = f"with version {answer.version:#x} and {answer.options!r:.200}"
         raise _broken(f"the server answers protocol {asked[0]}.{asked[1]} {text}")
@@ -149,7 +155,7 @@ def _negotiated(
 def _authenticate(
     request: messages.Authentication, policy: Policy, user: str, nonce: str
 ) -> Generator[Step, Reply, Login]:
-    """Do what the server asks for, if the policy agrees, up to its AuthenticationOk."""
+    """Do what the server asks for, if the policy allows it, up to and including AuthenticationOk."""
     method = _METHODS.get(type(request))
     if method is None:
         raise _broken(f"{type(request).__name__} came first")
@@ -174,7 +180,7 @@ def _authenticate(
 
 
 def _scram(mechanisms: tuple[str, ...], policy: Policy, nonce: str) -> Generator[Step, Reply, Login]:
-    """The exchange of RFC 5802, whose end is a verified server."""
+    """Do the exchange of RFC 5802, which also verifies the server."""
     mechanism, channel = policy.choose(mechanisms)
     from . import scram
     from .saslprep import saslprep
@@ -198,7 +204,7 @@ def _scram(mechanisms: tuple[str, ...], policy: Policy, nonce: str) -> Generator
 
 
 def _password(mechanism: str) -> Generator[Step, Reply, str]:
-    """Ask for the password; an empty one is none, as in libpq."""
+    """Ask the caller for the password. An empty one counts as none, as in libpq."""
     password = yield AskPassword()
     if not password:
         raise refusal(
@@ -211,7 +217,7 @@ def _password(mechanism: str) -> Generator[Step, Reply, str]:
 
 
 def _until_ready(login: Login, version: tuple[int, int]) -> Generator[Step, Reply, HandshakeResult]:
-    """Take what comes between AuthenticationOk and the first ReadyForQuery."""
+    """Process the messages from AuthenticationOk to the first ReadyForQuery."""
     parameters: dict[str, str] = {}
     notices: list[messages.NoticeResponse] = []
     key: messages.BackendKeyData | None = None
@@ -246,7 +252,11 @@ def _until_ready(login: Login, version: tuple[int, int]) -> Generator[Step, Repl
 
 
 def _expect(reply: Reply, due: type[T]) -> T:
-    """The reply, if it is what is due."""
+    """Return the reply if it is of the type that is due.
+
+    Otherwise raises PgError for an ErrorResponse, AuthenticationError for an authentication request that came out of
+    order, and ProtocolError for anything else.
+    """
     if isinstance(reply, due):
         return reply
     if isinstance(reply, messages.ErrorResponse):
@@ -258,7 +268,7 @@ def _expect(reply: Reply, due: type[T]) -> T:
 
 
 def _md5(user: str, password: str, salt: bytes) -> str:
-    """Protocol chapter, AuthenticationMD5Password."""
+    """The answer to AuthenticationMD5Password, as the protocol chapter defines it."""
     secret = (password + user).encode("utf-8", "surrogateescape")
     try:
         import hashlib
@@ -270,7 +280,7 @@ def _md5(user: str, password: str, salt: bytes) -> str:
 
 
 def _check(name: str, text: str) -> None:
-    """Refuse what the protocol's String cannot hold. `text` is not shown: it may be the password."""
+    """Raise ConfigError if the protocol's String cannot hold `text`, which is not shown: it may be the password."""
     if not _is_writable(text):
         raise ConfigError(f"{name} contains a NUL or half a surrogate pair")
 

@@ -1,4 +1,4 @@
-"""What a server may get out of this client: which ways to log in, what it must prove, and what must protect it."""
+"""The policy for a login: which methods a server may ask for, what it must prove, what must protect the password."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ..frozen import Frozen
 if TYPE_CHECKING:
     from .scram import Channel
 
-# libpq's words for `require_auth` (18, "require_auth"); "none" is a server that asks for nothing.
+# libpq's names in `require_auth` (libpq 18, "require_auth"). "none" means that the server asks for nothing.
 METHODS = ("password", "md5", "gss", "sspi", "scram-sha-256", "oauth", "none")
-# Ours, beside them: "password" was asked for by name, so that it may go where others can read it.
+# Our own addition: `require_auth` names "password", so it may be sent over a connection that others can read.
 IN_CLEAR = "password in clear"
-# Ours: PostgreSQL offers two at most.
+# Our own limit: PostgreSQL offers at most two.
 MAX_MECHANISMS = 100
 
 
 def methods(text: str) -> frozenset[str]:
-    """The methods that a value of `require_auth` allows. ValueError for what libpq refuses."""
+    """Return the methods that a value of `require_auth` allows. Raises ValueError for a value that libpq refuses."""
     named = text.split(",")
     negations = {name.startswith("!") for name in named}
     found = [name.removeprefix("!") for name in named]
@@ -32,21 +32,21 @@ def methods(text: str) -> frozenset[str]:
 
 
 class Policy(Frozen):
-    """The options that decide, and what is known of the connection: settled before the first message of the login."""
+    """The options that matter for a login, and the properties of the connection. Fixed before the login begins."""
 
-    require_auth: frozenset[str] | None  # what `methods` made of it; None: no restriction
+    require_auth: frozenset[str] | None  # the result of `methods`; None: no restriction
     channel_binding: str  # disable, prefer or require
     min_iterations: int
     max_iterations: int
-    is_private: bool  # TLS or a Unix socket: nobody on the way reads along
+    is_private: bool  # TLS or a Unix socket: no third party can read the traffic
     is_tls: bool
-    binding: bytes | None  # the hash of the server's certificate, as tls-server-end-point has it (RFC 5929, 4.1)
-    no_binding: str  # why there is none
+    binding: bytes | None  # the hash of the server's certificate for tls-server-end-point (RFC 5929, 4.1)
+    no_binding: str  # why `binding` is None
     needs_certificate: bool  # sslcertmode=require
-    versions: tuple[tuple[int, int], tuple[int, int]]  # the oldest protocol that will do, and the one to ask for
+    versions: tuple[tuple[int, int], tuple[int, int]]  # the oldest protocol version to accept, and the one to request
 
     def allow(self, method: str) -> None:
-        """AuthenticationError if this way to log in is not allowed. Called before anything secret is made or sent."""
+        """Raise AuthenticationError if this method is not allowed. Called before any secret is computed or sent."""
         if self.needs_certificate and not self.is_tls:
             raise refusal("sslcertmode=require, and without TLS the server is shown no certificate")
         allowed = self.require_auth
@@ -65,12 +65,15 @@ class Policy(Frozen):
             )
 
     def choose(self, mechanisms: Collection[str]) -> tuple[str, Channel]:
-        """The SASL mechanism to use of those offered, and how it is bound. AuthenticationError where there is none."""
+        """Choose one of the SASL mechanisms offered; return it with its channel binding.
+
+        Raises AuthenticationError if no mechanism is acceptable.
+        """
         from . import scram
 
         plus = scram.MECHANISM_PLUS in mechanisms
         binding = None if self.channel_binding == "disable" else self.binding
-        if plus and not self.is_tls:  # libpq's rule: somebody on the way has taken TLS off
+        if plus and not self.is_tls:  # libpq's rule: a man in the middle has removed TLS
             raise refusal(f"the server offers {scram.MECHANISM_PLUS} over a connection without TLS")
         if len(mechanisms) <= MAX_MECHANISMS:
             if plus and binding is not None:
@@ -88,7 +91,7 @@ class Policy(Frozen):
         raise refusal(f"the server offers {len(mechanisms)} SASL mechanisms, {offer!r}: {needed}")
 
     def check_end(self, is_bound: bool) -> None:
-        """AuthenticationError if the login that has ended well is not bound, and has to be."""
+        """Raise AuthenticationError if the login succeeded without the channel binding that is required."""
         if self.channel_binding == "require" and not is_bound:
             raise refusal("channel_binding=require, and the server has let us in without channel binding")
 

@@ -1,4 +1,4 @@
-"""SASLprep (RFC 4013) the way PostgreSQL applies it to a password; knows nothing of SCRAM's messages."""
+"""SASLprep (RFC 4013) as PostgreSQL applies it to a password. It knows no SCRAM messages."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _PROHIBITED = (
 
 
 def saslprep(password: str) -> bytes:
-    """The bytes that PostgreSQL hashes: prepared, or unchanged where they are ASCII, not UTF-8 or refused by the RFC.
+    """Return the bytes that PostgreSQL hashes for a password.
 
-    Bytes that are not UTF-8 are written as PEP 383 has it ("surrogateescape"). The rules are those of PostgreSQL's
-    src/common/saslprep.c, and where it differs from RFC 4013 it wins: the server has hashed the password by them.
+    The password is prepared, but stays unchanged if it is ASCII, is not UTF-8 or is refused by the RFC. Bytes that are
+    not UTF-8 are passed in as surrogates (PEP 383, "surrogateescape"). The rules are those of PostgreSQL's
+    src/common/saslprep.c; where they differ from RFC 4013 they win, because the server hashed the password by them.
     """
     octets = password.encode("utf-8", "surrogateescape")
     if octets.isascii():
@@ -32,21 +33,24 @@ def saslprep(password: str) -> bytes:
     except UnicodeDecodeError:
         return octets
     mapped = "".join(map(_map, text))
-    # PostgreSQL looks for prohibited characters before it normalizes, the RFC after.
+    # PostgreSQL looks for prohibited characters before it normalizes; the RFC does so afterwards.
     if not mapped or any(table(char) for char in mapped for table in _PROHIBITED) or not _is_bidi_legal(mapped):
         return octets
     return normalize("NFKC", mapped).encode()
 
 
 def _map(char: str) -> str:
-    """RFC 4013, 2.1; U+200B is in both tables, and becomes a space."""
+    """Map one character (RFC 4013, 2.1). U+200B is in both tables, and becomes a space."""
     if stringprep.in_table_c12(char):
         return " "
     return "" if stringprep.in_table_b1(char) else char
 
 
 def _is_bidi_legal(text: str) -> bool:
-    """RFC 3454, 6: text with right-to-left characters has no left-to-right ones, and starts and ends with its own."""
+    """Whether the text obeys RFC 3454, 6.
+
+    Text with right-to-left characters has no left-to-right ones, and starts and ends with a right-to-left character.
+    """
     if not any(map(stringprep.in_table_d1, text)):
         return True
     mixed = any(map(stringprep.in_table_d2, text))

@@ -1,6 +1,7 @@
-"""SCRAM-SHA-256 and -PLUS, the client's half (RFC 5802, RFC 7677), pure; the nonce and the hashing time are others'.
+"""SCRAM-SHA-256 and SCRAM-SHA-256-PLUS, the client's side (RFC 5802, RFC 7677), as pure functions.
 
-An exchange, each value made from the one before:
+The caller chooses the nonce, and decides where the slow hashing runs. In an exchange, each value is made from the one
+before:
 
     client_first(nonce, channel)            -> SASLInitialResponse
     Challenge.parse(server_first, ...)      <- AuthenticationSASLContinue
@@ -20,18 +21,18 @@ from ..errors import AuthenticationError, Outcome
 MECHANISM = "SCRAM-SHA-256"
 MECHANISM_PLUS = "SCRAM-SHA-256-PLUS"
 
-# Ours: PostgreSQL's nonce has 48 characters for both halves, its salt 16 bytes (SCRAM_RAW_NONCE_LEN and
-# SCRAM_DEFAULT_SALT_LEN in common/scram-common.h); both far below these.
+# Our own limits: characters of the combined nonce, and bytes of the salt. PostgreSQL's nonce has 48 characters for both
+# halves, and its salt 16 bytes (SCRAM_RAW_NONCE_LEN and SCRAM_DEFAULT_SALT_LEN in common/scram-common.h).
 MAX_NONCE = 1024
 MAX_SALT = 1024
-_DIGEST_SIZE = 32  # of SHA-256
+_DIGEST_SIZE = 32  # bytes, of SHA-256
 
 # RFC 5802, 7: attr-val.
 _ATTRIBUTE = r"[A-Za-z]=[^\0,]+"
 
 
 class Channel(NamedTuple):
-    """What the client says of channel binding (RFC 5802, 6): the gs2-header, and the data that follow it."""
+    """What the client sends about channel binding (RFC 5802, 6): the gs2-header, and the data that follow it."""
 
     gs2_header: bytes
     data: bytes = b""
@@ -40,27 +41,28 @@ class Channel(NamedTuple):
         return f"Channel({self.gs2_header!r}, ...)"
 
 
-# RFC 5802, 7: this client cannot bind; it could, and thinks that the server cannot. Neither names another user.
+# RFC 5802, 7. "n": the client does not support channel binding. "y": it does, but thinks that the server does not.
+# Neither header names another user.
 UNBOUND = Channel(b"n,,")
 NOT_OFFERED = Channel(b"y,,")
 
 
 def bound_to(certificate_hash: bytes) -> Channel:
-    """Bound to the server's certificate, by RFC 5929's tls-server-end-point."""
+    """The Channel bound to the server's certificate, by RFC 5929's tls-server-end-point."""
     return Channel(b"p=tls-server-end-point,,", certificate_hash)
 
 
 class Challenge(NamedTuple):
-    """What the server's first message asks for, checked. `salt` and `iterations` are for `salted_password`."""
+    """The checked contents of the server's first message. `salt` and `iterations` are for `salted_password`."""
 
     salt: bytes
     iterations: int
     nonce: str
-    messages: bytes  # client-first-message-bare and server-first-message, as they were on the wire
+    messages: bytes  # client-first-message-bare, a comma and server-first-message, as they were on the wire
 
     @classmethod
     def parse(cls, server_first: bytes, nonce: str, min_iterations: int, max_iterations: int) -> Challenge:
-        """Read the message that answers `client_first`; AuthenticationError if it breaks a rule or a bound."""
+        """Parse the message that answers `client_first`. Raises AuthenticationError if it breaks a rule or a limit."""
         attributes = _attributes(server_first, "server-first-message", "rsi")
         combined, iterations = attributes["r"], attributes["i"]
         if len(combined) > MAX_NONCE or not all("!" <= char <= "~" for char in combined):
@@ -70,7 +72,7 @@ class Challenge(NamedTuple):
         salt = _base64(attributes["s"], "salt", MAX_SALT)
         if not (iterations.isascii() and iterations.isdigit()) or iterations.startswith("0"):
             raise _refusal("the iteration count is not a positive decimal number")
-        # Digits are counted first: int() refuses very long numbers with an error of its own.
+        # Count the digits first: int() raises its own ValueError for very long numbers.
         if len(iterations) > len(str(max_iterations)) or int(iterations) > max_iterations:
             raise _refusal(f"the server asks for more than {max_iterations} iterations (scram_max_iterations)")
         if int(iterations) < min_iterations:
@@ -78,9 +80,10 @@ class Challenge(NamedTuple):
         return cls(salt, int(iterations), combined, _client_first_bare(nonce) + b"," + server_first)
 
     def answer(self, salted: bytes, channel: Channel = UNBOUND) -> Answer:
-        """The client's final message, and what the server must prove; `salted` comes from `salted_password`.
+        """Return the client's final message and the signature expected from the server.
 
-        `channel` is the one of `client_first`: the server compares.
+        `salted` is the result of `salted_password`. `channel` must be the one passed to `client_first`: the server
+        compares them.
         """
         binding = binascii.b2a_base64(channel.gs2_header + channel.data, newline=False)
         without_proof = b"c=" + binding + b",r=" + self.nonce.encode()
@@ -93,7 +96,7 @@ class Challenge(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The client's final message, and the signature that only a server that knows the password can send back."""
+    """The client's final message, and the signature that only a server that knows the password can return."""
 
     client_final: bytes
     server_signature: bytes
@@ -102,7 +105,7 @@ class Answer(NamedTuple):
         return "Answer(...)"
 
     def verify(self, server_final: bytes) -> None:
-        """AuthenticationError unless the message proves that the server knows the password too."""
+        """Raise AuthenticationError unless the message proves that the server knows the password too."""
         if server_final.startswith(b"e="):
             raise _refusal(f"the server says {server_final[2:102].decode('utf-8', 'replace')!r}")
         attributes = _attributes(server_final, "server-final-message", "v")
@@ -114,24 +117,27 @@ class Answer(NamedTuple):
 
 
 def client_first(nonce: str, channel: Channel = UNBOUND) -> bytes:
-    """The first message. `nonce`: printable ASCII without a comma, never used before."""
+    """Return the client's first message. `nonce` is printable ASCII without a comma, and never used before."""
     return channel.gs2_header + _client_first_bare(nonce)
 
 
 def salted_password(password: bytes, salt: bytes, iterations: int) -> bytes:
-    """RFC 5802's SaltedPassword, 32 bytes, of a password prepared by `saslprep`. The one slow step."""
+    """Return RFC 5802's SaltedPassword, 32 bytes, of a password prepared by `saslprep`. This is the only slow step."""
     from hashlib import pbkdf2_hmac
 
     return pbkdf2_hmac("sha256", password, salt, iterations)
 
 
 def _client_first_bare(nonce: str) -> bytes:
-    # The user name stays empty as in libpq: PostgreSQL takes the one of the StartupMessage.
+    # The user name stays empty, as in libpq: PostgreSQL uses the one from the StartupMessage.
     return b"n=,r=" + nonce.encode()
 
 
 def _attributes(message: bytes, name: str, due: str) -> dict[str, str]:
-    """The attributes of a message by letter: those `due`, in order, and then extensions (RFC 5802, 5.1 and 7)."""
+    """Return the attributes of a message by letter: those in `due`, in order, then extensions (RFC 5802, 5.1 and 7).
+
+    Raises AuthenticationError for a malformed message or a mandatory extension.
+    """
     try:
         fields = message.decode().split(",")
     except UnicodeDecodeError:
@@ -146,7 +152,7 @@ def _attributes(message: bytes, name: str, due: str) -> dict[str, str]:
 
 
 def _base64(text: str, name: str, limit: int) -> bytes:
-    """The bytes behind canonical base64 (RFC 4648, 3.5); nothing is decoded that could exceed `limit`."""
+    """Decode canonical base64 (RFC 4648, 3.5). Text that could exceed `limit` bytes is refused without decoding."""
     try:
         octets = binascii.a2b_base64(text) if len(text) <= (limit + 2) // 3 * 4 else b""
     except ValueError:
@@ -163,7 +169,7 @@ def _hmac(key: bytes, message: bytes) -> bytes:
 
 
 def _sha256(data: bytes) -> bytes:
-    from hashlib import sha256  # the imports of this module's functions: a login is early enough for them
+    from hashlib import sha256  # this module's functions import what they need, because only a login needs it
 
     return sha256(data).digest()
 

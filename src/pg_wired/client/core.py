@@ -1,4 +1,4 @@
-"""Link: session, transport and watch of one connection, as its verbs use them. It knows no verb itself."""
+"""Core: the session, transport and watchdog of one connection, as its verbs and a pool use them."""
 
 from __future__ import annotations
 
@@ -8,44 +8,54 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ..errors import Outcome, PgWireError, RequestTimeout, UsageError
-from ..loop.clock import Clock
-from ..session.request import Request, Window
+from ..loop.clock import seconds
+from ..protocol.rows import Rows
+from ..session.request import Request, Window, simple_query_request
 from ..session.session import Reason, Session
 from ..session.transaction import PARTS
 from .watchdog import WATCH_INTERVAL_SECONDS, Watchdog
 
 if TYPE_CHECKING:
-    from ..connect.wire_conn import WireConn
+    from ..connect.cancel import CancelToken
+    from ..connect.wire_conn import Parts
 
-# Bytes of a pipeline behind which it is written, though more may follow: some eight small requests, which the server
-# runs while the next eight are encoded (decision 0013).
+# A pipeline is written once so many bytes of it are encoded, though more may follow: some eight small requests, which
+# the server runs while the next eight are encoded (decision 0013).
 EARLY_WRITE_BYTES = 512
-# Seconds in which the server has to stop what it runs on a connection that is given up.
+# Time for the server to stop what it runs on a connection that is given up.
 PARTING_CANCEL_SECONDS = 1.0
 
 
-class Core(Clock):
-    """Takes a WireConn over, and carries requests."""
+class Core:
+    """Carries requests over one connection. It is made from the parts of a WireConn."""
 
-    def __init__(self, wire: WireConn, statement_cache_size: int) -> None:
-        self.wire = wire
-        self.session = Session(wire.parameters, statement_cache_size, wire.config.max_in_flight)
-        wire.take_over(self.session, self.session.feed)
-        self.transport = wire.transport
-        super().__init__(wire.transport.loop)
-        self.watchdog = Watchdog(
-            self.loop, self.session, self.cancel_running if wire.facts.secret_key else None, self.transport
-        )
+    def __init__(self, parts: Parts, statement_cache_size: int) -> None:
+        self.runtime = parts.runtime
+        self.transport = parts.transport
+        self.loop = parts.transport.loop
+        self.clock = parts.runtime.clock(self.loop)
+        self.deadline = self.clock.deadline
+        self.address = parts.address
+        self.pid = parts.pid
+        self._token = parts.token
+        self.session = Session(parts.parameters, statement_cache_size, parts.config.max_in_flight)
+        cancel = self.cancel_running if parts.token is not None else None
+        self.watchdog = Watchdog(self.clock, self.session, cancel, self.transport)
         self.transport.closed.add_done_callback(self.watchdog.closed)
         self._gathers = False
-        self.channels: set[str] = set()  # quoted, as LISTEN was told
-        self.born = self.loop.time()
-        self.is_broken = False  # somebody has said so
+        self.channels: set[str] = set()  # quoted, as LISTEN was sent
+        self.born = self.clock.now()
+        self.is_marked_broken = False
         self.is_set_up = False  # by a pool's on_connect
-        self.tasks: set[asyncio.Task[None]] = set()  # what is left to do behind owners that have gone
+        self.cleanups: set[asyncio.Task[None]] = set()  # of owners that have left
+
+    # ---- requests
 
     def submit(self, request: Request) -> None:
-        """Submit a request of the shared connection, or a window; write it now, or at the end of this turn."""
+        """Submit a request of the shared connection, or a window. It is written now, or at the end of this iteration.
+
+        Raises UsageError from another thread, loop or process, or inside a window of the calling task.
+        """
         transport, session = self.transport, self.session
         transport.check_owner()
         if request.deadline < 0:
@@ -53,7 +63,7 @@ class Core(Clock):
             return
         if session.window is not None:
             self._check_window(session.window)
-        self._look_for_abandoned()
+        self._cancel_abandoned()
         session.submit(request)
         self._send(request)
 
@@ -63,12 +73,18 @@ class Core(Clock):
         if request.deadline < 0:
             request.fail(RequestTimeout("the timeout is 0", Outcome.NOT_SENT))
             return
-        self._look_for_abandoned()
+        self._cancel_abandoned()
         self.session.submit_inside(window, request)
         self._send(request)
 
-    def _look_for_abandoned(self) -> None:
-        """What nobody waits for is cancelled before another request makes it one of two."""
+    def simple_query(self, sql: str, timeout: float | None = None) -> asyncio.Future[list[Rows]]:
+        """Submit a simple Query; its answer is a Rows for each statement."""
+        reply: asyncio.Future[list[Rows]] = self.loop.create_future()
+        self.submit(simple_query_request(reply, sql, self.deadline(timeout)))
+        return reply
+
+    def _cancel_abandoned(self) -> None:
+        """Cancel a request that no caller waits for, before another request makes it one of two."""
         session = self.session
         n = len(session.inflight)
         if n == 1 or (n <= PARTS and session.head.unit is not None):
@@ -88,7 +104,7 @@ class Core(Clock):
 
     @contextmanager
     def in_one_write(self) -> Iterator[Callable[[Request], None]]:
-        """What is submitted inside, by what it gives, leaves together at its end."""
+        """Requests that are submitted inside, by the function that this gives, are written together at its end."""
         self.transport.check_owner()
         self._gathers = True
         try:
@@ -99,28 +115,32 @@ class Core(Clock):
 
     @staticmethod
     def _check_window(window: Window) -> None:
-        """Its owner would wait for himself."""
+        """Raise UsageError where the caller would deadlock waiting for its own window."""
         if window.owner is not None and window.owner is asyncio.current_task():
             raise UsageError(f"this task is inside {window.sql}: use what that gave you, or leave it first")
 
-    def mark_broken(self) -> None:
-        """It must not be used again, however well it looks."""
-        self.is_broken = True
-        self.session.tell_supervisor()
+    # ---- cancelling
+
+    def cancel_token(self) -> CancelToken:
+        """A token that cancels whatever the session runs. UsageError where the server gave no key for it."""
+        if self._token is None:
+            raise UsageError("the server sent no BackendKeyData: its queries cannot be cancelled")
+        return self._token
 
     async def cancel_running(self) -> None:
         """Ask the server to stop what it runs, if it gave a key for that."""
-        if self.wire.facts.secret_key is None:
+        if self._token is None:
             return
+        from ..connect.cancel import cancel_at_once, narrowed
+
         under_way: set[object] = set()
-        token = self.wire.cancel_token().bound_to(self.transport.is_open, under_way)
         try:
-            await token.cancel_at_once()
+            await cancel_at_once(narrowed(self._token, self.transport.is_open, under_way))
         finally:
             self.may_be_hit(under_way)
 
     def may_be_hit(self, cancels: set[object]) -> bool:
-        """Whether one of these cancel requests may still hit what runs here; then nothing more is taken."""
+        """Whether one of these cancel requests may still hit what runs here; then no more requests are taken."""
         if cancels:
             from ..connect.cancel import LOST
 
@@ -130,19 +150,82 @@ class Core(Clock):
                 return True
         return False
 
+    # ---- state
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it takes requests."""
+        return self.session.takes_requests
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it must not be used any more: it has ended, was retired, or was marked."""
+        return self.is_marked_broken or not self.session.takes_requests
+
+    def mark_broken(self) -> None:
+        """It must not be used again, although it may seem to work."""
+        self.must_not_be_reused()
+        self.session.tell_supervisor()
+
+    def must_not_be_reused(self) -> None:
+        """Its session has a state that others must not get; the pool knows."""
+        self.is_marked_broken = True
+
+    def mark_set_up(self) -> None:
+        """A pool's on_connect has set it up: after a reset it has to be set up again, or replaced."""
+        self.is_set_up = True
+
+    # ---- the end
+
+    async def close(self, timeout: float | None) -> None:
+        """Take no more requests, wait for the answers to those submitted, send Terminate, wait for the end.
+
+        After `timeout` seconds the connection is closed at once; RequestTimeout if requests were unanswered then.
+        """
+        limit = seconds(timeout)
+        session, transport = self.session, self.transport
+        if transport.is_closed:
+            return
+        transport.check_owner()
+        if session.reason is None:
+            session.drain(Reason.CLOSED)
+        session.closed_by_client()
+        session.finish()
+        transport.flush()
+        try:
+            async with asyncio.timeout(limit):
+                await asyncio.shield(transport.closed)
+                await self.watchdog.ended()
+        except TimeoutError:
+            unanswered = len(session.waiting())
+            if unanswered:
+                raise RequestTimeout(f"close() gave up on {unanswered} requests after {timeout} s") from None
+        finally:
+            self.abort()
+
     async def part(self) -> None:
-        """Close soon, but have the server stop what it still runs for somebody who goes."""
+        """Close soon, after the server has stopped what it still runs for a caller that leaves by an exception."""
         try:
             with suppress(PgWireError, TimeoutError):
                 async with asyncio.timeout(PARTING_CANCEL_SECONDS):
-                    while self.session.inflight and self.wire.facts.secret_key is not None:
+                    while self.session.inflight and self._token is not None:
                         await self.cancel_running()
-                        await asyncio.sleep(WATCH_INTERVAL_SECONDS)  # one that came before the query had begun was lost
+                        # A cancel request that came before the query had begun was lost: try again.
+                        await asyncio.sleep(WATCH_INTERVAL_SECONDS)
         finally:
-            self.session.closed_by_client()
             self.abort()
 
     def abort(self) -> None:
-        """Close at once: whoever waits is told. Idempotent."""
+        """Close at once, on the client's own decision: all waiting requests fail. Idempotent.
+
+        Raises UsageError while the loop runs in another thread.
+        """
+        if not self.transport.is_closed:
+            self.transport.owner.check_thread()
+        self.session.closed_by_client()
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Close at once because the connection is in an unknown state, or its server does not answer."""
         self.transport.abort()
         self.watchdog.stop()

@@ -1,4 +1,4 @@
-"""Receivers of notifications: `async for`, and counters that add up. Those of one connection."""
+"""NotificationReceiver: the notifications of one connection, by `async for`, with counters that add up."""
 
 from __future__ import annotations
 
@@ -9,39 +9,51 @@ from ..protocol.records import Notification, NotificationGap
 from ..session.notification_queue import Drop, NotificationQueue
 from .core import Core
 
+# PostgreSQL cuts longer names off (NAMEDATALEN - 1), and would then notify another channel than the one asked for.
+MAX_NAME_BYTES = 63
+
+
+def quote_channel(name: str) -> str:
+    """`name` as a quoted identifier. ConfigError where PostgreSQL would change it, or cannot have it."""
+    if not isinstance(name, str):
+        raise TypeError(f"channel is {type(name).__name__}: pass a str")
+    n = len(name.encode("utf-8", "surrogatepass"))
+    if not n or "\0" in name or n > MAX_NAME_BYTES or any("\ud800" <= char <= "\udfff" for char in name):
+        raise ConfigError(f"channel {name!r} is empty, has a NUL, more than {MAX_NAME_BYTES} bytes or is no UTF-8")
+    return '"' + name.replace('"', '""') + '"'
+
 
 class QueueReader:
-    """The one reader of a queue: received = delivered + queued + dropped, at every moment."""
+    """The one reader of a queue. At every moment received = delivered + queued + dropped."""
 
     def __init__(self, queue: NotificationQueue, capacity: int, drop: Drop) -> None:
         if capacity < 1 or drop not in ("oldest", "newest"):
             raise ConfigError(f"capacity is {capacity} and drop {drop!r}: pass 1 or more, and 'oldest' or 'newest'")
         self._queue = queue
-        queue.capacity = capacity
-        queue.drop = drop
+        queue.set_limit(capacity, drop)
 
     @property
     def received(self) -> int:
-        """All that came."""
+        """How many notifications have arrived."""
         return self._queue.received
 
     @property
     def delivered(self) -> int:
-        """Those that were yielded."""
+        """How many were yielded."""
         return self._queue.delivered
 
     @property
     def queued(self) -> int:
-        """Those that wait to be yielded."""
+        """How many wait to be yielded."""
         return len(self._queue)
 
     @property
     def dropped(self) -> int:
-        """Those that came and were lost: for want of room, or because nobody received yet."""
+        """How many were dropped: the queue was full, or there was no receiver yet."""
         return self._queue.dropped
 
-    async def _arrival(self) -> None:
-        """Until there is something to look at."""
+    async def arrival(self) -> None:
+        """Wait until there is something to take, or the connection has ended."""
         queue = self._queue
         if queue.waiter is not None:
             raise UsageError("another task waits for notifications: one receiver has one reader")
@@ -53,10 +65,10 @@ class QueueReader:
 
 
 class NotificationReceiver(QueueReader):
-    """Yields each Notification, and a NotificationGap where some were lost. Ends behind our own close() or abort().
+    """Yields each Notification, and a NotificationGap where some were dropped. It ends after close() or abort().
 
-    Raises ConnectionClosed, IoError or ProtocolError behind the last one when the connection ended otherwise.
-    received = delivered + queued + dropped, at every moment.
+    Raises ConnectionClosed, IoError or ProtocolError after the last notification if the connection ended otherwise. At
+    every moment received = delivered + queued + dropped.
     """
 
     def __init__(self, core: Core, capacity: int, drop: Drop) -> None:
@@ -74,5 +86,5 @@ class NotificationReceiver(QueueReader):
                     raise StopAsyncIteration
                 raise self._session.refusal()
             self._core.transport.check_owner()
-            await self._arrival()
+            await self.arrival()
         return item  # type: ignore[return-value]  # one connection leaves no other gap

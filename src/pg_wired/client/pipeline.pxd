@@ -18,10 +18,9 @@ cdef class PgPipeline:
     cdef object _wire
     cdef Lease _lease
     cdef object _acquire_timeout
-    cdef readonly object loop
-    cdef object _last
+    cdef readonly object _loop
     cdef Py_ssize_t _queued
-    cdef readonly long long groups
-    cdef public bint has_told
+    cdef readonly long long _groups
+    cdef public bint _has_shared_failure
 
     cdef _queue(self, Request request)

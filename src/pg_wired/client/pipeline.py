@@ -1,12 +1,13 @@
-"""PgPipeline: requests one behind the other, in sync groups of the caller's choosing, as in libpq's pipeline mode."""
+"""PgPipeline: requests one after another, in sync groups of the caller's choosing, as in libpq's pipeline mode."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ..connect.wire_conn import WireConn
+from ..connect.wire_conn import WireConn, take_back, take_over
 from ..errors import ConnectionClosed, IoError, ProtocolError, RequestTimeout, TransactionError
 from ..protocol.records import StatementDescription
 from ..protocol.rows import Rows
@@ -17,34 +18,34 @@ from .lease import AcquireTimeout, Lease
 
 T = TypeVar("T")
 
-# What ends many items for one reason.
-SHARED = (ConnectionClosed, IoError, ProtocolError, RequestTimeout)
+# Errors that end many items for one reason.
+SHARED_ERRORS = (ConnectionClosed, IoError, ProtocolError, RequestTimeout)
 
 
 class ItemReply:
-    """What comes of one item: the sink of its request. A future is made only for who waits already, and for an error.
+    """The result of one item: the sink of its request.
 
-    Most items are awaited when the whole group is answered, and never need one.
+    A future is made only for a task that waits already, and for an error. Most items are awaited after the whole group
+    was answered, and never need one.
     """
 
     def __init__(self, pipeline: PgPipeline) -> None:
         self._pipeline = pipeline
-        self._group = pipeline.groups
+        self._group = pipeline._groups
         self._reply: asyncio.Future[Any] | None = None
         self._result: Any = None
         self._has_result = False
 
-    @property
-    def reply(self) -> asyncio.Future[Any]:
-        """The same as a future."""
-        return self._future()
-
     def _future(self) -> asyncio.Future[Any]:
         if self._reply is None:
-            self._reply = self._pipeline.loop.create_future()
+            self._reply = self._pipeline._loop.create_future()
             if self._has_result:
                 self._reply.set_result(self._result)
         return self._reply
+
+    def as_future(self) -> asyncio.Future[Any]:
+        """The result as a future."""
+        return self._future()
 
     def done(self) -> bool:
         return self._has_result or (self._reply is not None and self._reply.done())
@@ -56,26 +57,29 @@ class ItemReply:
         self._result = result
 
     def set_exception(self, exception: BaseException) -> None:
-        """Of those that the connection or the deadline has failed, one that nobody looks at is enough for the log."""
+        """Fail. Of several items that one reason has failed, only the first is logged if none of them is awaited."""
         self._future().set_exception(exception)
-        if isinstance(exception, SHARED):
-            if self._pipeline.has_told:
+        if isinstance(exception, SHARED_ERRORS):
+            if self._pipeline._has_shared_failure:
                 self.exception()
-            self._pipeline.has_told = True
+            self._pipeline._has_shared_failure = True
 
     def exception(self) -> BaseException | None:
         return self._future().exception()
 
     def __await__(self) -> Generator[object, None, Any]:
         if not self._has_result:
-            if self._group == self._pipeline.groups and not self.done():
+            if self._group == self._pipeline._groups and not self.done():
                 self._pipeline.sync()
             yield from self._future()
         return self._result if self._reply is None else self._reply.result()
 
 
 class PipelineItem(ItemReply, Generic[T]):
-    """One request of a pipeline; awaiting it syncs first, if that has not been done."""
+    """One request of a pipeline. Awaiting it inside the block sends a Sync first, if that was not done.
+
+    Raises PgError where the server refused it, PipelineAborted where an earlier item of its sync group had failed.
+    """
 
     __slots__ = ()
 
@@ -88,24 +92,23 @@ class PgPipeline:
     """`async with conn.pipeline() as pipeline`: queue with `query`, `simple_query`, `describe`; `sync` ends a group.
 
     A sync group is an implicit transaction: after an error its other items fail as PipelineAborted, and nothing of it
-    remains. Results come when the group has ended. What was queued and never synced is synced at the end of the block.
-    `PgPipeline(wire)` borrows a WireConn for the time of the block.
+    remains. Results are there when the group has ended. Items that were queued and not synced are synced at the end of
+    the block. `PgPipeline(wire)` uses a WireConn for the time of the block. Source: libpq, "Pipeline Mode".
     """
 
     def __init__(self, owner: Lease | WireConn, acquire_timeout: AcquireTimeout = ...) -> None:
         self._wire = owner if isinstance(owner, WireConn) else None
-        # Names in a cache of its own would meet those of the next one.
-        self._lease = (
-            owner
-            if isinstance(owner, Lease)
-            else Lease(Core(owner, statement_cache_size=0), "pipeline()", has_state=True)
-        )
+        if isinstance(owner, WireConn):
+            # A later pipeline on this connection would know nothing of statements that were cached in this one.
+            core = take_over(owner, partial(Core, statement_cache_size=0))
+            self._lease = Lease(core.clock, core, "pipeline()", has_state=True)
+        else:
+            self._lease = owner
         self._acquire_timeout = acquire_timeout
-        self.loop = self._lease.loop
-        self._last: asyncio.Future[Rows] | None = None
+        self._loop = self._lease.loop
         self._queued = 0
-        self.groups = 0
-        self.has_told = False  # an item has failed for a reason that others share
+        self._groups = 0
+        self._has_shared_failure = False
 
     @property
     def _core(self) -> Core:
@@ -121,36 +124,38 @@ class PgPipeline:
         result_formats: int | Sequence[int] = 0,
         timeout: float | None = None,
     ) -> PipelineItem[Rows]:
-        """Queue one extended query; arguments as `exec_query` has them."""
+        """Queue one extended query; arguments and errors are those of `exec_query`."""
         item: PipelineItem[Rows] = PipelineItem(self)
         deadline = 0.0 if timeout is None else self._lease.deadline(timeout)
         self._queue(query_request(item, sql, params, param_oids, param_formats, result_formats, deadline))
         return item
 
     def describe(self, sql: str, param_oids: Sequence[Oid] = ()) -> PipelineItem[StatementDescription]:
-        """Queue the description of a statement."""
+        """Queue the description of a statement: its parameter OIDs and columns."""
         item: PipelineItem[StatementDescription] = PipelineItem(self)
         self._queue(described_item(item, sql, param_oids))
         return item
 
     def simple_query(self, sql: str) -> PipelineItem[list[Rows]]:
-        """Queue a simple Query: a sync group of its own, so what is queued before it is synced."""
+        """Queue a simple Query; a Rows for each statement.
+
+        It is a sync group of its own, so items that were queued before it are synced.
+        """
         if self._queued:
             self.sync()
         item: PipelineItem[list[Rows]] = PipelineItem(self)
-        # Alone in flight, it is cancelled once nobody waits; the watch hears of that from a future.
-        self._lease.submit(simple_query_request(item.reply, sql, 0.0))
-        self.groups += 1
+        # If it is alone in flight and no task waits for it, it is cancelled: the watchdog needs a future for that.
+        self._lease.submit(simple_query_request(item.as_future(), sql, 0.0))
+        self._groups += 1
         return item
 
     def sync(self) -> asyncio.Future[Rows]:
-        """End the group; done when the server has answered all of it, whatever the answers are."""
-        reply: asyncio.Future[Rows] = self.loop.create_future()
-        reply.add_done_callback(_seen)  # the items say what went wrong
+        """End the group. The future is done when the server has answered all of it, whatever the answers are."""
+        reply: asyncio.Future[Rows] = self._loop.create_future()
+        reply.add_done_callback(_retrieve)  # the items say what went wrong
         self._lease.submit(sync_request(reply))
-        self._last = reply
         self._queued = 0
-        self.groups += 1
+        self._groups += 1
         return reply
 
     def _queue(self, request: Request) -> None:
@@ -169,12 +174,12 @@ class PgPipeline:
         finally:
             if self._lease.is_outermost:
                 self._core.session.check_settings()
-                self._lease.clean = None if self._is_clean else self._clean
+                self._lease.clean_with(None if self._is_clean else self._clean)
             await self._lease.leave()
             if self._wire is not None:
                 self._core.watchdog.stop()
                 session = self._core.session
-                self._wire.take_back(bytes(session.buffer[: session.tail]))
+                take_back(self._wire, bytes(session.buffer[: session.tail]))
 
     async def _finish(self) -> None:
         if self._queued or not self._lease.is_idle:
@@ -192,6 +197,7 @@ class PgPipeline:
         self._core.session.check_settings()
 
 
-def _seen(reply: asyncio.Future[T]) -> None:
+def _retrieve(reply: asyncio.Future[T]) -> None:
+    """Mark the exception of a future as retrieved."""
     if not reply.cancelled():
         reply.exception()

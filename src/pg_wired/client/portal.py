@@ -17,7 +17,8 @@ from .core import Core
 class Portal:
     """`async with mine.portal(sql, params) as portal: rows = await portal.fetch(100)`, inside `exclusive()`.
 
-    `is_suspended` says whether there may be more. A portal ends with its transaction (chapter "Extended Query").
+    `fields` are the columns, known once the block is entered. `is_suspended` says whether there may be more rows. A
+    portal ends with its transaction (protocol chapter, "Extended Query").
     """
 
     def __init__(self, core: Core, submit: Callable[[Request], None], name: str, bind: bytes) -> None:
@@ -44,7 +45,7 @@ class Portal:
         return self
 
     async def fetch(self, count: int) -> Rows:
-        """The next rows, at most `count`; fewer at the end. UsageError behind it."""
+        """The next rows, at most `count`; fewer at the end, and UsageError after it."""
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count < 1 << 31:
             raise ConfigError(f"count is {count!r}: pass a number of rows from 1 to {(1 << 31) - 1}")
         if not self.is_suspended:
@@ -54,7 +55,7 @@ class Portal:
         return rows
 
     async def __aexit__(self, *exc: object) -> None:
-        # In a failed transaction, and behind its end, Close is still understood.
+        # The server accepts Close in a failed transaction, too, and after its end.
         if self._core.session.failure is None:
             await self._run(messages.Close("P", self._name))
 
@@ -67,7 +68,7 @@ def bound(
     param_formats: int | Sequence[int],
     result_formats: int | Sequence[int],
 ) -> bytes:
-    """Parse of the unnamed statement, and its Bind to the portal `name`. Raises for what is wrong with arguments."""
+    """Parse of the unnamed statement, and its Bind to the portal `name`. Raises for arguments that cannot be sent."""
     values = frontend.values(params)
     codes = frontend.formats(param_formats, "param_formats")
     frontend.check_count(codes, len(values), "param_formats")

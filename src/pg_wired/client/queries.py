@@ -1,4 +1,4 @@
-"""The requests of a connection, or of a window on it: checked and submitted by the call, awaited for the answer."""
+"""The query methods that a connection, a lease on one and a pool share: each call checks and submits its request."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from ..protocol.rows import Rows
 from ..protocol.types import Oid, ResponseCollector, Row, Value
 from ..session import transaction
 from ..session.request import Request, describe_request, encoded_request, query_request, simple_query_request
-from .lease import AcquireTimeout, Lease
 
-# Rows that a stream keeps before it lets the server wait.
+# Rows that a stream keeps before the server has to wait.
 DEFAULT_ROW_BUFFER_ROWS = 10_000
 
 
-# What some programs never do is loaded with its first use.
+# Verbs that some programs never use are loaded with their first use.
 if TYPE_CHECKING:
     from ..protocol.records import StatementDescription
-    from .copy_in import CopyOut, Source
+    from .copy_in import Source
+    from .copy_out import CopyOut
+    from .lease import AcquireTimeout, Lease
     from .pipeline import PgPipeline
     from .row_stream import RowStream
 
     class Carrier(Protocol):
-        """What takes requests to the server: a connection, a turn on one, or the lanes of a pool."""
+        """Takes requests to the server: the core of a connection, a lease on one, or a pool's shared connections."""
 
         loop: asyncio.AbstractEventLoop
 
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
 
 
 class Queries:
-    """`timeout` is seconds, None means none; at the deadline RequestTimeout is raised.
+    """The query methods. `timeout` is in seconds, None for none; at the deadline RequestTimeout is raised.
 
-    `acquire_timeout` is how many seconds a verb that needs the connection for itself waits for it: None for ever, and
-    `...`, the default, 30 seconds, or what the pool was told.
+    `acquire_timeout` is how many seconds a verb that needs the connection for itself waits for it: None for no limit,
+    and `...`, the default, for 30 seconds, or the pool's `acquire_timeout`. All methods raise UsageError from another
+    thread, loop or process, and ConnectionClosed, IoError or ProtocolError once the connection has ended. The `outcome`
+    of each error says whether the request may have run.
     """
 
     def __init__(self, carrier: Carrier, lease: Callable[[str, bool], Lease]) -> None:
@@ -58,10 +61,13 @@ class Queries:
         result_formats: int | Sequence[int] = 0,
         timeout: float | None = None,
     ) -> asyncio.Future[Rows]:
-        """One prepared, cached, pipelined query; await it for its Rows, or PgError.
+        """One prepared, cached, pipelined query. Await it for its Rows, or the server's PgError.
 
-        `params` are bytes, str (UTF-8 text) or None; `param_oids` their types, 0 where the server is to infer one;
-        formats are one FormatCode for all or one for each. TypeError and ConfigError are raised by the call itself.
+        `params` are the values of $1, $2 and so on: bytes, bytearray, memoryview, str (sent as UTF-8) or None for NULL.
+        `param_oids` are their type OIDs, 0 or none where the server is to infer them. `param_formats` and
+        `result_formats` are one FormatCode for all values or columns, or one for each; text by default. TypeError and
+        ConfigError for arguments that cannot be sent are raised by the call itself. Source: protocol chapter, "Extended
+        Query".
         """
         reply: asyncio.Future[Rows] = self._new_reply()
         deadline = 0.0 if timeout is None else self._carrier.deadline(timeout)
@@ -69,10 +75,10 @@ class Queries:
         return reply
 
     def simple_query(self, sql: str, *, timeout: float | None = None) -> asyncio.Future[list[Rows]]:
-        """All statements of `sql` by the simple protocol; one Rows for each.
+        """All statements of `sql` by the simple protocol; a Rows for each.
 
-        PgError is that of the statement that failed; what came before is on its `partial`, and was rolled back with it
-        unless `outcome` is UNKNOWN.
+        Raises the PgError of the statement that failed. The results of earlier statements are in its `partial`; they
+        were rolled back with it, unless its `outcome` is UNKNOWN. Source: protocol chapter, "Simple Query".
         """
         reply: asyncio.Future[list[Rows]] = self._new_reply()
         self._submit(simple_query_request(reply, sql, self._carrier.deadline(timeout)))
@@ -81,7 +87,7 @@ class Queries:
     def describe(
         self, sql: str, param_oids: Sequence[Oid] = (), *, timeout: float | None = None
     ) -> asyncio.Future[StatementDescription]:
-        """The parameter types and columns of `sql`, which is parsed and not run."""
+        """The parameter OIDs and columns of `sql`, which is parsed and not run. Raises PgError where that fails."""
         reply: asyncio.Future[StatementDescription] = self._new_reply()
         self._submit(describe_request(reply, sql, param_oids, self._carrier.deadline(timeout)))
         return reply
@@ -93,9 +99,10 @@ class Queries:
         *,
         timeout: float | None = None,
     ) -> asyncio.Future[Rows]:
-        """Encoded messages: one Query, or extended messages that end in their one Sync; ConfigError for anything else.
+        """Submit encoded messages: one Query, or extended messages that end in their one Sync.
 
-        With the collector ROWS the answer is the last result, as with libpq's PQexec; with DRAIN the same without rows.
+        With the collector ROWS the answer is the last result, as in libpq's PQexec; with DRAIN the same without rows.
+        Raises ConfigError for other messages and collectors.
         """
         reply: asyncio.Future[Rows] = self._new_reply()
         self._submit(self._encoded(reply, messages, collector, self._carrier.deadline(timeout)))
@@ -104,7 +111,7 @@ class Queries:
     def submit_batch(
         self, batch: Iterable[tuple[bytes, ResponseCollector]], *, timeout: float | None = None
     ) -> asyncio.Future[list[Rows | BaseException]]:
-        """Several such requests in one write: each one's Rows or error, in order. All or none are submitted."""
+        """Submit several such requests in one write; the Rows or error of each, in order. All or none are submitted."""
         deadline = self._carrier.deadline(timeout)
         replies: list[asyncio.Future[Rows]] = []
         submitted: list[Request] = []
@@ -139,8 +146,9 @@ class Queries:
     ) -> asyncio.Future[Rows]:
         """BEGIN, `setup_sql` (one or several statements), the query and COMMIT in one write; the query's Rows.
 
-        Fails closed: the query runs only if every statement of the setup did, in the same transaction. Raises what
-        failed first: PgError, or TransactionError where the setup ended the transaction itself, or COMMIT rolled back.
+        It fails closed: the query runs only if every statement of the setup has run, in the same transaction. The other
+        arguments are those of `exec_query`. Raises the first failure: PgError, or TransactionError where the setup
+        ended the transaction, or COMMIT rolled back.
         """
         reply: asyncio.Future[Rows] = self._new_reply()
         deadline = self._carrier.deadline(timeout)
@@ -149,7 +157,7 @@ class Queries:
         return reply
 
     def pipeline(self, *, acquire_timeout: AcquireTimeout = ...) -> PgPipeline:
-        """Several requests at once, with Syncs where you put them: `async with conn.pipeline() as pipeline`."""
+        """Several requests at once, with a Sync where the caller puts it: `async with conn.pipeline() as pipeline`."""
         from .pipeline import PgPipeline
 
         return PgPipeline(self._new_lease("pipeline()", True), acquire_timeout)
@@ -166,25 +174,27 @@ class Queries:
         row_buffer: int = DEFAULT_ROW_BUFFER_ROWS,
         acquire_timeout: AcquireTimeout = ...,
     ) -> RowStream:
-        """The rows as they come: `async with conn.stream(...) as rows: async for row in rows`.
+        """The rows as they arrive: `async with conn.stream(...) as rows: async for row in rows`.
 
-        The server waits while more than `row_buffer` rows are kept. `timeout` is for all of it.
+        The server has to wait while more than `row_buffer` rows are kept. `timeout` covers the whole stream. The other
+        arguments are those of `exec_query`.
         """
         from .row_stream import RowStream
 
-        stream = RowStream(self._new_lease("stream()", False), row_buffer, acquire_timeout)
         deadline = self._carrier.deadline(timeout)
-        stream.request = query_request(stream.reply, sql, params, param_oids, param_formats, result_formats, deadline)
-        stream.request.deliver_to(stream)
-        return stream
+
+        def make_request(reply: asyncio.Future[Any]) -> Request:
+            return query_request(reply, sql, params, param_oids, param_formats, result_formats, deadline)
+
+        return RowStream(self._new_lease("stream()", False), make_request, row_buffer, acquire_timeout)
 
     async def copy_in(
         self, sql: str, source: Source, *, timeout: float | None = None, acquire_timeout: AcquireTimeout = ...
     ) -> int:
-        """COPY ... FROM STDIN from bytes, a binary file, or a (n async) iterable of buffers; returns the row count.
+        """COPY ... FROM STDIN from bytes, a binary file, or an iterable or async iterable of buffers; the row count.
 
-        The data passes through untouched: text, CSV or binary, as `sql` says. An exception of the source ends the COPY
-        and comes back; an error of the server stops the source within one chunk.
+        The data passes through unchanged: text, CSV or binary, as `sql` says. An exception of the source ends the COPY
+        and is raised; an error of the server stops the source. Source: protocol chapter, "COPY Operations".
         """
         from .copy_in import CopyIn
 
@@ -199,7 +209,7 @@ class Queries:
         timeout: float | None = None,
         acquire_timeout: AcquireTimeout = ...,
     ) -> int:
-        """COPY ... FROM STDIN (FORMAT binary) from rows of values in binary form; returns the row count."""
+        """COPY ... FROM STDIN (FORMAT binary) from rows of values in the types' binary form; returns the row count."""
         from .copy_in import binary_rows
 
         return await self.copy_in(sql, binary_rows(rows), timeout=timeout, acquire_timeout=acquire_timeout)
@@ -208,7 +218,7 @@ class Queries:
         self, sql: str, *, timeout: float | None = None, acquire_timeout: AcquireTimeout = ...
     ) -> CopyOut[bytes]:
         """COPY ... TO STDOUT: `async with conn.copy_out(sql) as data: async for buffer in data`, with back-pressure."""
-        from .copy_in import CopyOut
+        from .copy_out import CopyOut
 
         return CopyOut(self._new_lease("copy_out()", False), sql, self._carrier.deadline(timeout), acquire_timeout)
 
@@ -216,7 +226,7 @@ class Queries:
         self, sql: str, *, timeout: float | None = None, acquire_timeout: AcquireTimeout = ...
     ) -> CopyOut[Row]:
         """COPY ... TO STDOUT (FORMAT binary), row by row: tuples of `bytes | None` in the types' binary form."""
-        from .copy_in import CopyOutRows
+        from .copy_out import CopyOutRows
 
         return CopyOutRows(
             self._new_lease("copy_out_rows()", False), sql, self._carrier.deadline(timeout), acquire_timeout

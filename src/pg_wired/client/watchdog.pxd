@@ -5,6 +5,7 @@ from ..loop.transport cimport Transport
 
 cdef class Watchdog:
     cdef object _loop
+    cdef object _now
     cdef Session _session
     cdef object _cancel
     cdef Transport _transport

@@ -1,8 +1,8 @@
-"""One timer a connection: deadlines, and the cancelling of a request that nobody waits for. It knows no sockets.
+"""The watchdog: one timer a connection, for deadlines and for cancelling a request that no caller waits for.
 
-A timer, a task or a callback for each request would cost a tenth of a pipelined request. So the watch looks on while
-something is unanswered: at the next deadline; every INTERVAL while several requests are, of which none can be
-cancelled; and not at all while one is, because that one request it gives a callback.
+A timer, a task or a callback for each request would cost a tenth of a pipelined request. Instead the watchdog looks at
+the session while something is unanswered: at the next deadline; every WATCH_INTERVAL_SECONDS while several requests are
+unanswered, none of which can be cancelled; and not at all while one is, because it adds a callback to that one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..errors import PgWireError
+from ..loop.clock import Clock
 from ..loop.transport import Transport
 from ..session.request import Request
 from ..session.session import Session
@@ -20,26 +21,23 @@ from ..session.session import Session
 if TYPE_CHECKING:
     from ..session.request import Sink
 
-# Seconds. How late an abandoned request may be noticed; 50 looks a second cost nothing that can be measured.
+# How late an abandoned request may be noticed. 50 looks a second cost nothing that can be measured.
 WATCH_INTERVAL_SECONDS = 0.02
-# Seconds. What a request in a window may still take to end, once the server was asked to stop it.
+# Time for a request in a window to end after the server was asked to stop it.
 CANCEL_GRACE_SECONDS = 5.0
-# Seconds between CancelRequests for one query, at the most.
+# The longest pause between two CancelRequests for one query.
 MAX_CANCEL_PAUSE_SECONDS = 1.0
 _NEVER = float("inf")
 
 
 class Watchdog:
-    """Looks after one session's requests. `cancel` sends a CancelRequest and waits for its end; None without a key."""
+    """Watches one session's requests. `cancel` sends a CancelRequest and waits for its end; None without a key."""
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        session: Session,
-        cancel: Callable[[], Awaitable[None]] | None,
-        transport: Transport,
+        self, clock: Clock, session: Session, cancel: Callable[[], Awaitable[None]] | None, transport: Transport
     ) -> None:
-        self._loop = loop
+        self._loop = clock.loop
+        self._now = clock.now
         self._session = session
         self._cancel = cancel
         self._transport = transport
@@ -49,17 +47,17 @@ class Watchdog:
         self._seen = 0  # the number of the oldest request at an earlier look, and when that was
         self._seen_at = 0.0
         self._task: asyncio.Task[None] | None = None
-        self.is_armed = False  # whether it looks within INTERVAL
+        self.is_armed = False  # whether it looks within WATCH_INTERVAL_SECONDS
 
     def arm(self) -> None:
-        """Look before long: there is something unanswered."""
-        self._at(min(self._loop.time() + WATCH_INTERVAL_SECONDS, self._deadline))
+        """A request is unanswered: look soon."""
+        self._at(min(self._now() + WATCH_INTERVAL_SECONDS, self._deadline))
 
     def arm_for(self, deadline: float) -> None:
         """Look at `deadline`, too."""
         if deadline < self._deadline:
             self._deadline = deadline
-            self._at(min(self._loop.time() + WATCH_INTERVAL_SECONDS, deadline))
+            self._at(min(self._now() + WATCH_INTERVAL_SECONDS, deadline))
 
     def stop(self) -> None:
         """The connection has ended."""
@@ -70,7 +68,7 @@ class Watchdog:
         self.is_armed = False
 
     def closed(self, _: object) -> None:
-        """The connection has ended by itself. A deadline that was far away would keep all of it until then."""
+        """The transport was closed. A timer for a distant deadline would keep the connection's objects until then."""
         self.stop()
 
     async def ended(self) -> None:
@@ -82,13 +80,13 @@ class Watchdog:
     def _at(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self.is_armed = when <= self._loop.time() + WATCH_INTERVAL_SECONDS
+        self.is_armed = when <= self._now() + WATCH_INTERVAL_SECONDS
         self._timer = self._loop.call_at(when, self._look) if when != _NEVER else None
 
     def _look(self) -> None:
-        now = self._loop.time()
+        now = self._now()
         if self._deadline <= now:
-            self._transport.read_now()  # an answer that is there already beats its deadline
+            self._transport.read_now()  # an answer that has arrived already beats its deadline
             self._deadline = self._session.expire(now) or _NEVER
             self._transport.flush()
         looks_on = self._note_slow(now) or len(self._session.inflight) > 1
@@ -101,7 +99,7 @@ class Watchdog:
         self._at(min(now + WATCH_INTERVAL_SECONDS if looks_on else _NEVER, self._deadline))
 
     def _note_slow(self, now: float) -> bool:
-        """Tell a pool, by a number, that the oldest request takes its time. Says whether that is still to be seen."""
+        """Mark the oldest request as slow if it has been so for some time. Returns whether that is still open."""
         session = self._session
         oldest = session.head.number
         if session.supervisor is None or not oldest:
@@ -117,7 +115,7 @@ class Watchdog:
         self.cancel_abandoned()
 
     def cancel_abandoned(self) -> None:
-        """Have the server stop the only unanswered request, if nobody waits for it any more."""
+        """Have the server stop the only unanswered request, if no caller waits for it."""
         sole = self._session.sole()
         if sole is None or sole.sink is None or not sole.sink.done() or self._cancel is None or self._task is not None:
             return
@@ -127,15 +125,16 @@ class Watchdog:
         self._task = self._loop.create_task(self._stop_server(last))
 
     async def _stop_server(self, last: Request) -> None:
-        """Nothing is written until the cancel connection has ended: a late cancel would hit the next request.
+        """Cancel until the request is answered. Nothing is written before the cancel connection has ended.
 
-        One that came before the query had begun there was lost, so there may be others.
+        A late cancel would hit the next request. One that arrived before the query had begun was lost, so there may be
+        several.
         """
         assert self._cancel is not None
         pause = WATCH_INTERVAL_SECONDS
         try:
             while last in self._session.inflight:
-                with suppress(PgWireError):  # the server's answer to the request is awaited all the same
+                with suppress(PgWireError):  # the answer to the request is awaited all the same
                     await self._cancel()
                 await self._answered(last, pause)
                 pause = min(2 * pause, MAX_CANCEL_PAUSE_SECONDS)
@@ -145,14 +144,14 @@ class Watchdog:
             self._transport.flush()
 
     async def _answered(self, last: Request, pause: float) -> None:
-        """Until the request is answered, `pause` seconds at most; usually that is so at the first look."""
-        end = self._loop.time() + pause
+        """Wait until the request is answered, `pause` seconds at most; usually it is at the first look."""
+        end = self._now() + pause
         step = 0.0
-        while last in self._session.inflight and self._loop.time() < end:
+        while last in self._session.inflight and self._now() < end:
             await asyncio.sleep(step)
             step = 2 * step or 0.001
 
     def _give_up(self, abandoned: Request) -> None:
-        """In a window others wait for its end: no longer than this."""
+        """Other tasks wait for the end of the window, but no longer than this."""
         if abandoned in self._session.inflight:
             self._transport.abort()

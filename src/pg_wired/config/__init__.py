@@ -1,1 +1,1 @@
-"""Connection strings, keyword arguments, files and environment variables, made into a ConnConfig. It dials nothing."""
+"""Configuration: makes a ConnConfig from connection strings, keyword arguments, files and environment variables."""

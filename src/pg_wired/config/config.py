@@ -1,6 +1,6 @@
-"""Connection strings, keyword arguments, service files and libpq's environment variables, made into a ConnConfig.
+"""ConnConfig, made from connection strings, keyword arguments, service files and libpq's environment variables.
 
-It dials nothing. Messages name the option, its source or the position, never the value.
+It connects to nothing. Error messages name the option, its source or the position, never the value.
 """
 
 from __future__ import annotations
@@ -22,16 +22,20 @@ from .options import ALIASES, ELSEWHERE, TABLE, UNSUPPORTED, VARIABLES, disagree
 from .tls import TlsMode
 
 Password: TypeAlias = "str | Callable[[], str | Awaitable[str]]"
-Found: TypeAlias = dict[str, tuple[str, object]]  # the name of an option -> its source, and what that says
+Found: TypeAlias = dict[str, tuple[str, object]]  # the name of an option -> its source, and its value there
 
 KEYWORD = "keyword argument"
 
 
 class ConnConfig(Frozen):
-    """Where and how to connect: every option of the table, settled. Made by `parse`; the constructor checks nothing.
+    """Where and how to connect: the final value of every connection option.
 
-    `host`, `hostaddr` and `port` are those of the first of the `hosts`. Files of the home directory that libpq would
-    take where no other is named (~/.postgresql/root.crt and others) are not named here either.
+    docs/connecting.md lists the options; most are libpq's (libpq 18, "Parameter Key Words"). `parse` makes a
+    ConnConfig; the constructor checks nothing. `host`, `hostaddr` and `port` are those of the first of the `hosts`.
+
+    Times are in seconds, but `tcp_user_timeout` is in milliseconds. A `connect_timeout` of None means no limit; None
+    in `keepalives_...` leaves the value to the kernel. If no file is named, the attribute is None, even where libpq has
+    a default in the home directory (~/.postgresql/root.crt and others).
     """
 
     hidden: ClassVar = frozenset(name for name, option in TABLE.items() if option.secret)
@@ -80,12 +84,15 @@ class ConnConfig(Frozen):
 
     @classmethod
     def parse(cls, dsn: str = "", *, environ: Mapping[str, str] | None = None, **options: object) -> ConnConfig:
-        """The options of keyword arguments, `dsn` (URI or keyword form), service file, `environ` (`os.environ`) and
-        defaults; the first that gives an option wins.
+        """Make a ConnConfig from several sources. The first source that gives an option wins.
 
-        A keyword argument that is empty or None gives nothing, but `connect_timeout=None`: no limit. Reads the service
-        file if a service is named, and the password file if no password is. ConfigError names the option, the line or
-        the position that is wrong; a password file that others may read is a warning.
+        The sources are, in this order: the keyword arguments, `dsn` (a connection string in URI or keyword form), the
+        service file, `environ` (default: `os.environ`), and the defaults. A keyword argument that is empty or None
+        gives nothing, except that `connect_timeout=None` means no limit. `parse` reads the service file if a service
+        is named, and the password file if no password is given.
+
+        Raises ConfigError, which names the option, the line or the position that is wrong. Warns about a password file
+        that others may read.
         """
         environ = os.environ if environ is None else environ
         found = _found(dsn, environ, options)
@@ -104,7 +111,10 @@ class ConnConfig(Frozen):
 
     @classmethod
     def of(cls, dsn: str | ConnConfig, **options: Any) -> ConnConfig:
-        """`dsn` itself where it is a ConnConfig, else what `parse` makes of it. ConfigError for options beside one."""
+        """Return `dsn` itself if it is a ConnConfig, else the result of `parse(dsn, **options)`.
+
+        Raises ConfigError as `parse` does, and if options are given beside a ConnConfig.
+        """
         if not isinstance(dsn, ConnConfig):
             return cls.parse(dsn, **options)
         if options:
@@ -112,7 +122,7 @@ class ConnConfig(Frozen):
         return dsn
 
     def _with_passwords(self, environ: Mapping[str, str]) -> ConnConfig:
-        """The same, each host with its password of the password file."""
+        """Return a copy in which each host has its password from the password file."""
         from .passfile import read_lines
 
         home = home_directory(environ)
@@ -125,26 +135,26 @@ class ConnConfig(Frozen):
 
     @property
     def database(self) -> str:
-        """`dbname` under its other name."""
+        """The name of the database: an alias of `dbname`."""
         return self.dbname
 
     @property
     def host(self) -> str:
-        """The first host: a name, an address, a Unix socket's directory, "@" and an abstract one, or ""."""
+        """The first host: a name, an address, a directory of Unix sockets ("@": an abstract one), or ""."""
         return self.hosts[0].host
 
     @property
     def hostaddr(self) -> str | None:
-        """The first host's numeric address, where it was given."""
+        """The first host's numeric address, or None if none was given."""
         return self.hosts[0].hostaddr
 
     @property
     def port(self) -> int:
-        """The first host's port."""
+        """The first host's port number."""
         return self.hosts[0].port
 
     def startup_parameters(self) -> dict[str, str]:
-        """The names and values of the StartupMessage, in libpq's order."""
+        """Return the names and values to send in the StartupMessage, in libpq's order. Empty values are left out."""
         name = self.application_name
         parameters = {
             "user": self.user,
@@ -157,7 +167,7 @@ class ConnConfig(Frozen):
         return {name: value for name, value in parameters.items() if value}
 
     def policy(self, *, is_private: bool, is_tls: bool, binding: bytes | None, no_binding: str) -> Policy:
-        """What a server on such a connection may get out of us; `policy.Policy` says what the arguments are."""
+        """Return the login policy for a connection with these properties; `policy.Policy` documents the arguments."""
         return Policy(
             require_auth=self.require_auth,
             channel_binding=self.channel_binding,
@@ -176,7 +186,7 @@ class ConnConfig(Frozen):
 
 
 def _found(dsn: str, environ: Mapping[str, str], options: Mapping[str, object]) -> Found:
-    """The options that are given, each with its strongest source and what that says."""
+    """Return the options that are given, each with its strongest source and the value there."""
     given = {name: value for name, value in options.items() if _gives(_known(name, KEYWORD), value)}
     explicit = _layer(SOURCE, parse_string(dsn)) | _layer(KEYWORD, given)
     found: Found = {}
@@ -184,8 +194,8 @@ def _found(dsn: str, environ: Mapping[str, str], options: Mapping[str, object]) 
         if variable in environ:
             found[name] = f"environment variable {variable}", environ[variable]
     if "sslmode" not in found and environ.get("PGREQUIRESSL", "").startswith("1"):
-        found["sslmode"] = "environment variable PGREQUIRESSL", "require"  # deprecated since 2003, and still read
-    # The name of the service may come from the environment, but what it says is stronger than that.
+        found["sslmode"] = "environment variable PGREQUIRESSL", "require"  # deprecated since 2003, but still read
+    # The name of the service may come from the environment, but the options in the service file override it.
     named = found | explicit
     if "service" in named:
         file = _text("servicefile", *named["servicefile"]) if "servicefile" in named else None
@@ -195,7 +205,7 @@ def _found(dsn: str, environ: Mapping[str, str], options: Mapping[str, object]) 
         path, said = read_service(service, file, environ, home_directory(environ), {*TABLE, *UNSUPPORTED})
         found |= {name: (f"service file {path!r}", value) for name, value in said.items()}
     found |= explicit
-    # Last: what is refused may have been turned off by a stronger source.
+    # Checked last, because a stronger source may have turned an unsupported option off.
     for name, (source, value) in found.items():
         refused = UNSUPPORTED.get(name)
         if refused is not None and refused.off is not None and value not in refused.off:
@@ -204,7 +214,7 @@ def _found(dsn: str, environ: Mapping[str, str], options: Mapping[str, object]) 
 
 
 def _layer(source: str, pairs: Mapping[str, object]) -> Found:
-    """What one source says, under the names of the table."""
+    """Return the options of one source, under their names in the table."""
     layer: Found = {}
     for alias, value in pairs.items():
         name = _known(alias, source)
@@ -218,29 +228,32 @@ QUOTING = "or a value with blanks, = or & that is not quoted: it is not shown, f
 
 
 def _known(name: str, source: str) -> str:
-    """The option's name in the table; refuses a name that is not there."""
+    """Return the option's name in the table. Raises ConfigError for an unknown option."""
     canonical = ALIASES.get(name, name)
     if canonical in TABLE or canonical in UNSUPPORTED:
         return canonical
-    import difflib  # costs an import and serves this error only
+    import difflib  # imported here, because only this error needs it
 
     if name in ELSEWHERE:
         hint = f"; here that is {ELSEWHERE[name]}"
     else:
         near = difflib.get_close_matches(name.lower(), [*TABLE, *ALIASES], n=1)
         hint = "".join(f"; did you mean {other}?" for other in near)
-    # In a string it may be a part of a password that was quoted wrongly.
+    # In a connection string, the name may be part of a wrongly quoted password, so it is not shown.
     shown = "" if source == SOURCE else f' "{name}"'
     raise ConfigError(f"{source}: unknown option{shown}{hint or f'; {QUOTING}' * (not shown)}")
 
 
 def _gives(name: str, value: object) -> bool:
-    """PQconnectdbParams passes over empty values; None is one too, where the option has no meaning for it."""
+    """Whether a keyword argument gives the option a value.
+
+    PQconnectdbParams ignores empty values. None counts as empty too, unless the option has a meaning for it.
+    """
     return (name in TABLE and NoneType in TABLE[name].types) if value is None else value != ""
 
 
 def _settle(name: str, option: Option, source: str, value: object) -> object:
-    """The attribute that `value` makes."""
+    """Parse and check `value`; return the attribute of the ConnConfig. Raises ConfigError."""
     types = (*option.types, str)
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         needs = option.needs if object in types else "of type " + " or ".join(kind.__name__ for kind in types)
@@ -254,7 +267,7 @@ def _settle(name: str, option: Option, source: str, value: object) -> object:
 
 
 def _text(name: str, source: str, value: object) -> str:
-    """The value as text that can be sent."""
+    """Return the value if it is text that can be sent. Raises ConfigError otherwise."""
     if not isinstance(value, str):
         raise ConfigError(f"{source}: {name} must be of type str, not {type(value).__name__}")
     if re.search(UNSENDABLE, value):
@@ -263,7 +276,7 @@ def _text(name: str, source: str, value: object) -> str:
 
 
 def home_directory(environ: Mapping[str, str]) -> str | None:
-    """The home directory as libpq finds it (pqGetHomeDirectory): HOME, else the system's entry for the user."""
+    """Return the home directory as libpq finds it (pqGetHomeDirectory): HOME, else the system's entry for the user."""
     if home := environ.get("HOME"):
         return home
     import pwd

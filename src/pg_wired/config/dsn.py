@@ -1,6 +1,7 @@
-"""The two forms of a connection string, read as libpq reads them (PQconninfoParse). Values are not checked.
+"""Parser for the two forms of a connection string, which reads them as libpq does (PQconninfoParse).
 
-Messages name the position, never the text: a string that was quoted wrongly has parts of the password anywhere.
+It does not check the values. Error messages name the position, never the text: in a wrongly quoted string, parts of
+the password can be anywhere.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ from .option_kinds import BLANK
 
 FORMS = "write postgresql://user:password@host:5432/dbname?option=value or host=... port=5432 user=... dbname=..."
 SOURCE = "connection string"
-# The startup packet ends a string with NUL, and its text is UTF-8; other bytes of the environment arrive as surrogates.
+# In the startup packet a NUL ends each string, and the text is UTF-8. Other bytes of the environment arrive as
+# surrogates.
 UNSENDABLE = "[\0\ud800-\udfff]"
 NOT_SENDABLE = "must not contain NUL or anything but UTF-8"
 
-# Patterns are compiled (and kept) by `re` where they are first used: half of this module's import would be for them.
+# `re` compiles (and caches) the patterns at their first use: to compile them here would double this module's import.
 _NAME = rf"(\w+)[{BLANK}]*=[{BLANK}]*"
 _QUOTED = rf"(?s)'((?:[^'\\]|\\.)*)'[{BLANK}]*"
 _PLAIN = rf"(?s)(?!')((?:[^{BLANK}\\]|\\.)*)\\?[{BLANK}]*"
 
-# A host, an IPv6 address in brackets, or nothing; and perhaps a port.
+# A host, an IPv6 address in brackets, or nothing; then an optional port.
 _NETLOC = r"(?:\[([^]]+)\](?![^:/?,])|([^[:/?,][^:/?,]*))?(?::([^/?,]*))?"
-# It matches up to what is wrong, which can only be a "[". A "/" ends the search for "@", a "?" does not: libpq's
-# reading, not RFC 3986's.
+# The match ends where the URI is wrong, which can only be at a "[". A "/" ends the search for "@", a "?" does not: that
+# is libpq's reading, not RFC 3986's.
 _URI = rf"""(?xs)postgres(?:ql)?://
     (?:(?P<user>[^:@/]*)(?::(?P<password>[^@/]*))?@)?
     (?P<netlocs>(?:{_NETLOC},)*{_NETLOC})
@@ -37,7 +39,11 @@ _UNDECODABLE = r" |%00|%(?![0-9A-Fa-f]{2})"
 
 
 def parse_string(dsn: str) -> dict[str, str]:
-    """What a connection string says, as PQconninfoParse: values are not checked, the last of several wins."""
+    """Return the options in a connection string, as PQconninfoParse does.
+
+    The values are not checked. If an option is given several times, the last one wins. Raises ConfigError for a
+    malformed string.
+    """
     if not isinstance(dsn, str):
         raise ConfigError(f"the {SOURCE} must be of type str, not {type(dsn).__name__}; {FORMS}")
     if unsendable := re.search(UNSENDABLE, dsn):
@@ -47,7 +53,7 @@ def parse_string(dsn: str) -> dict[str, str]:
 
 
 def _modern(pair: tuple[str, str]) -> tuple[str, str]:
-    """libpq's old word for two values of sslmode (conninfo_storeval)."""
+    """Translate `requiressl`, libpq's old name for two values of sslmode (conninfo_storeval)."""
     name, value = pair
     return ("sslmode", "require" if value.startswith("1") else "prefer") if name == "requiressl" else pair
 
@@ -76,7 +82,7 @@ def _uri_pairs(dsn: str, uri: re.Match[str]) -> Iterator[tuple[str, str]]:
         raise _malformed(uri.end(), _BRACKETS)
     parts = {name: range(*uri.span(name)) for name in ("user", "password", "dbname")}
     for name, spots in (parts | _lists(dsn, *uri.span("netlocs"))).items():
-        if spots:  # libpq: an empty part gives nothing, an empty parameter the default
+        if spots:  # as in libpq, an empty part gives nothing, but an empty parameter gives the default
             yield name, _decode(dsn, spots)
     at = uri.start("query") + 1
     while at < len(dsn):
@@ -85,17 +91,17 @@ def _uri_pairs(dsn: str, uri: re.Match[str]) -> Iterator[tuple[str, str]]:
         if parameter is None or not re.fullmatch(r"\w+", name):
             raise _malformed(at, f"expected option=value; {FORMS}")
         value = _decode(dsn, range(*parameter.span(2)))
-        # libpq takes JDBC's word for it.
+        # libpq accepts JDBC's spelling.
         yield ("sslmode", "require") if (name, value) == ("ssl", "true") else (name, value)
         at = parameter.end()
 
 
 def _lists(dsn: str, at: int, end: int) -> dict[str, Sequence[int]]:
-    """Where the characters of `host` and `port` stand, of several each with its commas."""
+    """Return the positions of the characters of `host` and `port`; with several hosts, including the commas."""
     hosts: list[int] = []
     ports: list[int] = []
     while netloc := re.compile(_NETLOC).match(dsn, at, end):
-        hosts += range(*netloc.span(1 if netloc[1] else 2))  # one that is not there has no span
+        hosts += range(*netloc.span(1 if netloc[1] else 2))  # the span of a group that did not match is empty
         ports += range(*netloc.span(3))
         at = netloc.end()
         if at == end:
@@ -107,7 +113,10 @@ def _lists(dsn: str, at: int, end: int) -> dict[str, Sequence[int]]:
 
 
 def _decode(dsn: str, spots: Sequence[int]) -> str:
-    """A part of a URI without percent-encoding. libpq 18: spaces around it are dropped, inside they must be encoded."""
+    """Decode the percent-encoding of a part of a URI.
+
+    As in libpq 18, spaces around the part are dropped, and spaces inside it must be encoded.
+    """
     raw = "".join(dsn[spot] for spot in spots)
     text = raw.lstrip(" ")
     spots = spots[len(raw) - len(text) :]

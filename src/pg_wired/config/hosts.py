@@ -1,4 +1,4 @@
-"""The hosts of a connection: lists of names, addresses and ports, put together. It resolves no name."""
+"""The hosts to connect to, combined from lists of names, addresses and ports. It resolves no names."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..errors import ConfigError
 from ..frozen import Frozen
 from .option_kinds import between, integer
 
-# libpq has one directory compiled in: Debian's and Red Hat's is the first, PostgreSQL's own default the second. This
-# code is not compiled for one of them, so the first that exists is taken.
+# libpq has one directory compiled in: on Debian and Red Hat the first of these, by PostgreSQL's own default the second.
+# This code is not compiled for one system, so it takes the first directory that exists.
 SOCKET_DIRECTORIES = ["/var/run/postgresql", "/tmp"]
 LOCALHOST = "localhost"
 PORT = 5432
 
 
 class HostConfig(Frozen):
-    """One host to try. `password` is the password file's for this host; `host` may be "" where `hostaddr` is given."""
+    """One host to try. `password` comes from the password file; `host` may be "" if `hostaddr` is given."""
 
     hidden: ClassVar = frozenset({"password"})
     host: str
@@ -29,7 +29,7 @@ class HostConfig(Frozen):
 
     @property
     def is_unix(self) -> bool:
-        """Whether `host` is a Unix socket's directory, or with "@" an abstract one."""
+        """Whether `host` is a directory of Unix sockets; "@" begins an abstract one."""
         return self.hostaddr is None and self.host.startswith(("/", "@"))
 
     @property
@@ -39,17 +39,20 @@ class HostConfig(Frozen):
 
     @property
     def address(self) -> str | tuple[str, int]:
-        """What `socket.connect` takes: the socket's path (abstract: NUL first, unix(7)), or host and port for TCP."""
+        """The address for `socket.connect`: the Unix socket's path (abstract: NUL first, unix(7)), or host and port."""
         path = self.socket_path
         if path is None:
             return self.hostaddr or self.host, self.port
         return "\0" + path[1:] if path.startswith("@") else path
 
     def with_password(self, lines: Iterable[str], dbname: str, user: str) -> HostConfig:
-        """The same with the password that the password file has for it. "localhost" there means our default too."""
+        """Return a copy with the password that the password file has for this host.
+
+        In the password file, "localhost" also means the default directory of Unix sockets.
+        """
         from .passfile import find_password
 
-        # fe-connect.c, passwordFromFile. Our own directory alone: in another, anybody's server may listen.
+        # fe-connect.c, passwordFromFile. Only the default directory: in another one, any user's server may listen.
         name = self.host or self.hostaddr or LOCALHOST
         if self.host.startswith("/") and self.host == default_host():
             name = LOCALHOST
@@ -58,18 +61,21 @@ class HostConfig(Frozen):
 
 
 def default_host() -> str:
-    """Where a server is looked for when nobody says where."""
+    """Return the host to use if none is given: the first socket directory that exists, else "localhost"."""
     return next((directory for directory in SOCKET_DIRECTORIES if os.path.isdir(directory)), LOCALHOST)
 
 
 def ports(text: str) -> tuple[int, ...]:
-    """A list of ports; an empty one is the default. ValueError for what is none."""
+    """Parse a comma-separated list of ports; an empty item means the default. Raises ValueError for an invalid port."""
     return tuple(between(1, 65535)(integer(port)) if port else PORT for port in text.split(","))
 
 
 def addresses(text: str) -> str:
-    """A list of numeric addresses, some perhaps empty, as it is. ValueError where one is surely a name."""
-    # getaddrinfo(3) reads them when it connects, and knows more forms ("127.1"); a name must not get that far.
+    """Return a comma-separated list of numeric addresses unchanged; items may be empty.
+
+    Raises ValueError if an item can only be a name.
+    """
+    # getaddrinfo(3) reads the addresses when connecting, and knows more forms ("127.1"). A name must not get that far.
     numeric = r"|[0-9][0-9A-Fa-fx.]*|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%.+)?"
     if not all(re.fullmatch(numeric, address) for address in text.split(",")):
         raise ValueError
@@ -77,8 +83,11 @@ def addresses(text: str) -> str:
 
 
 def combine(host: str | None, hostaddr: str | None, ports: tuple[int, ...]) -> tuple[HostConfig, ...]:
-    """The hosts to try, in order. ConfigError where the lists do not fit, by libpq's rules (pqConnectOptions2)."""
-    # With addresses, those are counted, and a name only says what the server is called.
+    """Return the hosts to try, in order.
+
+    Raises ConfigError if the lengths of the lists do not match by libpq's rules (pqConnectOptions2).
+    """
+    # If addresses are given, they determine the number of hosts, and a name only says what the server is called.
     host, hostaddr = host or "", hostaddr or ""
     names, numbers = host.split(","), hostaddr.split(",")
     count = len(numbers) if hostaddr else len(names)

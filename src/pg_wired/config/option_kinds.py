@@ -1,4 +1,4 @@
-"""What a row of the table of options is, and the kinds of value that there are. It knows no option by name."""
+"""The classes for the table of options, and the kinds of values. It knows no particular option."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 # libpq reads its integer options into a C int (fe-connect.c, pqParseIntParam).
 INT_MAX = 2**31 - 1
-# C's isspace() in the C locale; Python's \s has more.
+# The characters of C's isspace() in the C locale; Python's \s matches more.
 BLANK = " \t\n\v\f\r"
 
 
@@ -18,29 +18,32 @@ def as_is(value: Any) -> Any:
 
 
 class Option(NamedTuple):
-    """One row of the table. `parse` and `check` raise ValueError for what `needs` does not describe."""
+    """One row of the table. `parse` and `check` raise ValueError for values that `needs` does not describe."""
 
     meaning: str  # for docs/connecting.md
     variable: str | None  # libpq's environment variable
-    default: object  # or a function of the options settled before, whose docstring says what it is
+    default: object  # a value, or a function of the options settled before; its docstring describes the default
     needs: str = ""  # for messages: "... must be <needs>"
     parse: Callable[[str], Any] = as_is  # the text of any source -> a value
     check: Callable[[Any], Any] = as_is  # a value -> the attribute
-    types: tuple[type, ...] = ()  # what a keyword argument may be beside str
-    blank: bool = True  # an empty string means the default, as in libpq; where not, it is parsed and perhaps refused
+    types: tuple[type, ...] = ()  # the types, beside str, that a keyword argument may have
+    blank: bool = True  # an empty string means the default, as in libpq; if false, it is parsed and may be refused
     secret: bool = False  # never shown
 
 
 class Unsupported(NamedTuple):
-    """An option of libpq's that is not built: taken where its value turns it `off`, else refused with the `reason`."""
+    """A libpq option that is not implemented. A value in `off` is accepted; others are refused with the `reason`."""
 
     variable: str | None
     reason: str
-    off: tuple[str, ...] | None = ("",)  # None: whatever it says, libpq does nothing either
+    off: tuple[str, ...] | None = ("",)  # None: any value is accepted, because libpq ignores it too
 
 
 def integer(text: str) -> int:
-    """strtol() as libpq calls it: blanks around and a sign are allowed, a C int must hold the result."""
+    """Parse an integer as libpq does with strtol(). Raises ValueError.
+
+    Blanks around the number and a sign are allowed, and the result must fit into a C int.
+    """
     match = re.fullmatch(f"[{BLANK}]*([+-]?)0*([0-9]{{1,10}})[{BLANK}]*", text)
     if match is None or not -INT_MAX - 1 <= (value := int(match[1] + match[2])) <= INT_MAX:
         raise ValueError
@@ -57,18 +60,18 @@ def between(low: int, high: int) -> Callable[[int], int]:
 
 
 def number(meaning: str, default: int, low: int) -> Option:
-    """One of our own options: an integer, no less than `low`."""
+    """One of our own options: an integer of at least `low`."""
     needs = f"an integer from {low} to {INT_MAX}"
     return Option(meaning, None, default, needs, integer, between(low, INT_MAX), (int,), blank=False)
 
 
 def text(meaning: str, variable: str | None = None, secret: bool = False) -> Option:
-    """Any text; None where there is none."""
+    """Any text; None if it is not given."""
     return Option(meaning, variable, None, secret=secret)
 
 
 def words(meaning: str, variable: str | None, default: object, *allowed: str) -> Option:
-    """One of a few words, spelt exactly so."""
+    """One of a few words, which must match exactly."""
 
     def parse(word: str) -> str:
         if word not in allowed:
@@ -79,17 +82,17 @@ def words(meaning: str, variable: str | None, default: object, *allowed: str) ->
 
 
 def members(meaning: str, variable: str | None, default: object, kind: type[Enum]) -> Option:
-    """The same, as the members of an Enum."""
+    """One of the values of an Enum; the attribute is the member."""
     return Option(meaning, variable, default, _listed([m.value for m in kind]), kind, types=(kind,), blank=False)
 
 
 def switch(meaning: str, variable: str | None, parse: Callable[[str], int], needs: str) -> Option:
-    """On, unless it is 0."""
+    """A switch that is on unless the value is 0."""
     return Option(meaning, variable, True, needs, parse, bool, (bool, int), blank=False)
 
 
 def kernel_seconds(meaning: str, default: int | None) -> Option:
-    """An integer for the kernel; 0 or less leaves it to the kernel, and is None."""
+    """An integer for the kernel. 0 or less becomes None, which leaves the value to the kernel."""
 
     def check(value: int) -> int | None:
         return between(1, INT_MAX)(value) if value > 0 else None
@@ -99,7 +102,7 @@ def kernel_seconds(meaning: str, default: int | None) -> Option:
 
 
 def version(meaning: str, variable: str, default: object, allowed: Mapping[str, Any]) -> Option:
-    """A version by its name; the attribute is what `allowed` has for it."""
+    """A version, given by its name; the attribute is the value that `allowed` has for the name."""
 
     def parse(name: str) -> Any:
         try:

@@ -1,7 +1,7 @@
-"""THE TABLE of connection options: meaning, variable, default, parser and check of each. It knows no form of a string.
+"""The table of connection options: the meaning, variable, default, parser and check of each option.
 
-Names, variables, meanings and defaults are libpq's (18: "Parameter Key Words", "Environment Variables"); where not, a
-comment says whose.
+Names, variables, meanings and defaults are libpq's (libpq 18, "Parameter Key Words" and "Environment Variables").
+Comments mark the exceptions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .option_kinds import (
 )
 from .tls import TlsConfig, TlsMode
 
-# The versions of the protocol that are spoken; libpq 18 knows the same.
+# The protocol versions that are supported, the same as in libpq 18.
 PROTOCOLS = {"3.0": (3, 0), "3.2": (3, 2), "latest": (3, 2)}
 TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 
@@ -44,7 +44,7 @@ def _port(value: int | tuple[int, ...]) -> tuple[int, ...]:
 def _seconds(value: float | None) -> float | None:
     if value is None or value <= 0:
         return None
-    if not value <= INT_MAX:  # so written, it refuses NaN too
+    if not value <= INT_MAX:  # in this form the test refuses NaN too
         raise ValueError
     return float(value)
 
@@ -58,8 +58,8 @@ def _zero_or_one(word: str) -> int:
 
 
 def _utf8(encoding: str) -> str:
-    # The server compares letters and digits alone, in any case, and knows UTF8 as UNICODE too (encnames.c,
-    # pg_char_to_encoding); `auto` is libpq's own word for the locale's encoding, and no locale is asked here.
+    # The server compares only letters and digits, ignores case, and accepts UNICODE for UTF8 (encnames.c,
+    # pg_char_to_encoding). `auto` is libpq's own word for the locale's encoding; here the locale does not matter.
     if encoding != "auto" and re.sub("[^0-9a-z]", "", encoding.lower()) not in ("utf8", "unicode"):
         raise ValueError
     return "UTF8"
@@ -108,7 +108,7 @@ def _default_newest(settled: Mapping[str, Any]) -> object:
 
 TABLE: dict[str, Option] = {
     "service": text("a section of the service file, whose options are taken", "PGSERVICE"),
-    # libpq 19's word; in 18 it is a variable alone.
+    # libpq 19's keyword; libpq 18 has only the variable.
     "servicefile": text("the service file, instead of `~/.pg_service.conf`", "PGSERVICEFILE"),
     "host": text(
         "names, addresses or directories of Unix sockets (`@`: abstract ones), with commas; without one the system's "
@@ -141,7 +141,7 @@ TABLE: dict[str, Option] = {
     ),
     "passfile": text("the password file, instead of `~/.pgpass`", "PGPASSFILE"),
     "dbname": Option("the database; `database` is the same", "PGDATABASE", _default_dbname),
-    # An empty one is sent as none, and keeps the fallback from being sent: libpq's reading.
+    # As in libpq, an empty application_name is not sent, and prevents the fallback from being sent.
     "application_name": Option("what the server's log and statistics call us", "PGAPPNAME", None, blank=False),
     "fallback_application_name": text("the same, where nobody gives `application_name`"),
     "client_encoding": Option(
@@ -158,7 +158,7 @@ TABLE: dict[str, Option] = {
     "load_balance_hosts": words(
         "`random`: try hosts and addresses in any order", "PGLOADBALANCEHOSTS", "disable", "disable", "random"
     ),
-    # The design's default (I9): libpq would wait without end.
+    # Our own default (I9): libpq would wait without limit.
     "connect_timeout": Option(
         "seconds for each attempt: name, socket, TLS and login; 0 means none",
         "PGCONNECT_TIMEOUT",
@@ -170,7 +170,7 @@ TABLE: dict[str, Option] = {
         blank=False,
     ),
     "keepalives": switch("whether the kernel probes a silent connection", None, integer, "an integer (0: off)"),
-    # The design's defaults (I11), where libpq has the kernel's.
+    # Our own defaults (I11): libpq leaves these to the kernel.
     "keepalives_idle": kernel_seconds("seconds of silence before the first probe", 60),
     "keepalives_interval": kernel_seconds("seconds between probes", 15),
     "keepalives_count": kernel_seconds("probes without an answer before the connection is lost", None),
@@ -198,7 +198,7 @@ TABLE: dict[str, Option] = {
         "prefer",
         *("disable", "prefer", "require"),
     ),
-    # Ours: the least and the most work that a server's SCRAM may ask of us.
+    # Our own options: the least and the most work that a server may demand with SCRAM.
     "scram_min_iterations": number("the fewest SCRAM iterations that are accepted", 1, 1),
     "scram_max_iterations": number("the most SCRAM iterations that are computed", 100_000, 1),
     "min_protocol_version": version(
@@ -208,7 +208,7 @@ TABLE: dict[str, Option] = {
     "sslrootcert": text(
         "certificates to trust: a file, instead of `~/.postgresql/root.crt`, or `system`", "PGSSLROOTCERT"
     ),
-    # Ours; here, because sslmode's default depends on it.
+    # Our own option. It stands before sslmode, because sslmode's default depends on it.
     "tls": Option(
         "a `TlsConfig` or an `ssl.SSLContext` instead of files; a keyword argument only",
         None,
@@ -237,7 +237,7 @@ TABLE: dict[str, Option] = {
     "ssl_max_protocol_version": Option(
         "the newest TLS that will do", "PGSSLMAXPROTOCOLVERSION", None, ", ".join(TLS_VERSIONS), _tls_version
     ),
-    # Ours, from here on.
+    # From here on, the options are our own.
     "statement_cache_size": number("prepared statements kept; 0 means none", 256, 0),
     "max_in_flight": number("requests written and not yet answered; 1 for poolers that cannot pipeline", 256, 1),
 }
@@ -246,7 +246,7 @@ ALIASES = {"database": "dbname"}
 _NO_GSS = "GSSAPI is not supported"
 _NO_OAUTH = "logging in with OAuth is not supported"
 UNSUPPORTED: dict[str, Unsupported] = {
-    # Without GSSAPI compiled in, libpq takes the same two.
+    # A libpq that is compiled without GSSAPI accepts the same two values.
     "gssencmode": Unsupported("PGGSSENCMODE", _NO_GSS, ("disable", "prefer")),
     "krbsrvname": Unsupported("PGKRBSRVNAME", _NO_GSS, ("", "postgres")),
     "gsslib": Unsupported("PGGSSLIB", _NO_GSS),
@@ -260,8 +260,7 @@ UNSUPPORTED: dict[str, Unsupported] = {
     "oauth_client_secret": Unsupported(None, _NO_OAUTH),
     "oauth_scope": Unsupported(None, _NO_OAUTH),
 }
-# The environment variable of each option that has one.
-# The words of asyncpg and psycopg for what is done otherwise here, and by what.
+# Options of asyncpg and psycopg, and what replaces them here.
 ELSEWHERE = {
     "ssl": "sslmode= or tls=",
     "command_timeout": "timeout= of each request",
@@ -275,11 +274,12 @@ ELSEWHERE = {
     "autocommit": "nothing: each request is a transaction of its own",
     "prepare_threshold": "statement_cache_size=",
 }
+# The environment variable of each option that has one.
 VARIABLES = {name: row.variable for table in (TABLE, UNSUPPORTED) for name, row in table.items() if row.variable}
 
 
 def disagreement(settled: Mapping[str, Any]) -> str:
-    """What of the options cannot be had together; empty where they agree."""
+    """Describe the first conflict between options; return "" if there is none."""
     mode = settled["sslmode"]
     weak = mode in (TlsMode.DISABLE, TlsMode.ALLOW, TlsMode.PREFER)
     oldest, newest = settled["ssl_min_protocol_version"], settled["ssl_max_protocol_version"]
@@ -293,10 +293,10 @@ def disagreement(settled: Mapping[str, Any]) -> str:
         return "min_protocol_version is greater than max_protocol_version"
     if settled["scram_min_iterations"] > settled["scram_max_iterations"]:
         return "scram_min_iterations is greater than scram_max_iterations"
-    # Ours: who hands in what the server is checked against does not mean that the check may be passed by.
+    # Our own rule: a caller who passes certificates to check the server against does not want the check skipped.
     if settled["tls"] is not None and mode in (TlsMode.ALLOW, TlsMode.PREFER):
         return f"tls needs sslmode=require, verify-ca or verify-full, not {mode.value}, which may go on in clear"
-    # Ours: libpq finds out when it has logged in.
+    # Our own check: libpq notices this conflict only after the login.
     if settled["channel_binding"] == "require" and mode is TlsMode.DISABLE:
         return "channel_binding=require needs TLS, and sslmode=disable rules it out"
     if settled["sslcertmode"] == "require" and mode is TlsMode.DISABLE:

@@ -1,6 +1,6 @@
-"""The password file (libpq 18, "The Password File"): who may read it, and which line is meant.
+"""The password file (libpq 18, "The Password File"): checks its permissions and finds the matching line.
 
-It is read once, when options are parsed. Passwords are shown in no message.
+The file is read once, when options are parsed. No message shows a password.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ import stat
 import warnings
 from collections.abc import Iterable
 
-# A line's own text is taken whole up to these (fe-connect.c, passwordFromFile).
+# Only these characters are removed from the end of a line (fe-connect.c, passwordFromFile).
 _LINE_ENDS = "\r\n"
 
 
 def read_lines(path: str) -> list[str]:
-    """The lines of the file. None of it counts, with a warning, where it is no plain file or others may use it.
+    """Return the lines of the file.
 
-    A file that is not there, or cannot be read, has none, without a word: libpq's way, as most users have none.
+    If it is not a plain file, or group or others have access to it, warn and return no lines. If it does not exist or
+    cannot be read, return no lines without a warning, as libpq does: most users have no such file.
     """
     try:
-        # Before it is opened: a pipe would wait for its writer.
+        # Checked before opening: opening a pipe would wait for a writer.
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
             warnings.warn(f"password file {path!r} is not a plain file, and not used", stacklevel=2)
@@ -36,7 +37,7 @@ def read_lines(path: str) -> list[str]:
 
 
 def find_password(lines: Iterable[str], host: str, port: str, dbname: str, user: str) -> str | None:
-    """The password of the first line that matches all four."""
+    """Return the password of the first line that matches host, port, database and user; None if no line does."""
     for line in lines:
         if line.startswith("#"):
             continue
@@ -49,12 +50,12 @@ def find_password(lines: Iterable[str], host: str, port: str, dbname: str, user:
 
 
 def _behind(text: str, token: str) -> str | None:
-    """What follows a field that matches the token, and its ":"; None where it does not match."""
-    if text.startswith("*:"):  # alone in its field; elsewhere a star is a star (pwdfMatchesString)
+    """Return the text after the first field and its ":" if the field matches the token; None otherwise."""
+    if text.startswith("*:"):  # a wildcard only if it is the whole field (pwdfMatchesString)
         return text[2:]
     at = 0
     for char in token:
-        if text[at : at + 1] == "\\":  # the next one is itself, and no ":" that ends the field
+        if text[at : at + 1] == "\\":  # it escapes the next character, so that a ":" does not end the field
             at += 1
         if text[at : at + 1] != char:
             return None
@@ -63,7 +64,7 @@ def _behind(text: str, token: str) -> str | None:
 
 
 def _unescaped(text: str) -> str:
-    """The last field, up to a ":" that is not escaped; a "\\" at the very end stands for itself."""
+    """Return the last field without escapes, up to a ":" that is not escaped. A "\\" at the end stands for itself."""
     password = ""
     at = 0
     while at < len(text) and text[at] != ":":

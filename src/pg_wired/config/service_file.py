@@ -1,4 +1,4 @@
-"""Service files: options by the name of a service (libpq 18, "The Connection Service File").
+"""Service files, which hold options under the name of a service (libpq 18, "The Connection Service File").
 
 They are read once, when options are parsed.
 """
@@ -11,7 +11,8 @@ from collections.abc import Container, Mapping
 from ..errors import ConfigError
 from .option_kinds import BLANK
 
-# What libpq was compiled with, where PGSYSCONFDIR does not say: Debian's directory and PostgreSQL's own.
+# Searched if PGSYSCONFDIR is not set. libpq has one directory compiled in: Debian's is the first, PostgreSQL's own
+# default the second.
 SYSTEM_DIRECTORIES = ["/etc/postgresql-common", "/usr/local/pgsql/etc"]
 _FILE = "pg_service.conf"
 
@@ -19,12 +20,12 @@ _FILE = "pg_service.conf"
 def read_service(
     service: str, file: str | None, environ: Mapping[str, str], home: str | None, known: Container[str]
 ) -> tuple[str, dict[str, str]]:
-    """The file that has the section `service`, and its options; `file` alone is looked at where it is given.
+    """Return the path of the file that has the section `service`, and the section's options.
 
-    Looks in the home directory's file, then in the system's, as libpq. ConfigError where no file has the section, or a
-    line of it is wrong or not of a `known` option.
+    Looks into `file`, or into the home directory's file if none is named, then into the system's, as libpq does.
+    Raises ConfigError if no file has the section, or if a line of it is malformed or sets an option not in `known`.
     """
-    # fe-connect.c, parseServiceInfo: a file that is named must be there, the other two may be missing.
+    # fe-connect.c, parseServiceInfo: a file that is named must exist; the other two may be missing.
     if file is None and home is not None and os.path.exists(own := f"{home}/.{_FILE}"):
         file = own
     if file is not None:
@@ -39,7 +40,10 @@ def read_service(
 
 
 def _section(path: str, service: str, known: Container[str]) -> dict[str, str] | None:
-    """The options of the first section of that name, the first of several winning; None where there is none."""
+    """Return the options of the first section of that name, or None if there is no such section.
+
+    If an option is given several times, the first one wins. Raises ConfigError for a file that cannot be read.
+    """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             lines = file.read().split("\n")
@@ -49,10 +53,10 @@ def _section(path: str, service: str, known: Container[str]) -> dict[str, str] |
     for number, line in enumerate(lines, 1):
         line = line.strip(BLANK)
         if line.startswith("["):
-            # The section ends here, and what follows is not even looked at; only its own lines have to be right.
+            # The section ends here. Only its own lines are checked.
             if found is not None:
                 break
-            if line.startswith(f"[{service}]"):  # what stands behind it does not matter (parseServiceFile)
+            if line.startswith(f"[{service}]"):  # text after the "]" is ignored (parseServiceFile)
                 found = {}
         elif line and not line.startswith("#") and found is not None:
             name, value = _pair(line, f"service file {path!r}, line {number}", known)
@@ -61,11 +65,11 @@ def _section(path: str, service: str, known: Container[str]) -> dict[str, str] |
 
 
 def _pair(line: str, where: str, known: Container[str]) -> tuple[str, str]:
-    """One line. Blanks around the "=" belong to what they touch, as in libpq."""
+    """Parse one line. As in libpq, blanks before the "=" belong to the name, and blanks after it to the value."""
     name, equals, value = line.partition("=")
     if name in ("service", "servicefile"):
         raise ConfigError(f"{where}: a service cannot name another service")
-    if line.startswith("ldap"):  # where libpq is built with it, the line is the URL of a directory
+    if line.startswith("ldap"):  # for a libpq built with LDAP, the line is the URL of a directory
         raise ConfigError(f"{where}: looking options up with LDAP is not supported")
     if not equals or name not in known:
         raise ConfigError(f"{where}: expected option=value, without blanks around the =, of an option that is known")

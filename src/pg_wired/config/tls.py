@@ -1,4 +1,4 @@
-"""TLS as libpq's words have it. It opens no socket and reads no file."""
+"""The TLS settings of a connection, in libpq's terms. It opens no sockets and reads no files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ Text: TypeAlias = "str | bytes | PathLike[str] | None"
 
 
 class TlsMode(Enum):
-    """libpq's `sslmode`: whether TLS is tried, demanded, and what of the server's certificate is checked."""
+    """libpq's `sslmode`: whether TLS is tried or required, and how the server's certificate is checked.
+
+    Each member's value is libpq's word: `TlsMode("verify-full")` is `TlsMode.VERIFY_FULL`.
+    """
 
     DISABLE = "disable"
     ALLOW = "allow"
@@ -24,25 +27,31 @@ class TlsMode(Enum):
 
     @property
     def is_demanded(self) -> bool:
-        """Whether nothing goes out in clear."""
+        """Whether TLS is required, so that nothing goes out in clear: in `require`, `verify-ca` and `verify-full`."""
         return self in (TlsMode.REQUIRE, TlsMode.VERIFY_CA, TlsMode.VERIFY_FULL)
 
     @property
     def is_verified(self) -> bool:
-        """Whether the server must prove who it is."""
+        """Whether the server's certificate must be verified: in `verify-ca` and `verify-full`."""
         return self in (TlsMode.VERIFY_CA, TlsMode.VERIFY_FULL)
 
 
 class TlsConfig(Frozen):
-    """TLS in objects instead of `ssl...` options: what is given here is used in their place; `sslmode` still decides,
-    and is verify-full by default where there are `roots`, else require.
+    """TLS settings as objects, in place of the `ssl...` options. Pass it as `tls=`.
 
-    `roots`, `certificate`, `key` and `crl` are a path, or PEM text itself (str or bytes); `roots="system"` are the
-    operating system's, and need verify-full. Versions are "TLSv1.2" or "TLSv1.3". `server_hostname` is the name to ask
-    for and to verify in place of `host`. Unlike the options' files, what is named here must exist. Raises ConfigError.
+    A setting that is given replaces the option. `sslmode` still decides whether TLS is used and what is checked; its
+    default is verify-full if there are `roots`, else require.
+
+    `roots`, `certificate`, `key` and `crl` are each a path, or the PEM text itself (str or bytes). `roots="system"`
+    means the operating system's certificates, and needs verify-full. `key_password` decrypts the key. The versions are
+    "TLSv1.2" or "TLSv1.3". `direct=True` begins with TLS at once, as `sslnegotiation=direct` does. `server_hostname` is
+    the name to ask for and to verify, in place of `host`.
+
+    Raises ConfigError for an empty path or PEM text and for a key without a certificate, and TypeError for a value of
+    another type. Files are read when connecting. Unlike the files of the options, those named here must exist.
     """
 
-    hidden: ClassVar = frozenset({"certificate", "key", "key_password"})  # a certificate's PEM may have its key
+    hidden: ClassVar = frozenset({"certificate", "key", "key_password"})  # a certificate's PEM text may contain its key
     roots: str | bytes | None
     certificate: str | bytes | None
     key: str | bytes | None
@@ -80,7 +89,7 @@ class TlsConfig(Frozen):
 
 
 def is_pem(value: str | bytes) -> bool:
-    """Whether this is the text itself, and not the path of a file."""
+    """Whether the value is PEM text, not the path of a file."""
     return isinstance(value, bytes) or "-----BEGIN " in value
 
 

@@ -1,11 +1,11 @@
-"""CancelToken: ask the server, over a connection of its own, to stop what a session runs. Knows no requests."""
+"""CancelToken: asks the server, over a connection of its own, to stop what a session runs."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, closing, nullcontext, suppress
 from typing import ClassVar
 
 from ..errors import IoError, RequestTimeout
@@ -15,17 +15,20 @@ from ..protocol import messages
 from . import dial
 from .tls_handshake import send_all, until_done
 
-# Seconds for a cancel request, by default.
 CANCEL_TIMEOUT_SECONDS = 5.0
-# Cancel requests of tokens that an address is sent at once, by one pool or one connection made alone: a server of 100
+# Cancel requests of tokens that are sent to an address at once, by one pool or one connection: a server of 100
 # connections (its default) needs room for sessions while a hundred of them are cancelled.
 MAX_CANCELS_AT_ONCE = 32
-# Among those under way: one whose end nobody has seen. The server may act on it whenever it comes to it.
+# Among the cancel requests under way: one whose end was not seen. The server may act on it at any time.
 LOST = "lost"
 
 
 class CancelToken(Frozen):
-    """The right to cancel whatever the session runs at that moment; a race by nature. The secret never shows."""
+    """The right to cancel whatever a session runs at that moment, which is a race by nature.
+
+    `address` is where the server listens, `pid` its process. The secret key is never shown. Tokens are made by
+    `cancel_token()`. Source: protocol chapter, "Canceling Requests in Progress".
+    """
 
     hidden: ClassVar = frozenset({"secret_key"})
     address: dial.Address
@@ -33,33 +36,19 @@ class CancelToken(Frozen):
     secret_key: bytes
     _is_live: Callable[[], bool]
     _route: dial.Route
-    _under_way: set[object]  # those that are sent just now, and LOST
-
-    def bound_to(self, is_so: Callable[[], bool], under_way: set[object]) -> CancelToken:
-        """One that does nothing any more either once `is_so` returns False, and shows what of it is under way then."""
-        is_live = self._is_live
-
-        def may_be_sent() -> bool:
-            return is_so() and is_live()
-
-        return CancelToken(self.address, self.pid, self.secret_key, may_be_sent, self._route, under_way)
+    _under_way: set[object]  # the requests being sent, and LOST
 
     async def cancel(self, timeout: float = CANCEL_TIMEOUT_SECONDS) -> None:
-        """Send CancelRequest, and wait until the server has closed that connection ("Canceling Requests in Progress").
+        """Send CancelRequest, and wait until the server has closed that connection.
 
-        It goes the way of the session: the same address, and where that has TLS, the same TLS, never without.
-        Does nothing once the session has ended: its process id may be another's by then. Of a pool's tokens, 32 are
-        sent to an address at once by each event loop. Raises RequestTimeout after `timeout` seconds, IoError where the
-        server cannot be reached.
+        It goes the way of the session: to the same address, and with the same TLS where that has TLS. It does nothing
+        once the session has ended, because the process id may belong to another session then. Of the tokens of a pool,
+        32 are sent to an address at once by each event loop. Whether the query was cancelled shows in its own result.
+        Raises RequestTimeout after `timeout` seconds, IoError where the server cannot be reached.
         """
-        rooms = self._route.cancels
-        await self._cancel(
-            timeout, rooms.setdefault(id(asyncio.get_running_loop()), asyncio.Semaphore(MAX_CANCELS_AT_ONCE))
-        )
-
-    async def cancel_at_once(self) -> None:
-        """The same without waiting for others: for the library itself, which sends one for each session at most."""
-        await self._cancel(CANCEL_TIMEOUT_SECONDS, nullcontext())
+        semaphores = self._route.cancels
+        loop = id(asyncio.get_running_loop())
+        await self._cancel(timeout, semaphores.setdefault(loop, asyncio.Semaphore(MAX_CANCELS_AT_ONCE)))
 
     async def _cancel(self, timeout: float, room: AbstractAsyncContextManager[None]) -> None:
         limit = seconds(timeout)
@@ -76,15 +65,29 @@ class CancelToken(Frozen):
         mark = object()
         self._under_way.add(mark)
         try:
-            with await dial.follow(self._route._replace(address=self.address)) as sock:
+            with closing(await dial.follow(self._route._replace(address=self.address))) as sock:
+                answer = bytearray(64)
                 try:
                     await send_all(sock, messages.encode(messages.CancelRequest(self.pid, self.secret_key)))
-                    # Closing with our packet unread, as some servers do, is an end; so is one without TLS's goodbye.
+                    # Some servers close with our packet unread, or without TLS's closure alert: both are an end.
                     with suppress(ConnectionResetError, ssl.SSLEOFError):
-                        while await until_done(sock, lambda: sock.recv(64)):
+                        while await until_done(sock, lambda: sock.recv_into(answer)):
                             pass
                 except asyncio.CancelledError:
                     self._under_way.add(LOST)
                     raise
         finally:
             self._under_way.discard(mark)
+
+
+def narrowed(token: CancelToken, is_live: Callable[[], bool], under_way: set[object]) -> CancelToken:
+    """A token that also becomes inert once `is_live` returns False, and notes its requests in `under_way`."""
+    was_live = token._is_live
+    return CancelToken(
+        token.address, token.pid, token.secret_key, lambda: is_live() and was_live(), token._route, under_way
+    )
+
+
+async def cancel_at_once(token: CancelToken) -> None:
+    """Cancel without waiting for other tokens: for the library itself, which sends one for each session at most."""
+    await token._cancel(CANCEL_TIMEOUT_SECONDS, nullcontext())

@@ -1,24 +1,24 @@
-"""What a login needs from its user: the password, asked for at most once for each attempt, and the key made of it."""
+"""What a login needs from the user: the password, asked for at most once in an attempt, and the key made of it."""
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 
 from ..auth.handshake import AskPassword, DeriveKey
 from ..config.config import ConnConfig
 from ..config.hosts import HostConfig
 from ..errors import AuthenticationError, ConfigError, Outcome
+from ..loop.runtime import Runtime
 
-# 4,096 iterations take a millisecond, 100,000 some twenty: above this the loop must not wait for them.
+# 4,096 iterations take a millisecond, 100,000 some twenty. More iterations than these are computed in a thread.
 MAX_ITERATIONS_ON_LOOP = 20_000
 
 
 class SaltedPasswords:
-    """The last salted passwords, for an owner who logs in often: a reconnect with the same three costs no hashing.
+    """The last salted passwords: a reconnect with the same password, salt and iterations costs no hashing.
 
-    Keeps at most `capacity` of them, and no password: a SHA-256 of all that goes in stands for it. What it keeps is as
-    good as the password to whoever can read this process's memory, as the password in its ConnConfig is.
+    Keeps at most `capacity` of them, and no password: a SHA-256 of all that goes in stands for it. A reader of this
+    process's memory could log in with what is kept, as with the password in the ConnConfig.
     """
 
     def __init__(self, capacity: int = 64) -> None:
@@ -26,16 +26,16 @@ class SaltedPasswords:
         self._capacity = capacity
 
     def get(self, password: bytes, salt: bytes, iterations: int) -> bytes | None:
-        """What `scram.salted_password` would say, if it is known; it is then the last to be forgotten."""
+        """The result of `scram.salted_password` if it is kept, which is then the last to be dropped; else None."""
         key = self._key(password, salt, iterations)
-        # A dict keeps the order in which keys came: taken out and put back, it is the youngest.
+        # A dict keeps the order in which keys were added: taken out and put back, it is the youngest.
         salted = self._kept.pop(key, None)
         if salted is not None:
             self._kept[key] = salted
         return salted
 
     def put(self, password: bytes, salt: bytes, iterations: int, salted: bytes) -> None:
-        """Keep what `scram.salted_password` said."""
+        """Keep a result of `scram.salted_password`."""
         self._kept[self._key(password, salt, iterations)] = salted
         if len(self._kept) > self._capacity:
             del self._kept[next(iter(self._kept))]
@@ -51,19 +51,20 @@ class SaltedPasswords:
 
 
 class Credentials:
-    """Of one attempt at one host; `salted` outlives it."""
+    """The credentials of one attempt at one host; `salted` is shared by all attempts."""
 
-    def __init__(self, config: ConnConfig, host: HostConfig, salted: SaltedPasswords) -> None:
+    def __init__(self, config: ConnConfig, host: HostConfig, salted: SaltedPasswords, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._config = config
         self._host = host
         self._salted = salted
 
     async def answer(self, step: AskPassword | DeriveKey) -> str | bytes | None:
-        """What the handshake asks for. Raises AuthenticationError where a password callable fails."""
+        """Answer a question of the handshake. Raises AuthenticationError if a password callable fails."""
         return await (self._password() if isinstance(step, AskPassword) else self._key(step))
 
     async def _password(self) -> str | None:
-        """The one that was given, or what a callable returns; else the password file's for this host."""
+        """The password that was given, or a callable returns; else the one of the password file for this host."""
         password = self._config.password
         if not callable(password):
             return password or self._host.password
@@ -81,7 +82,7 @@ class Credentials:
         return given
 
     async def _key(self, step: DeriveKey) -> bytes:
-        """The salted password; one that was made before costs nothing."""
+        """The salted password, from the cache if it is there."""
         kept = self._salted.get(step.password, step.salt, step.iterations)
         if kept is not None:
             return kept
@@ -91,6 +92,6 @@ class Credentials:
         if step.iterations <= MAX_ITERATIONS_ON_LOOP:
             key = salted_password(*arguments)
         else:
-            key = await asyncio.get_running_loop().run_in_executor(None, salted_password, *arguments)
+            key = await self._runtime.in_thread(salted_password, *arguments)
         self._salted.put(*arguments, key)
         return key

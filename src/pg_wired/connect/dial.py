@@ -1,8 +1,9 @@
-"""From a host to a connected socket: names, addresses, socket options, TLS. It knows no session."""
+"""From a host to a connected socket: names, addresses, socket options, TLS."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import pwd
 import socket
 import ssl
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..config.config import ConnConfig
 from ..config.hosts import HostConfig
 from ..errors import AuthenticationError, IoError, Outcome
+from ..loop.runtime import Runtime
 from .tls_handshake import TlsSettings, describe, encrypted, is_offered
 
 if TYPE_CHECKING:
     from weakref import WeakValueDictionary
 
-    # By the id of their loop: one is kept by those who use it, so the loop runs, and no other has its id.
-    Rooms = WeakValueDictionary[int, asyncio.Semaphore]
+    # By the id of their loop. A semaphore is kept alive by those who use it, so its loop runs, and no other has its id.
+    CancelSemaphores = WeakValueDictionary[int, asyncio.Semaphore]
 
 
 class Address(NamedTuple):
@@ -35,20 +37,21 @@ class Address(NamedTuple):
 
 
 class Route(NamedTuple):
-    """One way to a server: the address, and TLS or not. A cancel request goes the same way as its session.
+    """One way to a server: the address, with TLS or without. A cancel request goes the same way as its session.
 
-    `cancels` has room for so many tokens' requests at once, on each loop, at this address.
+    `cancels` limits how many cancel requests of tokens are sent to this address at once, for each event loop.
     """
 
     config: ConnConfig
     host: HostConfig
     address: Address
-    security: TlsSettings | None
-    cancels: Rooms
+    tls: TlsSettings | None
+    cancels: CancelSemaphores
+    runtime: Runtime
 
     @property
     def place(self) -> str:
-        """Where that is, in the words of psql's messages."""
+        """The server's place in the words of psql's messages."""
         if self.address.family == socket.AF_UNIX:
             return f'connection to server on socket "{self.address}"'
         name, (number, port) = self.host.host, self.address.sockaddr[:2]
@@ -56,22 +59,19 @@ class Route(NamedTuple):
         return f'connection to server at "{name or number}"{also}, port {port}'
 
     def failed(self, error: OSError) -> IoError:
-        """The same as an IoError that names the place."""
+        """The error as an IoError that names the place."""
         reason = str(error) if isinstance(error, IoError) else describe(error)
         return IoError(f"{self.place} failed: {reason}", Outcome.NOT_SENT)
 
 
 async def reach(route: Route) -> socket.socket:
     """A connected, non-blocking socket, without TLS. Raises IoError, and AuthenticationError for `requirepeer`."""
-    loop = asyncio.get_running_loop()
+    prepare = functools.partial(_set_options, config=route.config)
     try:
-        sock = socket.socket(route.address.family, socket.SOCK_STREAM)
-    except OSError as error:  # no such family here, or too many files
+        sock = await route.runtime.connect(route.address.family, route.address.sockaddr, prepare)
+    except OSError as error:
         raise route.failed(error) from error
     try:
-        sock.setblocking(False)
-        _set_options(sock, route.config)
-        await loop.sock_connect(sock, route.address.sockaddr)
         _check_peer(sock, route.config.requirepeer)
     except BaseException as error:
         sock.close()
@@ -82,18 +82,18 @@ async def reach(route: Route) -> socket.socket:
 
 
 async def secure(route: Route, sock: socket.socket) -> ssl.SSLSocket:
-    """TLS over a socket that has agreed to it. Raises IoError."""
-    assert route.security is not None
+    """TLS over a socket whose server has agreed to it. Raises IoError."""
+    assert route.tls is not None
     try:
-        return await encrypted(sock, route.security)
+        return await encrypted(sock, route.tls)
     except OSError as error:
         raise route.failed(error) from (error.__cause__ or error)
 
 
 async def offers_tls(route: Route, sock: socket.socket) -> bool:
-    """Whether the server agrees to TLS; a direct connection does not ask. Closes the socket where that fails."""
-    assert route.security is not None
-    if route.security.is_direct:
+    """Whether the server agrees to TLS; a direct connection does not ask. Closes the socket if that fails."""
+    assert route.tls is not None
+    if route.tls.is_direct:
         return True
     try:
         return await is_offered(sock)
@@ -105,14 +105,14 @@ async def offers_tls(route: Route, sock: socket.socket) -> bool:
 
 
 def no_tls(route: Route) -> IoError:
-    """The server has none, and nothing may go out in clear."""
+    """The error for a server without TLS where nothing may be sent in clear."""
     return route.failed(IoError(f"the server does not support TLS, which sslmode={route.config.sslmode.value} demands"))
 
 
 async def follow(route: Route) -> socket.socket:
-    """A socket to exactly this address, with TLS if the route has it: never falling back. Raises IoError."""
+    """A socket to exactly this address, with TLS if the route has it; it never falls back. Raises IoError."""
     sock = await reach(route)
-    if route.security is None:
+    if route.tls is None:
         return sock
     if not await offers_tls(route, sock):
         sock.close()
@@ -121,7 +121,7 @@ async def follow(route: Route) -> socket.socket:
 
 
 def _set_options(sock: socket.socket, config: ConnConfig) -> None:
-    """Keepalive and the like; nothing of it exists for Unix sockets."""
+    """Set keepalive and the other options of TCP. Unix sockets have none of them."""
     if sock.family == socket.AF_UNIX:
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -137,7 +137,7 @@ def _set_options(sock: socket.socket, config: ConnConfig) -> None:
 
 
 def _check_peer(sock: socket.socket, wanted: str | None) -> None:
-    """libpq's `requirepeer`: the user that the process at the other end of a Unix socket runs as."""
+    """Check libpq's `requirepeer`: the user that the process at the other end of a Unix socket runs as."""
     if wanted is None or sock.family != socket.AF_UNIX:
         return
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -152,7 +152,7 @@ def _check_peer(sock: socket.socket, wanted: str | None) -> None:
 
 
 async def addresses(host: HostConfig) -> list[Address]:
-    """All of a host's, in the resolver's order. Raises IoError."""
+    """All addresses of a host, in the resolver's order. Raises IoError."""
     if host.is_unix:
         return [Address(socket.AF_UNIX, host.address)]
     name = host.hostaddr or host.host
@@ -162,14 +162,14 @@ async def addresses(host: HostConfig) -> list[Address]:
         found = _numeric(name, host.port) or await loop.getaddrinfo(
             name, host.port, type=socket.SOCK_STREAM, flags=flags
         )
-    except (OSError, UnicodeError) as error:  # a name that no resolver can be asked for
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be looked up
         reason = getattr(error, "strerror", None) or "it is no name"
         raise IoError(f"could not translate host name {name!r} to address: {reason}", Outcome.NOT_SENT) from error
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
 def _numeric(name: str, port: int) -> list[Any]:
-    """What an address in digits stands for, without the thread that looks up names; of a name, nothing."""
+    """The addresses that digits stand for, found without the thread that looks up names; empty for a name."""
     try:
         return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):

@@ -1,4 +1,4 @@
-"""The receiver of a WireConn: cuts the stream into messages, and keeps them until their owner asks."""
+"""The buffers of a WireConn: they cut the stream into messages, and keep them until the owner asks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from weakref import WeakMethod
 
 from ..errors import ConnectionClosed, PgWireError, ProtocolError
 from ..protocol import messages
-from ..protocol.buffers import Buffers
-from ..protocol.server_error import PgError
-from ..protocol.types import LONG_LIMIT_BYTES, LONG_MESSAGES, SHORT_LIMIT_BYTES
-from ..session.session import SHUTDOWN_NOTICES
+from ..protocol.buffers import Buffers, ended_by
+from ..protocol.octets import LONG_LIMIT_BYTES, LONG_MESSAGES, SHORT_LIMIT_BYTES
+from ..protocol.server_error import SHUTDOWN_NOTICES, PgError
 
-# One read; a longer message grows it as bytes really arrive.
+# One read. A longer message grows the buffer as its bytes really arrive.
 BUFFER_BYTES = 64 * 1024
 
 
 class MessageQueue(Buffers):
-    """Messages that have come and are not asked for yet, as (tag, body); `size` counts their bytes.
+    """Messages that have arrived and were not asked for yet, as (tag, body); `size` counts their bytes.
 
-    `on_arrival` is told after each read; `waiter` is whoever waits for more.
+    `on_arrival` is called after each read. `waiter` is the future of a task that waits for more.
     """
 
     def __init__(self, on_arrival: WeakMethod[Callable[[], None]]) -> None:
@@ -32,7 +31,7 @@ class MessageQueue(Buffers):
         self.size = 0
         self.frames: deque[tuple[int, bytes]] = deque()
         self.last_words: PgError | None = None
-        self.is_logged_in = False  # a server that has proved nothing gets no long message
+        self.is_logged_in = False  # before the login no long message is accepted
 
     def received(self, n: int) -> None:
         """Cut off the complete messages."""
@@ -57,10 +56,10 @@ class MessageQueue(Buffers):
             on_arrival()
 
     def _keep(self, tag: int, body: bytes) -> None:
-        """Keep a message until it is asked for; what may be the server's last word is noted at once."""
+        """Keep a message until it is asked for. An error or notice that ends the session is noted at once."""
         self.frames.append((tag, body))
         if chr(tag) in "EN" and self.last_words is None:
-            with suppress(ProtocolError):  # told when it is taken
+            with suppress(ProtocolError):  # raised when the message is taken
                 message = messages.decode_backend(tag, body)
                 assert isinstance(message, messages.ErrorResponse | messages.NoticeResponse)
                 words = PgError(message.fields)
@@ -68,7 +67,7 @@ class MessageQueue(Buffers):
                     self.last_words = words
 
     def fail(self, error: ProtocolError) -> None:
-        """A message made no sense: what was cut off behind it cannot be trusted either."""
+        """A message made no sense, so messages that were cut off after it cannot be trusted either."""
         self.failure = error
         self.frames.clear()
         self._wake()
@@ -84,7 +83,7 @@ class MessageQueue(Buffers):
         return messages.decode_backend(tag, body)
 
     def take_rest(self) -> bytes:
-        """All that has come and was not taken, as it came."""
+        """All bytes that have arrived and were not taken."""
         whole = [bytes([tag]) + (len(body) + 4).to_bytes(4, "big") + body for tag, body in self.frames]
         rest = b"".join(whole) + bytes(self.buffer[: self.tail])
         self.frames.clear()
@@ -92,7 +91,7 @@ class MessageQueue(Buffers):
         return rest
 
     def lost(self, cause: BaseException | None) -> None:
-        """The connection has ended; what has come can still be taken."""
+        """The connection has ended. Messages that have arrived can still be taken."""
         if self.failure is not None:
             return
         if isinstance(cause, ConnectionClosed):
@@ -101,10 +100,8 @@ class MessageQueue(Buffers):
         self._wake()
 
     def ended(self) -> PgWireError:
-        """Why nothing more comes: the server's last words, if it had any."""
+        """Why nothing more arrives: the server's last words, if it sent any."""
         assert self.failure is not None
         if self.last_words is None or isinstance(self.failure, ProtocolError):
             return self.failure
-        closed = ConnectionClosed(f"the server closed the connection: {self.last_words.message}")
-        closed.__cause__ = self.last_words
-        return closed
+        return ended_by(None, self.last_words)

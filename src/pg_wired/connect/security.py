@@ -1,4 +1,4 @@
-"""The terms on which all connections of one ConnConfig are made: one TLS context, one policy, one cache of keys."""
+"""How connections of one ConnConfig are secured: one TLS context, one policy, one cache of salted passwords."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from ..config.config import ConnConfig
 from ..config.hosts import HostConfig
 from ..config.tls import TlsConfig, TlsMode
 from ..errors import ConfigError
+from ..loop.runtime import Runtime
 from .credentials import SaltedPasswords
 from .tls_handshake import TlsSettings
 
 
 class Security:
-    """Nothing in here belongs to one attempt. Raises ConfigError where options do not go together."""
+    """Shared by all attempts to connect. Raises ConfigError where options do not go together."""
 
-    def __init__(self, config: ConnConfig) -> None:
+    def __init__(self, config: ConnConfig, runtime: Runtime) -> None:
         self.config = config
+        self._runtime = runtime
         self.salted = SaltedPasswords()
         self._tls = config.tls if isinstance(config.tls, TlsConfig) else None
         self._context: ssl.SSLContext | None = None
@@ -29,14 +31,14 @@ class Security:
             raise ConfigError("direct TLS needs sslmode=require or stricter: nothing leads back to a plain connection")
 
     async def prepare(self) -> None:
-        """Raise ConfigError for what is wrong with `tls` before anything is tried: those are the caller's own words."""
+        """Raise ConfigError for a `tls` that cannot be used, before anything is tried."""
         if self._tls is not None:
             await self._made_context()
         elif isinstance(self.config.tls, ssl.SSLContext):
             _check_verifies(self.config.tls, self.config.sslmode)
 
     async def _made_context(self) -> ssl.SSLContext:
-        """Made once, and in a thread: with the system's roots it takes some 60 ms, with a file less than one."""
+        """The TLS context, made once, in a thread: 60 ms with the system's roots, less than 1 with a file."""
 
         def make() -> ssl.SSLContext:
             from ..auth import channel_binding
@@ -48,11 +50,10 @@ class Security:
 
         async with self._making:
             if self._context is None:
-                loop = asyncio.get_running_loop()
-                self._context = await loop.run_in_executor(None, make)
+                self._context = await self._runtime.in_thread(make)
         return self._context
 
-    async def security(self, host: HostConfig) -> TlsSettings:
+    async def tls_settings(self, host: HostConfig) -> TlsSettings:
         """How TLS is done with this host. Raises ConfigError where a file or a name is missing."""
         config = self.config
         context = await self._made_context()
@@ -70,7 +71,7 @@ class Security:
         return TlsSettings(context, name if is_checked or is_asked_for else None, self._is_direct)
 
     def policy(self, sock: socket.socket) -> Policy:
-        """What this socket's server may get out of us."""
+        """The policy for the server of this socket."""
         config = self.config
         is_tls = isinstance(sock, ssl.SSLSocket)
         binding, no_binding = None, "the connection has no TLS"
@@ -85,7 +86,7 @@ class Security:
 
 
 def _is_name_checked(config: ConnConfig) -> bool:
-    """Whether the certificate must be for the host that was asked for; a ready-made context says so itself."""
+    """Whether the certificate must be for the host that was asked for; a ready-made context decides that itself."""
     if isinstance(config.tls, ssl.SSLContext):
         return config.tls.check_hostname
     return config.sslmode is TlsMode.VERIFY_FULL

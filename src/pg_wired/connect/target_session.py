@@ -1,4 +1,4 @@
-"""`target_session_attrs`: what a session must be, by what the server reported at login or else answers. No socket."""
+"""`target_session_attrs`: the kind of session asked for, and whether a server's reports or answers show it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ Ask: TypeAlias = Callable[[str], Awaitable[str]]
 
 
 class Trait(NamedTuple):
-    """A property of a session that is on or off: the settings that report it (one that is on suffices), or a query."""
+    """A property of a session: the settings that report it (one of them on suffices), or a query that tells."""
 
     settings: tuple[str, ...]
     query: str
 
     async def holds(self, reported: Mapping[str, str], ask: Ask) -> bool:
-        """Servers before 14, and poolers, do not report them."""
+        """Whether the session has it. Servers before 14, and poolers, do not report it, and are asked."""
         if all(name in reported for name in self.settings):
             return any(reported[name] == "on" for name in self.settings)
         return await ask(self.query) in ("on", "t")
 
 
 class Demand(NamedTuple):
-    """What must hold or not, and what to say else (libpq's words, fe-connect.c)."""
+    """A trait that is wanted or not, and the refusal in libpq's words (fe-connect.c)."""
 
     trait: Trait
     wanted: bool
@@ -33,7 +33,7 @@ STANDBY = Trait(("in_hot_standby",), "SELECT pg_catalog.pg_is_in_recovery()")
 READ_ONLY = Trait(("default_transaction_read_only", "in_hot_standby"), "SHOW transaction_read_only")
 
 _STANDBY = Demand(STANDBY, True, "server is not in hot standby mode")
-# By option, one demand for each pass over the hosts; None takes whatever there is.
+# For each value of the option, a demand for each pass over the hosts; None accepts any session.
 PASSES: dict[str, tuple[Demand | None, ...]] = {
     "any": (None,),
     "read-write": (Demand(READ_ONLY, False, "session is read-only"),),
@@ -45,7 +45,7 @@ PASSES: dict[str, tuple[Demand | None, ...]] = {
 
 
 async def refusal(demand: Demand | None, reported: Mapping[str, str], ask: Ask) -> str | None:
-    """Why the session does not fit; None where it does."""
+    """Why the session does not meet the demand; None where it does."""
     if demand is None or await demand.trait.holds(reported, ask) == demand.wanted:
         return None
     return demand.refusal

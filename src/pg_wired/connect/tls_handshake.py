@@ -1,4 +1,4 @@
-"""From a connected socket to a TLS one: SSLRequest, one byte, the handshake. It knows no address and no session."""
+"""TLS over a connected socket: SSLRequest, its answer of one byte, the handshake."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ T = TypeVar("T")
 class TlsSettings(Frozen):
     """How TLS is to be done, the same for a session and for its cancel requests.
 
-    `server_hostname` is what SNI asks for, and what the certificate is checked for where the context says so.
-    `is_direct`: without an SSLRequest before it (PostgreSQL 17 and later).
+    SNI asks for `server_hostname`, and the certificate is checked for it where the context says so. `is_direct`: TLS
+    begins without an SSLRequest (PostgreSQL 17 and later).
     """
 
     context: ssl.SSLContext
@@ -34,7 +34,7 @@ class TlsSettings(Frozen):
 
 
 async def until_done(sock: socket.socket, step: Callable[[], T], reads: bool = True) -> T:
-    """What `step` returns once the non-blocking socket lets it; `reads` says what a plain one that blocks waits for."""
+    """Call `step` until the non-blocking socket lets it finish. `reads`: whether a plain socket waits for data."""
     while True:
         try:
             return step()
@@ -70,9 +70,9 @@ async def send_all(sock: socket.socket, data: bytes) -> None:
 
 
 async def is_offered(sock: socket.socket) -> bool:
-    """Send SSLRequest; whether the server does TLS. Exactly one byte is read: nothing in clear may come after an "S".
+    """Send SSLRequest; returns whether the server does TLS. Exactly one byte is read: nothing in clear may follow "S".
 
-    Raises IoError for every other answer. Its bytes are not shown: nobody has vouched for them (CVE-2024-10977).
+    Raises IoError for every other answer. Its bytes are not shown, because they are not authenticated (CVE-2024-10977).
     """
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(sock, messages.encode(messages.SSLRequest()))
@@ -88,13 +88,13 @@ _ANSWERS = {
 }
 
 
-async def encrypted(sock: socket.socket, security: TlsSettings) -> ssl.SSLSocket:
+async def encrypted(sock: socket.socket, settings: TlsSettings) -> ssl.SSLSocket:
     """The TLS handshake over `sock`, which this takes over. Raises IoError."""
     try:
         sock.getpeername()  # else wrap_socket finds out, with the descriptor in a socket of its own
-        wrapped = security.context.wrap_socket(
+        wrapped = settings.context.wrap_socket(
             sock,
-            server_hostname=security.server_hostname,
+            server_hostname=settings.server_hostname,
             do_handshake_on_connect=False,
             suppress_ragged_eofs=False,  # a cut stream is an error, never an end
         )
@@ -104,7 +104,7 @@ async def encrypted(sock: socket.socket, security: TlsSettings) -> ssl.SSLSocket
         raise _failed(describe(error)) from error.with_traceback(None)
     try:
         await until_done(wrapped, wrapped.do_handshake)
-        _check_alpn(wrapped, security.is_direct)
+        _check_alpn(wrapped, settings.is_direct)
     except BaseException as error:
         wrapped.close()
         if isinstance(error, IoError) or not isinstance(error, OSError):
@@ -114,7 +114,7 @@ async def encrypted(sock: socket.socket, security: TlsSettings) -> ssl.SSLSocket
 
 
 def _check_alpn(sock: ssl.SSLSocket, is_direct: bool) -> None:
-    """Another protocol must not be taken for PostgreSQL's; a direct connection has nothing else to tell it by."""
+    """Refuse another protocol than PostgreSQL's. A direct connection has no other way to recognise it."""
     chosen = sock.selected_alpn_protocol()
     if chosen not in (None, ALPN):
         raise _failed("the server chose another protocol than PostgreSQL's by ALPN")
@@ -126,7 +126,7 @@ def _check_alpn(sock: ssl.SSLSocket, is_direct: bool) -> None:
 
 
 def describe(error: OSError) -> str:
-    """An error of TLS or the operating system in words of ours and theirs; none of the peer's bytes are in it."""
+    """An error of TLS or the operating system as text, without any bytes of the peer."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: the server's certificate was refused: {error.verify_message.rstrip('.')}"
     if (

@@ -1,2 +1,3 @@
 cdef class Clock:
-    cdef public object loop
+    cdef readonly object loop
+    cdef readonly object now

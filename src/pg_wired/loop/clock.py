@@ -1,4 +1,4 @@
-"""Timeouts in seconds, and Clock, which makes them into deadlines on one loop's clock."""
+"""Timeouts, and the clock that makes them into deadlines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from ..errors import ConfigError
 
 
 def seconds(timeout: float | None) -> float | None:
-    """`timeout` as it is; None where it never ends. TypeError or ConfigError for what is no number of seconds."""
+    """Check a timeout in seconds and return it; None for one that never ends.
+
+    Raises TypeError or ConfigError for a value that is no number of seconds.
+    """
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
@@ -25,14 +28,15 @@ def sooner(one: float, other: float) -> float:
 
 
 class Clock:
-    """Belongs to `loop`."""
+    """The clock of an event loop. `now` returns its time in seconds; timers of the same loop go by it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.now = loop.time
 
     def deadline(self, timeout: float | None) -> float:
-        """On the loop's clock; 0 for none, and negative where it has passed already."""
+        """`timeout` seconds from now; 0 for none, and negative for a timeout of 0, which has passed already."""
         limit = seconds(timeout)
         if limit is None:
             return 0.0
-        return self.loop.time() + limit if limit else -1.0
+        return self.now() + limit if limit else -1.0

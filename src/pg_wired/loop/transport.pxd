@@ -12,15 +12,16 @@ cdef class Transport:
     cdef readonly object check_owner
     cdef readonly long long writes
     cdef readonly long long bytes_in
-    cdef Buffers _receiver
+    cdef Buffers _buffers
     cdef bytearray _buffer
     cdef object _view
     cdef bint _is_tls
+    cdef bint _is_plain
     cdef object _tls
     cdef bytes _slice
     cdef readonly bint _is_paused
     cdef bint _reads_soon
-    cdef object _look
+    cdef object _end_check
     cdef bint _is_writing
     cdef bint _is_flushing
     cdef object _write_error
@@ -32,20 +33,20 @@ cdef class Transport:
     cpdef flush_soon(self)
     cpdef flush(self)
     cpdef _flush_last(self)
-    @cython.locals(n=Py_ssize_t, receiver=Buffers, error=object)
+    @cython.locals(n=Py_ssize_t, buffers=Buffers, error=object)
     cdef _write(self)
     @cython.locals(n=Py_ssize_t)
-    cdef _send_slices(self, Buffers receiver)
+    cdef _send_slices(self, Buffers buffers)
     cdef _want_write(self)
     cdef _stop_writing(self)
-    @cython.locals(room=Py_ssize_t, n=Py_ssize_t)
-    cdef Py_ssize_t _receive(self, Buffers receiver) except -2
-    @cython.locals(n=Py_ssize_t, receiver=Buffers, error=object)
+    @cython.locals(view=object, n=Py_ssize_t)
+    cdef Py_ssize_t _receive(self, Buffers buffers) except -2
+    @cython.locals(n=Py_ssize_t, buffers=Buffers, error=object)
     cdef Py_ssize_t _read(self) except -1
     cpdef _read_once(self)
     @cython.locals(total=Py_ssize_t, n=Py_ssize_t, space=Py_ssize_t)
     cpdef _read_on(self)
-    cdef _look_for_end(self)
+    cdef _check_for_end(self)
     cpdef _read_soon(self)
     cdef _end(self, cause)
     cdef _close(self)

@@ -1,28 +1,27 @@
-"""AsyncPool: many tasks, few connections. Requests share lanes; what needs a connection for itself is lent one."""
+"""AsyncPool: many tasks, few connections. Requests share connections; a verb that needs one alone acquires it."""
 
 from __future__ import annotations
 
 import asyncio
-import random as randomness
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from ..client.async_conn import AsyncConn
+from ..client.async_conn import AsyncConn, core_of
+from ..client.core import Core
 from ..client.lease import AcquireTimeout
 from ..client.queries import Queries
 from ..config.config import ConnConfig
+from ..connect.wire_conn import WireConn
 from ..errors import RequestTimeout
 from ..loop.owner import Owner
+from ..loop.runtime import SYSTEM, Runtime
 from ..session.notification_queue import Drop
 from ..session.session import choose
-from .connections import Connections
-from .lending import Lending
-from .lent_turn import PoolLease
+from .connections import Connections, Probes
+from .lending import Lending, PoolLease
 from .listener import PoolListener
-from .pool_stats import PoolStats
-from .probe import Probe
 from .settings import OnConnect, PoolSettings, WhenDown, check_count
 from .shared import SharedConns
 
@@ -31,33 +30,59 @@ if TYPE_CHECKING:
 
 # Requests, and verbs, that may wait: a few megabytes of objects.
 MAX_WAITING_REQUESTS = 10_000
-# Seconds. What a server keeps for a session grows with its age; an idle one costs it memory.
+# The memory that a server uses for a session grows with its age.
 MAX_LIFETIME_SECONDS = 3600.0
+# An idle session costs a server memory.
 MAX_IDLE_SECONDS = 300.0
 PROBE_INTERVAL_SECONDS = 30.0
+
+
+class PoolStats(NamedTuple):
+    """A pool at one moment. Counters run from its beginning, over all connections it ever had."""
+
+    size: int  # shared connections it is to have
+    alive: int  # shared connections that take requests
+    in_flight: int  # shared requests that are submitted and not answered
+    waiting: int  # requests that wait for a shared connection to come up, and verbs that wait for one of their own
+    lent: int  # connections that are checked out, or being cleaned
+    idle: int  # connections that wait to be checked out
+    opening: int  # connections being made
+    connects: int
+    connect_failures: int
+    moved: int  # requests that moved from a lost connection to another one, unsent
+    requests: int  # all that were encoded, the library's own included
+    writes: int  # requests / writes shows how well requests share writes
+    bytes_in: int
+    bytes_out: int
+    longest_wait: float  # seconds that a verb has waited for a connection
+    dropped_notifications: int
+
+
+def _wrap(wire: WireConn) -> tuple[Core, AsyncConn]:
+    conn = AsyncConn(wire)
+    return core_of(conn), conn
 
 
 class AsyncPool(Queries):
     """`async with await AsyncPool.connect(dsn) as pool`: the query methods of AsyncConn, over several connections.
 
     Requests go to the shared connection with the least to do. `exclusive`, `stream`, `copy_*`, `pipeline` and
-    `listener` borrow a connection of their own; PoolExhausted says who has them. What is lost is made anew; a request
-    of which nothing had left moves to another connection by itself, once, and nothing else is ever repeated. All
-    methods raise UsageError from another thread, loop or process, and ConnectionClosed behind close().
+    `listener` acquire a connection of their own; PoolExhausted names the tasks that have them. Lost connections are
+    replaced. A request of which nothing was sent moves to another connection, once; nothing else is ever repeated. All
+    methods raise UsageError from another thread, loop or process, and ConnectionClosed after close().
     """
 
-    def __init__(self, config: ConnConfig, settings: PoolSettings | None = None) -> None:
+    def __init__(self, config: ConnConfig, settings: PoolSettings | None = None, runtime: Runtime = SYSTEM) -> None:
         if settings is None:
             raise TypeError("a pool is made by `await AsyncPool.connect(dsn)`")
         loop = asyncio.get_running_loop()
         self._owner = Owner(loop, "pool")
-        self._connections = Connections(self._owner, loop, config, settings.checked())
-        self._shared = SharedConns(self._connections)
+        self._connections = Connections(self._owner, loop, config, settings.checked(), runtime, _wrap)
+        self._shared = shared = SharedConns(self._connections)
         self._lending = lending = Lending(self._connections)
-        super().__init__(self._shared, lambda name, has_state: PoolLease(lending, name, has_state))
-        shared = self._shared
-        self._probe = Probe(
-            loop, settings.probe_interval, lambda: chain(shared.conns, [lent.conn for lent in lending.idle])
+        super().__init__(shared, lambda name, has_state: PoolLease(lending, name, has_state))
+        self._probes = Probes(
+            loop, settings.probe_interval, lambda: chain(shared.cores, [checkout.core for checkout in lending.idle])
         )
 
     @classmethod
@@ -75,20 +100,21 @@ class AsyncPool(Queries):
         max_idle: float | None = MAX_IDLE_SECONDS,
         probe_interval: float | None = PROBE_INTERVAL_SECONDS,
         on_connect: OnConnect | None = None,
-        random: Callable[[], float] = randomness.random,
         **options: Any,
     ) -> AsyncPool:
-        """`size` shared connections, and up to `max_exclusive` (else `size`) to be lent; times are seconds.
+        """Connect `size` shared connections; up to `max_exclusive` more (default: `size`) are opened on demand.
 
-        `dsn` and `options` as `ConnConfig.parse` takes them. Raises what the first connection fails with, and
-        RequestTimeout if it is not up in `timeout`; others are made in the background once they have failed or that
-        time is over. `on_connect` is awaited with each new connection.
+        `dsn` and `options` are those of `ConnConfig.parse`. `acquire_timeout`, `max_lifetime`, `max_idle` and
+        `probe_interval` are in seconds, None for no limit. `max_waiting` is how many requests may wait while no
+        connection is up; with `when_down="fail"` they fail at once instead. `on_connect` is awaited with each new
+        connection. Raises the error of the first connection, or RequestTimeout if that is not up within `timeout`
+        seconds; the others are made in the background if they fail or that time is over.
         """
+        runtime = options.pop("_runtime", SYSTEM)
         config = ConnConfig.of(dsn, **options)
-        exclusive = size if max_exclusive is None else max_exclusive
         settings = PoolSettings(
             size,
-            exclusive,
+            size if max_exclusive is None else max_exclusive,
             acquire_timeout,
             max_waiting,
             when_down,
@@ -96,9 +122,8 @@ class AsyncPool(Queries):
             max_idle,
             probe_interval,
             on_connect,
-            random,
         )
-        pool = cls(config, settings)
+        pool = cls(config, settings, runtime)
         try:
             await pool._shared.connect(timeout)
         except BaseException:
@@ -107,19 +132,20 @@ class AsyncPool(Queries):
         return pool
 
     def get(self) -> AsyncConn:
-        """The shared connection with the least to do, where a pool has no method; ConnectionClosed if none is up.
+        """The shared connection with the least to do, for what a pool has no method for.
 
-        Others use it at the same time, and it ends some day: do not keep it.
+        Other tasks use it at the same time, and it ends some day: do not keep it. ConnectionClosed if none is up.
         """
         self._owner.check()
         if self._connections.is_closed:
             raise self._connections.closed()
-        if not self._shared.conns:
+        if not self._shared.cores:
             raise self._shared.down()
-        return self._shared.conns[choose(self._shared.sessions)]
+        conn: AsyncConn = self._connections.conns[self._shared.cores[choose(self._shared.sessions)]]
+        return conn
 
     def exclusive(self, *, acquire_timeout: AcquireTimeout = ...) -> ExclusiveConn:
-        """A connection for you alone: `async with pool.exclusive() as mine`, for transactions and session state.
+        """A connection for the caller alone: `async with pool.exclusive() as mine`, for transactions and state.
 
         Raises PoolExhausted if none is free within `acquire_timeout` seconds.
         """
@@ -135,10 +161,11 @@ class AsyncPool(Queries):
         drop: Drop = "oldest",
         acquire_timeout: AcquireTimeout = ...,
     ) -> PoolListener:
-        """Notifications of `channels`, on a connection of its own that is made anew when it is lost.
+        """The notifications of `channels`, on a connection of its own that is replaced when it is lost.
 
-        Of more than `capacity` that wait, the `drop` ones are lost. UsageError, at its beginning, where LISTEN has no
-        effect, as behind a pooler in transaction mode.
+        It keeps at most `capacity` notifications; when it is full, the `drop` ("oldest" or "newest") one is dropped.
+        Entering it raises UsageError where LISTEN has no effect, as behind a pooler in transaction mode, and
+        PoolExhausted if no connection is free within `acquire_timeout` seconds.
         """
         return PoolListener(self._shared, self._lending, channels, capacity, drop, acquire_timeout)
 
@@ -146,16 +173,16 @@ class AsyncPool(Queries):
 
     @property
     def size(self) -> int:
-        """Shared connections it is to have."""
+        """The number of shared connections it is to have."""
         return len(self._shared.slots)
 
     @property
     def alive_count(self) -> int:
-        """Shared connections that take requests."""
-        return len(self._shared.conns)
+        """The number of shared connections that take requests."""
+        return len(self._shared.cores)
 
     def resize(self, size: int) -> None:
-        """Have so many shared connections from now on; those that go finish what they have."""
+        """Have `size` shared connections from now on. Surplus ones finish what they have."""
         self._owner.check()
         check_count("size", size, 1)
         if self._connections.is_closed:
@@ -163,7 +190,7 @@ class AsyncPool(Queries):
         self._shared.resize(size)
 
     def stats(self) -> PoolStats:
-        """A snapshot; it costs a few microseconds for each connection."""
+        """A snapshot. It costs a few microseconds for each connection."""
         shared, lending, connections = self._shared, self._lending, self._connections
         totals = connections.totals()
         return PoolStats(
@@ -188,17 +215,17 @@ class AsyncPool(Queries):
     # ---- the end
 
     async def close(self, timeout: float = 10.0) -> None:
-        """Take no more, wait for what is submitted and lent, say Terminate, wait for the end. Idempotent.
+        """Take no more requests, wait for those submitted and for checked out connections, then close. Idempotent.
 
-        What the calling task has borrowed is not waited for, but ended. After `timeout` seconds everything is closed at
-        once; RequestTimeout if requests were unanswered then.
+        Connections that the calling task has are not waited for, but ended. After `timeout` seconds everything is
+        closed at once; RequestTimeout if requests were unanswered then.
         """
         self._owner.check()
         self._stop()
         me = asyncio.current_task()
-        for lent in list(self._lending.out):  # whose end may take others with it
-            if lent.task is me:
-                lent.conn.abort()
+        for checkout in list(self._lending.out):  # the end of one may end others
+            if checkout.task is me:
+                checkout.core.abort()
         try:
             unanswered = await self._connections.finish(timeout)
         finally:
@@ -207,15 +234,15 @@ class AsyncPool(Queries):
             raise RequestTimeout(f"close() gave up on {unanswered} connections with unanswered requests")
 
     def abort(self) -> None:
-        """Close everything at once: whoever waits is told. Idempotent. UsageError while the loop runs elsewhere."""
+        """Close everything at once: all waiting requests fail. Idempotent. UsageError while the loop runs elsewhere."""
         if self._connections.conns or self._connections.tasks or not self._connections.is_closed:
             self._owner.check_thread()
         self._stop()
         self._connections.abort()
 
     def _stop(self) -> None:
-        self._connections.is_closed = True
-        self._probe.stop()
+        self._connections.close()
+        self._probes.stop()
         self._shared.close()
         self._lending.close(self._connections.closed())
 
@@ -223,10 +250,10 @@ class AsyncPool(Queries):
         return self
 
     async def __aexit__(self, kind: object, *exc: object) -> None:
-        """An exception of the block waits for no answers, and is not replaced: what is unanswered then is ended."""
+        """After an exception no answers are waited for: the servers are asked to stop, and the exception is kept."""
         if kind is not None and (self._lending.out or any(session.waiting() for session in self._shared.sessions)):
             try:
-                await asyncio.gather(*[conn._core.part() for conn in self._connections.conns])
+                await asyncio.gather(*[core.part() for core in self._connections.conns])
             finally:
                 self.abort()
         await self.close()

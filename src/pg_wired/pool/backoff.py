@@ -1,14 +1,15 @@
-"""When to try to connect again. It waits for nobody, and knows neither clock nor randomness of its own."""
+"""When to try to connect again. It waits for nothing, and has no clock and no randomness of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-# Seconds. The first retry comes within BASE, and each bound is twice the one before; the last one leaves room for a
-# failed attempt and a good one within the two seconds in which a pool has to be whole again.
+# The first retry comes within this time, and each bound is twice the one before.
 FIRST_DELAY_SECONDS = 0.05
+# The last bound leaves room for a failed attempt and a good one within the two seconds in which a pool has to be whole
+# again.
 MAX_DELAY_SECONDS = 1.0
-# Seconds. A connection that lived for less may be one of a server that lets everybody in and throws everybody out.
+# A connection that lived for less may be one of a server that accepts every login and drops every connection.
 SETTLED_SECONDS = 1.0
 
 
@@ -18,7 +19,7 @@ class Backoff:
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
         self._failures = 0
-        self._brief = 0  # times that connections were made and lost at once
+        self._brief = 0  # how often connections were made and lost at once
         self._has_connected = False
         self._not_before = 0.0
 
@@ -32,7 +33,7 @@ class Backoff:
         self._put_off(now)
 
     def succeeded(self) -> None:
-        """An attempt has not: whoever waits may try at once."""
+        """An attempt has succeeded: the next one may follow at once."""
         self._failures = 0
         self._has_connected = True
         self._not_before = 0.0
@@ -41,7 +42,7 @@ class Backoff:
         """A connection was lost, `age` seconds old."""
         if age >= SETTLED_SECONDS:
             self._brief = 0
-        elif self._has_connected:  # several that go together count once
+        elif self._has_connected:  # several that end together count once
             self._has_connected = False
             self._brief += 1
             if self._brief > 1:

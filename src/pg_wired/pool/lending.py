@@ -1,4 +1,4 @@
-"""Lending: connections for one borrower at a time, opened on demand, kept warm, waited for in order."""
+"""Connections of a pool for one owner at a time: opened on demand, kept open, acquired in order."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..client.async_conn import AsyncConn
+from ..client.core import Core
+from ..client.lease import AcquireTimeout, Lease
 from ..errors import ConnectionClosed, Outcome, PgWireError, PoolExhausted, RequestTimeout
-from ..loop.clock import Clock, sooner
+from ..loop.clock import sooner
+from ..protocol.types import TransactionStatus
 from ..session.request import Request
 from .connections import LOG, Connections
 
@@ -18,11 +20,11 @@ MAX_NAMED_HOLDERS = 10
 
 
 class Checkout:
-    """One connection to be lent, and who has it; its session's supervisor."""
+    """One connection and its present holder: the supervisor of its session."""
 
-    def __init__(self, lending: Lending, conn: AsyncConn) -> None:
-        self.conn = conn
-        self.expires = conn._core.born + lending.connections.lifetime()
+    def __init__(self, lending: Lending, core: Core) -> None:
+        self.core = core
+        self.expires = core.born + lending.connections.lifetime()
         self.timer: asyncio.TimerHandle | None = None
         self.verb = ""
         self.since = 0.0
@@ -33,61 +35,62 @@ class Checkout:
         self._lending = lending
 
     def ended(self) -> None:
-        """It takes no more requests. Whoever has it gives it back all the same."""
+        """It takes no more requests. Its holder releases it all the same."""
         self._lending.ended(self)
         if self.on_end is not None:
             self.on_end()
 
     def unsent(self, request: Request) -> bool:
-        """What is submitted here belongs here."""
+        """Requests of a holder never move to another connection."""
         return False
 
     def holder(self, now: float) -> str:
-        """Who has it, and for how long."""
+        """Who has it, in which verb, and for how long."""
         who = f"task {self.task.get_name()!r}" if self.task is not None else "nobody any more"
         return f"{who} in {self.verb} for {now - self.since:.1f} s"
 
 
 class Waiter:
-    """Somebody who waits for a connection."""
+    """A task that waits for a connection."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, verb: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, now: float, verb: str) -> None:
         self.future: asyncio.Future[Checkout] = loop.create_future()
-        self.since = loop.time()
+        self.since = now
         self.verb = verb
 
 
-class Lending(Clock):
-    """At most `max_exclusive` connections: idle, lent, being made, or on their way out."""
+class Lending:
+    """At most `max_exclusive` connections: idle, checked out, being made, or being closed."""
 
     def __init__(self, connections: Connections) -> None:
-        super().__init__(connections.loop)
         self.connections = connections
+        self.clock = connections.clock
+        self.loop = connections.loop
         self.limit = connections.settings.max_exclusive
         self.idle: list[Checkout] = []
-        self.out: set[Checkout] = set()  # lent, or being made clean
-        self._openers: set[asyncio.Task[None]] = set()
+        self.out: set[Checkout] = set()  # with a holder, or being cleaned
+        self._opening: set[asyncio.Task[None]] = set()
         self.leaving = 0  # closing, and not closed yet
         self.waiters: deque[Waiter] = deque()
         self._longest_wait = 0.0
 
     @property
     def opening(self) -> int:
-        """Those that are being made."""
-        return len(self._openers)
+        """How many are being made."""
+        return len(self._opening)
 
     @property
     def in_use(self) -> int:
-        """All that count towards the limit."""
+        """How many count towards the limit."""
         return len(self.idle) + len(self.out) + self.opening + self.leaving
 
     @property
     def longest_wait(self) -> float:
-        """Seconds that anybody has waited so far, those who still do included."""
-        now = self.loop.time()
+        """The longest time in seconds that a task has waited so far, those that still wait included."""
+        now = self.clock.now()
         return max(self._longest_wait, *(now - waiter.since for waiter in self.waiters), 0.0)
 
-    # ---- out
+    # ---- acquiring
 
     async def acquire(self, verb: str, latest: float, deadline: float) -> Checkout:
         """A connection for the current task, in order. PoolExhausted at `latest`, RequestTimeout at `deadline`."""
@@ -95,10 +98,10 @@ class Lending(Clock):
         if self.connections.is_closed:
             raise self.connections.closed()
         if self.idle and not self.waiters:
-            return self._lend(self.idle.pop(), verb)
+            return self._check_out(self.idle.pop(), verb)
         end = sooner(latest, deadline)
         self._check_wait(verb, end, deadline)
-        waiter = Waiter(self.loop, verb)
+        waiter = Waiter(self.loop, self.clock.now(), verb)
         timer = self.loop.call_at(end, self._give_up, waiter, end == deadline) if end else None
         self.waiters.append(waiter)
         self.grow()
@@ -106,20 +109,20 @@ class Lending(Clock):
             return await waiter.future
         except BaseException:
             if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
-                self.release(waiter.future.result())  # it was handed over in the tick of the cancelling
+                self.release(waiter.future.result())  # it was handed over in the iteration of the cancelling
             elif waiter in self.waiters:
                 self.waiters.remove(waiter)
             raise
         finally:
             if timer is not None:
                 timer.cancel()
-            self._longest_wait = max(self._longest_wait, self.loop.time() - waiter.since)
+            self._longest_wait = max(self._longest_wait, self.clock.now() - waiter.since)
 
     def _check_wait(self, verb: str, end: float, deadline: float) -> None:
-        """Refuse at once what would wait for nothing, for too long a queue, or not at all."""
+        """Refuse at once a wait for nothing, behind too many others, or without any time."""
         if not self.limit:
             raise PoolExhausted(f"{verb} needs a connection of its own, and max_exclusive is 0", Outcome.NOT_SENT)
-        to_come = self.limit - len(self.out) - self.leaving  # a connection that is opened for somebody is no queue
+        to_come = self.limit - len(self.out) - self.leaving  # a connection that is opened for a waiter is no queue
         if len(self.waiters) >= self.connections.settings.max_waiting + to_come:
             raise self._exhausted(f"{len(self.waiters)} wait already (max_waiting)")
         if deadline < 0:
@@ -134,139 +137,139 @@ class Lending(Clock):
             text = f"the request's deadline has passed: no connection was free for {waiter.verb}"
             waiter.future.set_exception(RequestTimeout(text, Outcome.NOT_SENT))
         else:
-            seconds = self.loop.time() - waiter.since
+            seconds = self.clock.now() - waiter.since
             waiter.future.set_exception(self._exhausted(f"no connection for {waiter.verb} within {seconds:.1f} s"))
 
-    def _lend(self, lent: Checkout, verb: str) -> Checkout:
-        if lent.timer is not None:
-            lent.timer.cancel()
-        lent.verb, lent.since = verb, self.loop.time()
-        self.out.add(lent)
-        return lent
+    def _check_out(self, checkout: Checkout, verb: str) -> Checkout:
+        if checkout.timer is not None:
+            checkout.timer.cancel()
+        checkout.verb, checkout.since = verb, self.clock.now()
+        self.out.add(checkout)
+        return checkout
 
-    # ---- and back
+    # ---- releasing
 
-    def release(self, lent: Checkout) -> None:
-        """Whoever had it is done, and left it clean, or broken."""
-        self.out.discard(lent)
-        lent.task, lent.on_end = None, None
-        self._offer(lent)
+    def release(self, checkout: Checkout) -> None:
+        """The holder is done, and left the connection clean, or broken."""
+        self.out.discard(checkout)
+        checkout.task, checkout.on_end = None, None
+        self._offer(checkout)
 
-    def set_up_again(self, lent: Checkout) -> None:
-        """The same, but what on_connect had set was reset."""
-        if self.connections.settings.on_connect is None or lent.conn.is_broken or self.connections.is_closed:
-            self.release(lent)
+    def release_to_set_up(self, checkout: Checkout) -> None:
+        """The same, but the settings of on_connect were reset: run that again first."""
+        if self.connections.settings.on_connect is None or checkout.core.is_broken or self.connections.is_closed:
+            self.release(checkout)
         else:
-            lent.is_set_up = False
-            self.connections.run(self._set_up(lent)).add_done_callback(lambda _: self._abandoned(lent))
+            checkout.is_set_up = False
+            self.connections.run(self._set_up(checkout)).add_done_callback(lambda _: self._abandoned(checkout))
 
-    async def _set_up(self, lent: Checkout) -> None:
+    async def _set_up(self, checkout: Checkout) -> None:
         try:
-            await self.connections.set_up(lent.conn)
-        except Exception as error:  # on_connect's own, too
+            await self.connections.set_up(checkout.core)
+        except Exception as error:  # also that of on_connect
             LOG.warning("on_connect failed behind a reset: %s", error)
-            lent.conn.abort()
+            checkout.core.abort()
         except BaseException:
-            lent.conn.abort()
+            checkout.core.abort()
             raise
         finally:
-            lent.is_set_up = True
-            self.release(lent)
+            checkout.is_set_up = True
+            self.release(checkout)
 
-    def _abandoned(self, lent: Checkout) -> None:
+    def _abandoned(self, checkout: Checkout) -> None:
         """The task may have been cancelled before its first step."""
-        if not lent.is_set_up:
-            lent.is_set_up = True
-            lent.conn.abort()
-            self.release(lent)
+        if not checkout.is_set_up:
+            checkout.is_set_up = True
+            checkout.core.abort()
+            self.release(checkout)
 
-    def _offer(self, lent: Checkout) -> None:
-        """To the first who waits, or to the idle ones."""
-        if lent.conn.is_broken or self.connections.is_closed or lent.expires <= self.loop.time():
-            self._discard(lent)
+    def _offer(self, checkout: Checkout) -> None:
+        """Give a connection to the first waiter, or keep it idle."""
+        if checkout.core.is_broken or self.connections.is_closed or checkout.expires <= self.clock.now():
+            self._discard(checkout)
             return
         while self.waiters:
             waiter = self.waiters.popleft()
             if not waiter.future.done():
-                self.out.add(lent)
-                lent.verb, lent.since = waiter.verb, self.loop.time()
-                waiter.future.set_result(lent)
+                self.out.add(checkout)
+                checkout.verb, checkout.since = waiter.verb, self.clock.now()
+                waiter.future.set_result(checkout)
                 return
-        self.idle.append(lent)
+        self.idle.append(checkout)
         longest = self.connections.settings.max_idle
-        end = min(lent.expires, float("inf") if longest is None else self.loop.time() + longest)
+        end = min(checkout.expires, float("inf") if longest is None else self.clock.now() + longest)
         if end != float("inf"):
-            lent.timer = self.loop.call_at(end, self._retire, lent)
+            checkout.timer = self.loop.call_at(end, self._retire, checkout)
 
-    def _retire(self, lent: Checkout) -> None:
+    def _retire(self, checkout: Checkout) -> None:
         """It was idle for too long, or is too old."""
-        self.idle.remove(lent)
-        self._discard(lent)
+        self.idle.remove(checkout)
+        self._discard(checkout)
 
-    def _discard(self, lent: Checkout) -> None:
-        lent.is_over = True
-        transport = lent.conn._transport
+    def _discard(self, checkout: Checkout) -> None:
+        checkout.is_over = True
+        transport = checkout.core.transport
         if not transport.is_closed:
             self.leaving += 1
             transport.closed.add_done_callback(self._left)
-            self.connections.see_off(lent.conn)
+            self.connections.close_when_drained(checkout.core)
         self.grow()
 
     def _left(self, _: object) -> None:
         self.leaving -= 1
         self.grow()
 
-    def ended(self, lent: Checkout) -> None:
+    def ended(self, checkout: Checkout) -> None:
         """The connection was lost or retired."""
-        if lent.is_over:
+        if checkout.is_over:
             return
-        lent.is_over = True
-        if lent in self.idle:
-            self.idle.remove(lent)
-            if lent.timer is not None:
-                lent.timer.cancel()
-            self._discard(lent)
-        self.connections.ended(lent.conn, "a lent connection to")
+        checkout.is_over = True
+        if checkout in self.idle:
+            self.idle.remove(checkout)
+            if checkout.timer is not None:
+                checkout.timer.cancel()
+            self._discard(checkout)
+        self.connections.ended(checkout.core, "a lent connection to")
 
-    # ---- more of them
+    # ---- more connections
 
     def grow(self) -> None:
-        """Open connections for those who wait, as far as the limit allows."""
+        """Open connections for the waiters, as far as the limit allows."""
         room = self.limit - self.in_use
-        if self.connections.is_closed or room <= 0:  # before all who wait are looked at
+        if self.connections.is_closed or room <= 0:  # before all waiters are looked at
             return
         wanted = sum(not waiter.future.done() for waiter in self.waiters) - self.opening
         for _ in range(min(wanted, room)):
             task = self.connections.run(self._open())
-            self._openers.add(task)
+            self._opening.add(task)
             task.add_done_callback(self._opened)
 
     def _opened(self, task: asyncio.Task[None]) -> None:
-        """It has made none: it failed, nobody waited any more, or it was cancelled, perhaps before its first step."""
-        if task in self._openers:
-            self._openers.discard(task)
+        """The task has made no connection: it failed, no waiter was left, or it was cancelled."""
+        if task in self._opening:
+            self._opening.discard(task)
             self.loop.call_soon(self.grow)
 
     async def _open(self) -> None:
         while self._first_waiter() is not None:
             try:
-                conn = await self.connections.open()
-            except Exception as error:  # on_connect's own, too
+                core = await self.connections.open()
+            except Exception as error:  # also that of on_connect
                 self._report(error)
                 continue
             me = asyncio.current_task()
             assert me is not None  # it has a task of its own
-            self._openers.discard(me)
-            lent = Checkout(self, conn)
-            conn._session.supervise(lent)
-            self._offer(lent)
+            self._opening.discard(me)
+            checkout = Checkout(self, core)
+            core.session.supervise(checkout)
+            self._offer(checkout)
             return
 
     def _first_waiter(self) -> Waiter | None:
         return next((waiter for waiter in self.waiters if not waiter.future.done()), None)
 
     def _report(self, cause: Exception) -> None:
-        """An attempt has failed: who waits goes on waiting, or is told at once."""
+        """An attempt has failed: the waiters go on waiting, or with when_down="fail" the first of them fails."""
         waiter = self._first_waiter()
         if self.connections.settings.when_down == "fail" and waiter is not None:
             error = ConnectionClosed(f"no connection for {waiter.verb}: {cause}", Outcome.NOT_SENT)
@@ -274,11 +277,10 @@ class Lending(Clock):
             waiter.future.set_exception(error)
 
     def _exhausted(self, what: str) -> PoolExhausted:
-        now = self.loop.time()
-        holders = sorted(self.out, key=lambda lent: lent.since)
-        names = [lent.holder(now) for lent in holders[:MAX_NAMED_HOLDERS]] + ["..."] * (
-            len(holders) > MAX_NAMED_HOLDERS
-        )
+        now = self.clock.now()
+        holders = sorted(self.out, key=lambda checkout: checkout.since)
+        names = [checkout.holder(now) for checkout in holders[:MAX_NAMED_HOLDERS]]
+        names += ["..."] * (len(holders) > MAX_NAMED_HOLDERS)
         error = PoolExhausted(
             f"{what}: {len(self.out)} of {self.limit} are lent, {self.opening} are being opened, "
             f"{len(self.waiters)} wait; held by: {'; '.join(names) or 'nobody'}",
@@ -288,11 +290,78 @@ class Lending(Clock):
         return error
 
     def close(self, error: PgWireError) -> None:
-        """Nobody gets another one."""
+        """Give out no more connections: the waiters fail with `error`."""
         for waiter in self.waiters:
             if not waiter.future.done():
                 waiter.future.set_exception(error.with_outcome(Outcome.NOT_SENT))
-        for lent in self.idle:
-            if lent.timer is not None:
-                lent.timer.cancel()
+        for checkout in self.idle:
+            if checkout.timer is not None:
+                checkout.timer.cancel()
         self.idle.clear()
+
+
+class PoolLease(Lease):
+    """A lease on a connection that is acquired when it begins, and released clean when it ends.
+
+    There are no other requests on the connection, so its window opens at once.
+    """
+
+    def __init__(self, lending: Lending, name: str, has_state: bool = False) -> None:
+        super().__init__(lending.clock, None, name, has_state)
+        self._lending = lending
+        self._checkout: Checkout | None = None
+
+    async def enter(self, timeout: AcquireTimeout, deadline: float = 0.0) -> None:
+        """Acquire a connection. PoolExhausted after `timeout` seconds, RequestTimeout at `deadline`."""
+        latest = self.deadline(self._lending.connections.settings.acquire_timeout if timeout is ... else timeout)
+        while True:
+            checkout = self._checkout = await self._lending.acquire(self.name, latest, deadline)
+            checkout.task = asyncio.current_task()
+            self._core = checkout.core
+            try:
+                await self._open(deadline)
+                return
+            except BaseException as error:
+                self._let_go(checkout)
+                if not isinstance(error, PgWireError) or not checkout.core.is_broken:
+                    raise
+
+    async def leave(self) -> None:
+        """Release the connection. If only a reset is left to do, only the next holder of this connection waits for it.
+
+        Another lease does that, so that this one can begin again.
+        """
+        checkout = self._checkout
+        if self._window is None or checkout is None:
+            return
+        session = self.core.session
+        if session.failure is not None or (self._clean is None and not self.needs_reset):
+            await super().leave()
+            return
+        is_idle = self.is_idle and session.transaction_status is TransactionStatus.IDLE
+        successor = PoolLease(self._lending, self.name)
+        successor._checkout, self._checkout = checkout, None
+        self.hand_to(successor)
+        successor.reset_at_end()
+        if is_idle:
+            checkout.task = None
+            successor.abandon(Lease.leave(successor))
+        else:
+            await Lease.leave(successor)
+
+    def _was_reset(self) -> None:
+        """Only on_connect has to run again, which it does once this lease is released."""
+
+    def _release(self) -> None:
+        checkout = self._checkout
+        is_reset = self.core.session.failure is None and self.needs_reset
+        super()._release()
+        if checkout is not None:
+            self._let_go(checkout, is_reset)
+
+    def _let_go(self, checkout: Checkout, is_reset: bool = False) -> None:
+        self._checkout = self._core = None
+        if is_reset:
+            self._lending.release_to_set_up(checkout)
+        else:
+            self._lending.release(checkout)

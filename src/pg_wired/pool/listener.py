@@ -1,15 +1,14 @@
-"""PoolListener: notifications of some channels, over as many connections as it takes."""
+"""PoolListener: the notifications of some channels, over as many connections as it takes."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterable
 from weakref import WeakMethod
 
-from ..client.async_conn import AsyncConn, quote_channel
+from ..client.core import Core
 from ..client.lease import AcquireTimeout
-from ..client.notifications import QueueReader
+from ..client.notifications import QueueReader, quote_channel
 from ..errors import ConfigError, ConnectionClosed, PgWireError, UsageError
 from ..protocol.records import ListenerGap, Notification, NotificationGap
 from ..session.notification_queue import Drop, NotificationQueue
@@ -19,18 +18,20 @@ from .connections import LOG
 from .lending import Checkout, Lending
 from .shared import SharedConns
 
-# Seconds that LISTEN may take, and that a notification of our own may be on its way.
 LISTEN_TIMEOUT_SECONDS = 10.0
+# Time for a notification of the library's own to come back.
 DELIVERY_TIMEOUT_SECONDS = 5.0
+# Room for that notification, and for others if on_connect listens.
+DELIVERY_CAPACITY = 16
 VERB = "listener()"
 
 
 class PoolListener(QueueReader):
     """`async with pool.listener(["jobs"]) as events: async for event in events`; also without `async with`.
 
-    Yields each Notification; a NotificationGap where some were lost for want of room; and a ListenerGap where the
-    connection was lost: by then a new one listens. Ends behind its own aclose(), or the pool's close().
-    received = delivered + queued + dropped, at every moment, over all its connections.
+    Yields each Notification; a NotificationGap where some were dropped because the queue was full; and a ListenerGap
+    where the connection was lost and replaced. It ends after its own aclose(), or the pool's close(). At every moment,
+    over all its connections, received = delivered + queued + dropped.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class PoolListener(QueueReader):
         channels: Iterable[str],
         capacity: int,
         drop: Drop,
-        patience: AcquireTimeout,
+        acquire_timeout: AcquireTimeout,
     ) -> None:
         if isinstance(channels, str):
             raise TypeError("channels is a str: pass a list of names")
@@ -51,9 +52,9 @@ class PoolListener(QueueReader):
         self._shared = shared
         self._lending = lending
         self._connections = lending.connections
-        self._patience = patience
-        self._lent: Checkout | None = None
-        self._task: asyncio.Task[object] | None = None  # who has opened it
+        self._acquire_timeout = acquire_timeout
+        self._checkout: Checkout | None = None
+        self._task: asyncio.Task[object] | None = None  # that opened it
         self._reopening: asyncio.Task[None] | None = None
         self._failure: PgWireError | None = None
         self._is_open = self._is_over = False
@@ -61,7 +62,7 @@ class PoolListener(QueueReader):
     @property
     def backend_pid(self) -> int | None:
         """The server process that listens; None while there is none."""
-        return self._lent.conn.backend_pid if self._lent is not None else None
+        return self._checkout.core.pid if self._checkout is not None else None
 
     # ---- a connection that listens
 
@@ -70,8 +71,9 @@ class PoolListener(QueueReader):
             raise UsageError(f"{VERB} is open already: make another one")
         self._is_open = True
         self._task = asyncio.current_task()
-        self._connections.listening.add(self._queue)
-        limit = self._connections.settings.acquire_timeout if self._patience is ... else self._patience
+        self._connections.listens(self._queue)
+        timeout = self._acquire_timeout
+        limit = self._connections.settings.acquire_timeout if timeout is ... else timeout
         try:
             await self._listen(limit, self._queue)
         except BaseException:
@@ -80,113 +82,111 @@ class PoolListener(QueueReader):
         return self
 
     async def _listen(self, limit: float | None, queue: NotificationQueue) -> None:
-        """Borrow a connection, and LISTEN there, into `queue`; from then on its end is heard of."""
+        """Acquire a connection and LISTEN there, into `queue`. From then on its end calls `_ended`."""
         is_first = queue is self._queue
-        lent = await self._lending.acquire(VERB, self._lending.deadline(limit), 0.0)
-        lent.task = self._task
-        conn = lent.conn
+        checkout = await self._lending.acquire(VERB, self._lending.clock.deadline(limit), 0.0)
+        checkout.task = self._task
+        core = checkout.core
         try:
             if is_first:
-                await self._check_delivery(conn)
-            conn._session.deliver_notifications(queue)
-            await conn.simple_query(
-                "; ".join(f"LISTEN {name}" for name in self._channels), timeout=LISTEN_TIMEOUT_SECONDS
-            )
-            if conn.is_broken:
-                raise conn._session.refusal()
+                await self._check_delivery(core)
+            core.session.deliver_notifications(queue)
+            await core.simple_query("; ".join(f"LISTEN {name}" for name in self._channels), LISTEN_TIMEOUT_SECONDS)
+            if core.is_broken:
+                raise core.session.refusal()
             if self._is_over:
                 raise self._connections.closed()
         except BaseException:
-            self._drop(lent)
+            self._drop(checkout)
             raise
-        self._lent = lent
-        ended = WeakMethod(self._ended)  # a listener that nobody has must not be kept by its connection
-        lent.on_end = lambda: method() if (method := ended()) is not None else None
+        self._checkout = checkout
+        ended = WeakMethod(self._ended)  # a listener that was dropped must not be kept alive by its connection
+        checkout.on_end = lambda: method() if (method := ended()) is not None else None
 
-    async def _check_delivery(self, conn: AsyncConn) -> None:
-        """Have something notified: a pooler in transaction mode says yes to LISTEN, and delivers nothing.
+    async def _check_delivery(self, core: Core) -> None:
+        """Send a notification and wait for it: a pooler in transaction mode accepts LISTEN, and delivers nothing.
 
-        By another connection where there is one: behind such a pooler ours could meet the listening session by chance.
+        Another connection sends it if possible: behind such a pooler ours could meet the listening session by chance.
         """
-        channel = f"pg_wired_{os.urandom(8).hex()}"
-        queue = conn._session.notifications
-        queue.capacity = 16  # there may be others, if on_connect listens
-        queue.drop = "oldest"
-        await conn.simple_query(f"LISTEN {channel}", timeout=LISTEN_TIMEOUT_SECONDS)
+        channel = f"pg_wired_{self._connections.runtime.randomness.randbytes(8).hex()}"
+        queue = core.session.notifications
+        queue.set_limit(DELIVERY_CAPACITY, "oldest")
+        await core.simple_query(f"LISTEN {channel}", LISTEN_TIMEOUT_SECONDS)
         notify = f"NOTIFY {channel}"
         try:
             async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
                 try:
-                    await self._neighbour(conn).simple_query(notify, timeout=DELIVERY_TIMEOUT_SECONDS / 2)
-                except (ConnectionClosed, OSError):  # lost, or too busy: OSError has timeouts, too
-                    await conn.simple_query(notify)
-                await self._arrived(conn, channel)
+                    await self._neighbour(core).simple_query(notify, DELIVERY_TIMEOUT_SECONDS / 2)
+                except (ConnectionClosed, OSError):  # lost, or too busy: OSError includes timeouts
+                    await core.simple_query(notify)
+                await self._arrived(core, channel)
         except TimeoutError:
             raise UsageError(
-                f"LISTEN has no effect through {conn.addr}: a notification of our own did not come back within "
+                f"LISTEN has no effect through {core.address}: a notification of our own did not come back within "
                 f"{DELIVERY_TIMEOUT_SECONDS} s, as behind a pooler in transaction mode; "
                 "connect to the server itself, or in session mode"
             ) from None
-        queue.capacity = 0
-        await conn.simple_query(f"UNLISTEN {channel}", timeout=LISTEN_TIMEOUT_SECONDS)
+        queue.set_limit(0, "oldest")
+        await core.simple_query(f"UNLISTEN {channel}", LISTEN_TIMEOUT_SECONDS)
 
-    def _neighbour(self, conn: AsyncConn) -> AsyncConn:
+    def _neighbour(self, core: Core) -> Core:
         """A shared connection to the same server, or else this one."""
-        others = [other for other in self._shared.conns if other.addr == conn.addr]
-        return others[choose([other._session for other in others])] if others else conn
+        others = [other for other in self._shared.cores if other.address == core.address]
+        return others[choose([other.session for other in others])] if others else core
 
     @staticmethod
-    async def _arrived(conn: AsyncConn, channel: str) -> None:
-        queue = conn._session.notifications
+    async def _arrived(core: Core, channel: str) -> None:
+        queue = core.session.notifications
         reader = QueueReader(queue, queue.capacity, queue.drop)
         while (item := queue.take()) is None or not isinstance(item, Notification) or item.channel != channel:
-            if item is None and conn._session.failure is not None:
-                raise conn._session.refusal()
+            if item is None and core.session.failure is not None:
+                raise core.session.refusal()
             if item is None:
-                await reader._arrival()
+                await reader.arrival()
 
     # ---- its loss
 
     def _ended(self) -> None:
-        """The connection is gone, or of no more use: another one."""
-        lent = self._lent
-        if lent is None:
+        """The connection is lost, or takes no more requests: make another one."""
+        checkout = self._checkout
+        if checkout is None:
             return
-        self._lent = None
-        before = lent.conn.backend_pid
-        self._drop(lent)
+        self._checkout = None
+        before = checkout.core.pid
+        self._drop(checkout)
         if self._connections.is_closed:
             self._end()
         else:
             self._reopening = self._connections.run(self._reopen(before))
 
     async def _reopen(self, before: int | None) -> None:
-        """Again and again, until it listens or nobody wants it to."""
-        begin = self._connections.loop.time()
+        """Try again until a connection listens, or the listener is closed."""
+        clock = self._connections.clock
+        begin = clock.now()
         try:
-            while (lent := self._lent) is None:
+            while (checkout := self._checkout) is None:
                 early = NotificationQueue()
-                early.capacity, early.drop = self._queue.capacity, self._queue.drop
+                early.set_limit(self._queue.capacity, self._queue.drop)
                 try:
                     await self._listen(None, early)
                 except PgWireError as error:
                     LOG.warning("a listener waits for a connection that listens: %s", error)
-                    await asyncio.sleep(MAX_DELAY_SECONDS * self._connections.settings.random())
+                    await asyncio.sleep(MAX_DELAY_SECONDS * self._connections.runtime.randomness.random())
         except BaseException as error:
             self._failure = ConnectionClosed(f"the listener was stopped: {type(error).__name__}")
             self._end()
             raise
-        gap = ListenerGap(0, self._connections.loop.time() - begin, before, lent.conn.backend_pid)
+        gap = ListenerGap(0, clock.now() - begin, before, checkout.core.pid)
         self._queue.reconnected(gap, early)
-        lent.conn._session.deliver_notifications(self._queue)
+        checkout.core.session.deliver_notifications(self._queue)
 
-    def _drop(self, lent: Checkout) -> None:
-        """It has listened: nobody else shall have it."""
-        lent.on_end = None
-        if lent.conn._session.notifications is self._queue:
-            lent.conn._session.deliver_notifications(NotificationQueue())
-        lent.conn._core.is_broken = True
-        self._lending.release(lent)
+    def _drop(self, checkout: Checkout) -> None:
+        """Give up a connection that has listened: it must not be used for anything else."""
+        checkout.on_end = None
+        if checkout.core.session.notifications is self._queue:
+            checkout.core.session.deliver_notifications(NotificationQueue())
+        checkout.core.must_not_be_reused()
+        self._lending.release(checkout)
 
     # ---- the reader
 
@@ -202,14 +202,14 @@ class PoolListener(QueueReader):
                 raise self._failure
             if self._is_over:
                 raise StopAsyncIteration
-            await self._arrival()
+            await self.arrival()
         return item
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Listen no more, and give the connection up. Idempotent."""
+        """Stop listening, and give the connection up. Idempotent."""
         self._end()
         task = self._reopening
         if task is not None and task is not asyncio.current_task():
@@ -220,13 +220,12 @@ class PoolListener(QueueReader):
         if self._is_over:
             return
         self._is_over = True
-        lent, self._lent = self._lent, None
-        if lent is not None:
-            self._drop(lent)
-        self._connections.listening.discard(self._queue)
-        self._connections.past_dropped += self._queue.dropped
+        checkout, self._checkout = self._checkout, None
+        if checkout is not None:
+            self._drop(checkout)
+        self._connections.stops_listening(self._queue)
         self._queue.wake()
 
     def __del__(self) -> None:
-        if "_is_over" in self.__dict__ and self._lent is not None and self._connections.owner.has_loop:
+        if "_is_over" in self.__dict__ and self._checkout is not None and self._connections.owner.has_loop:
             self._connections.owner.run(self._end)

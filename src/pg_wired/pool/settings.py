@@ -1,20 +1,20 @@
-"""What a pool is told when it is made, checked. It starts nothing."""
+"""The settings of a pool, checked."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-from ..client.async_conn import AsyncConn
 from ..errors import ConfigError
 
 WhenDown: TypeAlias = Literal["wait", "fail"]
-OnConnect: TypeAlias = Callable[[AsyncConn], Awaitable[object]]
+# Called with each new AsyncConn.
+OnConnect: TypeAlias = Callable[[Any], Awaitable[object]]
 
 
 class PoolSettings(NamedTuple):
-    """Numbers of connections, and seconds."""
+    """Numbers of connections, and times in seconds."""
 
     size: int
     max_exclusive: int
@@ -25,10 +25,9 @@ class PoolSettings(NamedTuple):
     max_idle: float | None
     probe_interval: float | None
     on_connect: OnConnect | None
-    random: Callable[[], float]
 
     def checked(self) -> PoolSettings:
-        """Itself. ConfigError or TypeError names what is wrong."""
+        """These settings. ConfigError or TypeError names the one that is wrong."""
         check_count("size", self.size, 1)
         check_count("max_exclusive", self.max_exclusive, 0)
         check_count("max_waiting", self.max_waiting, 0)
@@ -36,15 +35,13 @@ class PoolSettings(NamedTuple):
             check_seconds(name, getattr(self, name))
         if self.when_down not in ("wait", "fail"):
             raise ConfigError(f"when_down is {self.when_down!r}: pass 'wait' or 'fail'")
-        for name in ("on_connect", "random"):
-            value = getattr(self, name)
-            if value is not None and not callable(value):
-                raise TypeError(f"{name} is {type(value).__name__}: pass a function")
+        if self.on_connect is not None and not callable(self.on_connect):
+            raise TypeError(f"on_connect is {type(self.on_connect).__name__}: pass a function")
         return self
 
 
 def check_count(name: str, value: object, least: int) -> None:
-    """Raise for what is no number of connections or requests."""
+    """Raise for a value that is no number of connections or requests."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} is {type(value).__name__}: pass an int")
     if value < least:
@@ -52,7 +49,7 @@ def check_count(name: str, value: object, least: int) -> None:
 
 
 def check_seconds(name: str, value: object) -> None:
-    """Raise for what is neither None nor a time above 0."""
+    """Raise for a value that is neither None nor a time above 0."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -1,4 +1,4 @@
-"""Lanes: the shared connections of a pool, each in a slot that is filled again when it is lost."""
+"""The shared connections of a pool, each in a slot that is filled again when its connection is lost."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
 
-from ..client.async_conn import AsyncConn
 from ..client.core import Core
 from ..errors import ConnectionClosed, Outcome, PgWireError, PoolExhausted, RequestTimeout
-from ..loop.clock import Clock, seconds
+from ..loop.clock import seconds
 from ..session.request import Request
 from ..session.session import Session, choose
 from .connections import LOG, Connections
 from .wait_queue import WaitQueue
 
-# Seconds after which a slot tries again, whose task was cancelled by somebody who cancels everything.
+# Time until a slot tries again after its task was cancelled by a program that cancels every task.
 RETRY_PAUSE_SECONDS = 1.0
 
 
@@ -58,10 +57,10 @@ NEXT_STATES = {
 
 
 class SharedConn:
-    """One shared connection; its session's supervisor."""
+    """One shared connection: the supervisor of its session."""
 
-    def __init__(self, slot: Slot, conn: AsyncConn) -> None:
-        self.conn = conn
+    def __init__(self, slot: Slot, core: Core) -> None:
+        self.core = core
         self._slot = slot
 
     def ended(self) -> None:
@@ -69,17 +68,17 @@ class SharedConn:
         self._slot.ended(self)
 
     def unsent(self, request: Request) -> bool:
-        """Another lane, or the waiting room, may have it."""
+        """Give a request of which nothing was sent to another connection, or to the wait queue."""
         return self._slot.shared.move(request)
 
 
 class Slot:
-    """A place for one shared connection. `first` is done after the first attempt, with what that failed with."""
+    """A place for one shared connection. `first` is done after the first attempt, with its error or None."""
 
     def __init__(self, shared: SharedConns) -> None:
         self.shared = shared
         self.state = SlotState.CONNECTING
-        self.lane: SharedConn | None = None
+        self.conn: SharedConn | None = None
         self.first: asyncio.Future[BaseException | None] = shared.loop.create_future()
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -96,12 +95,12 @@ class Slot:
     async def _connect(self) -> None:
         while True:
             try:
-                conn = await self.shared.connections.open(lambda: self._happens(SlotEvent.BEGINS))
-            except Exception as error:  # on_connect's own, too
+                core = await self.shared.connections.open(lambda: self._happens(SlotEvent.BEGINS))
+            except Exception as error:  # also that of on_connect
                 self._happens(SlotEvent.FAILED)
                 self._report(error)
             else:
-                self._take(conn)
+                self._take(core)
                 return
 
     def _report(self, error: BaseException | None) -> None:
@@ -118,18 +117,18 @@ class Slot:
         else:  # it was lost before the task had ended
             self._fill()
 
-    def _take(self, conn: AsyncConn) -> None:
-        if self.state is SlotState.CLOSED:  # on_connect would not be cancelled
-            conn.abort()
+    def _take(self, core: Core) -> None:
+        if self.state is SlotState.CLOSED:  # on_connect did not let itself be cancelled
+            core.abort()
             return
-        old = self.lane
+        old = self.conn
         self._happens(SlotEvent.CONNECTED)
-        self.lane = SharedConn(self, conn)
-        conn._session.supervise(self.lane)
-        self.shared.add(conn)
+        self.conn = SharedConn(self, core)
+        core.session.supervise(self.conn)
+        self.shared.add(core)
         if old is not None:
-            self.shared.remove(old.conn)
-            self.shared.connections.see_off(old.conn)
+            self.shared.remove(old.core)
+            self.shared.connections.close_when_drained(old.core)
         lifetime = self.shared.connections.lifetime()
         if lifetime != float("inf"):
             self._timer = self.shared.loop.call_later(lifetime, self._expire)
@@ -139,66 +138,67 @@ class Slot:
         self._happens(SlotEvent.EXPIRED)
         self._fill()
 
-    def ended(self, lane: SharedConn) -> None:
-        """Its connection is no longer of use: out of the way at once, and another one made."""
-        if lane is not self.lane:
+    def ended(self, conn: SharedConn) -> None:
+        """The connection takes no more requests: remove it at once, and make another one."""
+        if conn is not self.conn:
             return
-        self.lane = None
+        self.conn = None
         self._happens(SlotEvent.LOST)
         self._stop_timer()
-        self.shared.remove(lane.conn)
-        self.shared.connections.ended(lane.conn, "a shared connection to")
-        self.shared.connections.see_off(lane.conn)
+        self.shared.remove(conn.core)
+        self.shared.connections.ended(conn.core, "a shared connection to")
+        self.shared.connections.close_when_drained(conn.core)
         self._fill()
 
-    def close(self) -> AsyncConn | None:
-        """No further connection. Returns the one that there was; it takes no more requests of the pool's."""
+    def close(self) -> Core | None:
+        """Make no further connection. Returns the one there was, which takes no more requests of the pool."""
         self._happens(SlotEvent.CLOSED)
         self._stop_timer()
         if self._task is not None:
             self._task.cancel()
         self._report(None)
-        lane, self.lane = self.lane, None
-        if lane is None:
+        conn, self.conn = self.conn, None
+        if conn is None:
             return None
-        self.shared.remove(lane.conn)
-        return lane.conn
+        self.shared.remove(conn.core)
+        return conn.core
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
 
-class SharedConns(Clock):
-    """Takes requests to whichever lane has the least to do; while none is up they wait, or fail."""
+class SharedConns:
+    """Gives each request to the connection with the least to do. While none is up, requests wait or fail."""
 
     def __init__(self, connections: Connections) -> None:
-        super().__init__(connections.loop)
         self.connections = connections
+        self.clock = connections.clock
+        self.loop = connections.loop
+        self.deadline = connections.clock.deadline
         self.moved = 0
-        self.sessions: list[Session] = []
-        self._cores: list[Core] = []
-        self.conns: list[AsyncConn] = []
+        self.cores: list[Core] = []
+        self.sessions: list[Session] = []  # of the cores, for `choose`
         self.slots: list[Slot] = []
         settings = connections.settings
-        self.waiting = WaitQueue(self, settings.max_waiting, settings.acquire_timeout, self._nothing_came_up)
+        self.waiting = WaitQueue(self.clock, settings.max_waiting, settings.acquire_timeout, self._nothing_came_up)
 
     def submit(self, request: Request) -> None:
-        """Submit it to the lane with the least to do."""
+        """Submit a request to the connection with the least to do."""
         if not self.sessions:
             self._wait(request)
             return
         request.allow_move()
-        self._cores[choose(self.sessions)].submit(request)
+        self.cores[choose(self.sessions)].submit(request)
 
     @contextmanager
     def in_one_write(self) -> Iterator[Callable[[Request], None]]:
-        """What is submitted inside, by what it gives, goes to one lane, together."""
+        """Requests that are submitted inside, by the function that this gives, go to one connection, together."""
         if not self.sessions:
             yield self._wait
             return
-        # None of them may move: a batch that is torn apart would run out of its order.
-        with self._cores[choose(self.sessions)].in_one_write() as submit:
+        # None of them may move: the requests of a batch would run out of order.
+        with self.cores[choose(self.sessions)].in_one_write() as submit:
             yield submit
 
     def _wait(self, request: Request) -> None:
@@ -213,12 +213,12 @@ class SharedConns(Clock):
             request.fail(self._because(PoolExhausted(f"{len(self.waiting)} requests wait already", Outcome.NOT_SENT)))
 
     def move(self, request: Request) -> bool:
-        """A lane was lost before anything of the request had left: another one has it, or it waits for one."""
+        """Give a request of a lost connection, of which nothing was sent, to another one, or let it wait for one."""
         if self.connections.is_closed or (not self.sessions and self.connections.settings.when_down == "fail"):
             return False
         try:
             if self.sessions:
-                self._cores[choose(self.sessions)].submit(request)
+                self.cores[choose(self.sessions)].submit(request)
             elif not self.waiting.add(request):
                 return False
         except PgWireError:
@@ -227,7 +227,7 @@ class SharedConns(Clock):
         return True
 
     def down(self) -> PgWireError:
-        """The error for want of any connection."""
+        """The error where no connection is up."""
         return self._because(ConnectionClosed(f"none of {len(self.slots)} connections is up", Outcome.NOT_SENT))
 
     def _nothing_came_up(self) -> PgWireError:
@@ -242,12 +242,12 @@ class SharedConns(Clock):
     # ---- slots
 
     async def connect(self, timeout: float | None) -> None:
-        """Fill the first slot, or raise what that failed with; then the others, until one fails.
+        """Fill the first slot, or raise the error of its attempt; then the others, until one fails.
 
-        All in `timeout` seconds: RequestTimeout if not even the first is up then.
+        All within `timeout` seconds: RequestTimeout if not even the first connection is up then.
         """
         limit = seconds(timeout)
-        latest = None if limit is None else self.loop.time() + limit
+        latest = None if limit is None else self.clock.now() + limit
         self.slots.append(first := Slot(self))
         await asyncio.wait([first.first], timeout=limit)
         if not first.first.done():
@@ -256,37 +256,36 @@ class SharedConns(Clock):
             raise error
         self.resize(self.connections.settings.size)
         for slot in self.slots:  # each attempt waits for the one before
-            await asyncio.wait([slot.first], timeout=None if latest is None else latest - self.loop.time())
+            await asyncio.wait([slot.first], timeout=None if latest is None else latest - self.clock.now())
             if not slot.first.done() or slot.first.result() is not None:
-                return  # they go on in the background, and what is up need not wait for them
+                return  # the others go on in the background; connections that are up need not wait for them
 
     def resize(self, size: int) -> None:
-        """So many slots from now on; those that go finish what they have."""
+        """Have `size` slots from now on. The connections of surplus slots finish what they have."""
         self.slots += [Slot(self) for _ in range(size - len(self.slots))]
         surplus = len(self.slots) - size
-        going = sorted(self.slots, key=lambda slot: slot.lane is not None)[: max(0, surplus)]  # idle hands first
+        going = sorted(self.slots, key=lambda slot: slot.conn is not None)[: max(0, surplus)]  # empty slots first
         for slot in going:
             self.slots.remove(slot)
-            conn = slot.close()
-            if conn is not None:
-                self.connections.see_off(conn)
+            core = slot.close()
+            if core is not None:
+                self.connections.close_when_drained(core)
 
-    def add(self, conn: AsyncConn) -> None:
-        """A connection is up; whoever waits may use it."""
-        LOG.info("connected to %s (pid %s)", conn.addr, conn.backend_pid)
-        self.conns.append(conn)
-        self.sessions.append(conn._session)
-        self._cores.append(conn._core)
+    def add(self, core: Core) -> None:
+        """A connection is up: waiting requests may use it."""
+        LOG.info("connected to %s (pid %s)", core.address, core.pid)
+        self.cores.append(core)
+        self.sessions.append(core.session)
         self.waiting.drain(self.submit, lambda: bool(self.sessions))
 
-    def remove(self, conn: AsyncConn) -> None:
-        """It gets no more requests."""
-        if conn in self.conns:
-            i = self.conns.index(conn)
-            del self.conns[i], self.sessions[i], self._cores[i]
+    def remove(self, core: Core) -> None:
+        """A connection gets no more requests."""
+        if core in self.cores:
+            i = self.cores.index(core)
+            del self.cores[i], self.sessions[i]
 
     def close(self) -> None:
-        """No more requests, and no more connections. What is submitted is still answered."""
+        """Take no more requests and make no more connections. Submitted requests are still answered."""
         for slot in self.slots:
             slot.close()
         self.waiting.fail(self.connections.closed())

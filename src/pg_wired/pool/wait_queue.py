@@ -1,4 +1,4 @@
-"""Requests that wait for a connection to come up: in order, so many at most, and none for ever."""
+"""Requests that wait for a shared connection to come up: in order, a limited number, and each for a limited time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import Outcome, PgWireError, RequestTimeout
 from ..loop.clock import Clock
 from ..session.request import Request
 
-# Seconds between looks for what is overdue, at least: a deadline may be a quarter of a second late (I9).
+# The shortest time between looks for overdue requests. A deadline may be a quarter of a second late (I9).
 EXPIRY_INTERVAL_SECONDS = 0.02
 
 
@@ -21,47 +21,52 @@ class _Waiting(NamedTuple):
 
 
 class WaitQueue:
-    """At most `limit` requests. `exhausted` makes the error of those that were not told how long to wait."""
+    """At most `limit` requests, each for `acquire_timeout` seconds unless it has a deadline of its own.
 
-    def __init__(self, clock: Clock, limit: int, patience: float | None, exhausted: Callable[[], PgWireError]) -> None:
+    `exhausted` makes the error for a request without one.
+    """
+
+    def __init__(
+        self, clock: Clock, limit: int, acquire_timeout: float | None, exhausted: Callable[[], PgWireError]
+    ) -> None:
         self._clock = clock
         self._limit = limit
-        self._patience = patience
+        self._acquire_timeout = acquire_timeout
         self._exhausted = exhausted
         self._queue: deque[_Waiting] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0  # uvloop's handle of a timer that is due at once does not know when
+        self._due = 0.0  # the handle of a timer that is due at once does not know when, on uvloop
 
     def __len__(self) -> int:
         return len(self._queue)
 
     def add(self, request: Request) -> bool:
-        """Let it wait, until its own deadline if it has one; says whether there is room."""
+        """Let a request wait; returns whether there is room."""
         if len(self._queue) >= self._limit:
-            self._drop_dead()
+            self._drop_abandoned()
             if len(self._queue) >= self._limit:
                 return False
-        latest = request.deadline or self._clock.deadline(self._patience) or float("inf")
+        latest = request.deadline or self._clock.deadline(self._acquire_timeout) or float("inf")
         self._queue.append(_Waiting(request, latest))
         if latest != float("inf"):
             self._look_at(latest)
         return True
 
     def drain(self, submit: Callable[[Request], None], is_open: Callable[[], bool]) -> None:
-        """Submit all that still wait, in order, while it `is_open`."""
-        self._drop_dead()
+        """Submit the waiting requests in order, while it `is_open`."""
+        self._drop_abandoned()
         while self._queue and is_open():
             submit(self._queue.popleft().request)
         self._stop_if_empty()
 
     def fail(self, error: PgWireError) -> None:
-        """Tell all of them."""
+        """Fail all waiting requests."""
         while self._queue:
             self._queue.popleft().request.fail(error.with_outcome(Outcome.NOT_SENT))
         self._stop_if_empty()
 
-    def _drop_dead(self) -> None:
-        """Forget those for whom nobody waits any more."""
+    def _drop_abandoned(self) -> None:
+        """Drop the requests that no caller waits for."""
         alive = [each for each in self._queue if each.request.sink is not None and not each.request.sink.done()]
         if len(alive) < len(self._queue):
             self._queue = deque(alive)
@@ -75,7 +80,7 @@ class WaitQueue:
 
     def _look(self) -> None:
         self._timer = None
-        now = self._clock.loop.time()
+        now = self._clock.now()
         for request, latest in self._queue:
             if latest <= now and request.deadline:
                 request.fail(
@@ -83,7 +88,7 @@ class WaitQueue:
                 )
             elif latest <= now:
                 request.fail(self._exhausted())
-        self._drop_dead()
+        self._drop_abandoned()
         following = min((each.latest for each in self._queue), default=float("inf"))
         if following != float("inf"):
             self._look_at(max(following, now + EXPIRY_INTERVAL_SECONDS))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from ..errors import ProtocolError
 from . import octets
-from .types import Row
+
+if TYPE_CHECKING:
+    from .types import Row
 
 
 def check(p: bytearray, i: int, end: int, columns: int) -> int:
@@ -81,3 +86,13 @@ def data(p: bytearray, i: int, end: int, out: bytearray) -> int:
         j = octets.put_part(q, j, p, i + 5, n)
         i += 5 + n
     return at
+
+
+def encode(rows: Iterable[Row]) -> bytearray:
+    """Rows as DataRow messages, headers included: the inverse of `make`."""
+    out = bytearray()
+    for row in rows:
+        cells = [b"\xff\xff\xff\xff" if cell is None else len(cell).to_bytes(4, "big") + cell for cell in row]
+        body = len(row).to_bytes(2, "big") + b"".join(cells)
+        out += b"D" + (4 + len(body)).to_bytes(4, "big") + body
+    return out

@@ -7,10 +7,13 @@ piece of memory, which lives as long as any of them.
 from __future__ import annotations
 
 from sys import byteorder
+from typing import TYPE_CHECKING
 
 from ..frozen import Frozen
 from . import octets
-from .records import FieldDescription
+
+if TYPE_CHECKING:
+    from .records import FieldDescription
 
 # Arrow recommends buffers that begin at a multiple of 64 bytes.
 ALIGNMENT_BYTES = 64

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import octets
-from .types import LONG_LIMIT_BYTES, FormatCode, Oid, Value
+from .octets import LONG_LIMIT_BYTES
+from .types import FormatCode, Oid, Value
 
 # Bind counts its parameters in 16 bits (chapter "Message Formats").
 MAX_PARAMETERS = 65_535

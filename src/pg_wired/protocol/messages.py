@@ -9,10 +9,10 @@ from typing import Annotated, TypeAlias
 
 from ..errors import ProtocolError
 from . import schema
+from .octets import LONG_LIMIT_BYTES
 from .records import FieldDescription
 from .schema import Array, Bytes, Char, Int, Record, Secret, String, Terminated, Value, Varies
 from .schema import Message as Message
-from .types import LONG_LIMIT_BYTES
 
 INT16 = Int(2)
 UINT16 = Int(2, signed=False)  # counts too: up to 65,535 parameters, as the server reads them

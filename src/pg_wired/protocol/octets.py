@@ -9,8 +9,6 @@ from __future__ import annotations
 from sys import byteorder
 from typing import Any
 
-from . import types
-
 
 def get_u16(p: bytearray | bytes, i: int) -> int:
     return p[i] << 8 | p[i + 1]
@@ -101,9 +99,14 @@ def new_record(cls: type[Any], first: object, second: object, third: object) -> 
     return tuple.__new__(cls, (first, second, third))
 
 
-# Limits and marks that the compiled modules compare with.
-SHORT_LIMIT_BYTES = types.SHORT_LIMIT_BYTES
-LONG_LIMIT_BYTES = types.LONG_LIMIT_BYTES
+# ---- limits and marks that compiled modules compare with
+
+# libpq's rule (fe-protocol3.c, VALID_LONG_MESSAGE_TYPE): only these may be longer than 30,000 bytes, and `t`, which
+# 65,535 parameters make 262,146 bytes long.
+LONG_MESSAGES = "TDdENAt"
+SHORT_LIMIT_BYTES = 30_000
+# PostgreSQL's own limit of a message (PQ_LARGE_MESSAGE_LIMIT, MaxAllocSize - 1).
+LONG_LIMIT_BYTES = 0x3FFFFFFE
 # Encoded bytes that wait for the socket; requests beyond wait as objects, until it has taken all but so many.
 HIGH_WATER_BYTES = 1024 * 1024
 LOW_WATER_BYTES = HIGH_WATER_BYTES // 2

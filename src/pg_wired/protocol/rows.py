@@ -90,11 +90,11 @@ class RowStore:
         Raises ValueError for a column over 2 GiB (its offsets have 32 bits: take a stream's batches), and for rows of
         different widths.
         """
-        from . import columns, messages
+        from . import columns
 
         if self._body is None:
             body = RowBody()
-            data = bytearray(messages.encode(*[messages.DataRow(row) for row in self._rows]))
+            data = backend.encode(self._rows)
             body.append(data, 0, len(data))
         else:
             body = self._body

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ..errors import Outcome, PgWireError
-from .rows import Rows
+
+if TYPE_CHECKING:
+    from .rows import Rows
 
 # libpq's fe-protocol3.c, reportErrorPosition: screen columns that a line may take, and those kept behind the error.
 DISPLAY_COLUMNS = 60
 MIN_RIGHT_COLUMNS = 10
 # Characters looked at on either side: a statement may be one line of megabytes.
 REACH_CHARS = 10 * DISPLAY_COLUMNS
+
+
+# On a crash or an immediate shutdown the server gives its reason as a notice: crash_shutdown, admin_shutdown.
+SHUTDOWN_NOTICES = ("57P02", "57P01")
 
 
 class PgError(PgWireError):

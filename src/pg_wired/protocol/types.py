@@ -1,4 +1,4 @@
-"""Plain types, and the limits of a message's length."""
+"""Plain types that callers see."""
 
 from __future__ import annotations
 
@@ -34,11 +34,3 @@ class ResponseCollector(IntEnum):
     COPY_IN = 3
     COPY_OUT = 4
     COPY_BOTH = 5
-
-
-# libpq's rule (fe-protocol3.c, VALID_LONG_MESSAGE_TYPE): only these may be longer than 30,000 bytes, and `t`, which
-# 65,535 parameters make 262,146 bytes long.
-LONG_MESSAGES = "TDdENAt"
-SHORT_LIMIT_BYTES = 30_000
-# PostgreSQL's own limit of a message (PQ_LARGE_MESSAGE_LIMIT, MaxAllocSize - 1).
-LONG_LIMIT_BYTES = 0x3FFFFFFE

@@ -37,7 +37,7 @@ def _counts(request: Request, is_pending: bool) -> bool:
     if request.script == SYNC_SCRIPT or (is_pending and (request.sink is None or request.sink.done())):
         return False
     parts = request.unit.whole.parts if request.unit is not None else None
-    return not parts or request is parts[-1]
+    return not parts or request is parts[len(parts) - 1]  # compiled, an index counts from the front only
 
 
 def _reason(ahead: int, holder: str) -> str:
@@ -52,4 +52,9 @@ def sole(inflight: Sequence[Request]) -> Request | None:
     if len(inflight) == 1:
         return None if inflight[0].is_item else inflight[0]
     unit = inflight[0].unit if inflight else None
-    return unit.query if unit is not None and all(part.unit is unit for part in inflight) else None
+    if unit is None:
+        return None
+    for part in inflight:
+        if part.unit is not unit:
+            return None
+    return unit.query

@@ -41,6 +41,11 @@ class NotificationQueue:
     def __len__(self) -> int:
         return self._queued
 
+    def set_limit(self, capacity: int, drop: Drop) -> None:
+        """Keep at most `capacity` notifications; when full, drop the "oldest" or the "newest"."""
+        self.capacity = capacity
+        self.drop = drop
+
     def arrived(self, body: bytes) -> None:
         """Take a NotificationResponse: the one message of its kind that may come by the hundred thousand."""
         n = len(body)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ConfigError, Outcome, PgWireError, PipelineAborted, ProtocolError, UsageError
 from ..protocol import backend, frontend, octets, rows
+from ..protocol.octets import LONG_LIMIT_BYTES
 from ..protocol.rows import Rows
 from ..protocol.server_error import PgError
-from ..protocol.types import LONG_LIMIT_BYTES, Oid, Row, Value
+from ..protocol.types import Oid, Row, Value
 from . import statements, table
 from .table import ANSWERS, State
 

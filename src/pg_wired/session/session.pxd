@@ -1,5 +1,7 @@
 cimport cython
+from . cimport deadlines
 from . cimport extended_query
+from . cimport outcomes
 from ..protocol cimport frontend
 from . cimport notification_queue
 from ..protocol cimport octets

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..errors import ConnectionClosed, Outcome, PgWireError, ProtocolError, UsageError
 from ..protocol import frontend, octets
 from ..protocol.buffers import Buffers, ended_by
-from ..protocol.server_error import PgError
+from ..protocol.server_error import SHUTDOWN_NOTICES, PgError
 from ..protocol.types import TransactionStatus
 from . import deadlines, extended_query, notification_queue, outcomes, table
 from .request import COMMITTING_TAGS, COPY_IN, SYNC_SCRIPT, Request, Window, add_note, simple_query_request
@@ -38,8 +38,6 @@ MAX_SETTINGS = 1000
 RETIRING_SETTINGS = frozenset(
     {"client_encoding", "standard_conforming_strings", "session_authorization", "in_hot_standby"}
 )
-# On a crash or an immediate shutdown the reason comes as a notice: crash_shutdown, admin_shutdown.
-SHUTDOWN_NOTICES = ("57P02", "57P01")
 # SQLSTATE read_only_sql_transaction: a server that was the primary may have become a standby.
 READ_ONLY = "25006"
 # What a server that takes writes reports, from PostgreSQL 14 on. Where it does, the transaction was read-only because
@@ -694,13 +692,9 @@ class Session(Buffers):
             return cause
         if (self.is_terminated or self.is_closed_by_client) and self.reason is not Reason.SERVER_ENDS:
             error = ConnectionClosed(f"the connection was closed: {self.reason_text or 'by abort()'}")
-        elif self.last_words is not None:
-            error = ConnectionClosed(f"the server closed the connection: {self.last_words.message}")
-            cause = self.last_words
-        else:
-            return ended_by(cause)
-        error.__cause__ = cause
-        return error
+            error.__cause__ = cause
+            return error
+        return ended_by(cause, self.last_words)
 
     def tell_supervisor(self) -> None:
         """Tell the pool, if there is one, that this connection is of no more use to it."""

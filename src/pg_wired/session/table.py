@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from ..errors import ProtocolError
-from ..protocol.types import LONG_LIMIT_BYTES, LONG_MESSAGES, SHORT_LIMIT_BYTES
+from ..protocol.octets import LONG_LIMIT_BYTES, LONG_MESSAGES, SHORT_LIMIT_BYTES
 
 
 class State:
