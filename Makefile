@@ -20,7 +20,7 @@ READY = $(PACKAGE:build/compiled=build/compiled/.ready)
 # Includes the folders, so that make also notices a deleted file.
 SOURCES = setup.py pyproject.toml $(shell find src/pg_wired -not -path '*__pycache__*')
 
-.PHONY: help demo test smoke soak pgbouncer lint bench bench-quick write-up count wheel clean
+.PHONY: help demo test test-quick smoke soak pgbouncer lint bench bench-quick write-up count wheel clean
 .NOTPARALLEL:
 .SECONDARY:
 .SECONDEXPANSION:
@@ -28,6 +28,7 @@ SOURCES = setup.py pyproject.toml $(shell find src/pg_wired -not -path '*__pycac
 help:
 	@echo "make demo         start a server, show the main features, stop the server"
 	@echo "make test         run all tests, interpreted and compiled, and 'make smoke' (ARGS=... for pytest)"
+	@echo "make test-quick   run the tests of most packages on one build, in under a minute (ARGS=... for pytest)"
 	@echo "make smoke        run a few tests on each other Python of this machine"
 	@echo "make soak         run the long tests: twenty failovers, ten minutes of faults"
 	@echo "make pgbouncer    unpack the poolers for the tests into build/ (Debian only; without them, tests are skipped)"
@@ -105,6 +106,11 @@ test: .venv/test.group .venv/bench.group $(READY)
 	@[ "$(ARGS)" ] || PYTHONPATH="$(CURDIR)/src" .venv/bin/python -m tests.project.check_coverage
 	@$(MAKE) --no-print-directory smoke
 	@[ $(BUILD) != compiled ] || PG_WIRED_EXPECT=compiled PG_WIRED_OTHER_BUILD="$(CURDIR)/src" $(run) $(pytest) $(other)
+
+# The packages whose tests need one server at most; the pool, TLS and several servers are left to `make test`.
+QUICK = protocol session auth config loop client project
+test-quick: .venv/test.group $(READY)
+	@PG_WIRED_EXPECT=$(BUILD) PG_WIRED_OTHER_BUILD="$(CURDIR)/src" $(run) $(pytest) $(addprefix tests/,$(QUICK))
 
 # Only for the goal smoke, because looking for Pythons takes a moment.
 ifneq ($(filter smoke,$(MAKECMDGOALS)),)

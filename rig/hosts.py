@@ -8,8 +8,8 @@ from typing import Any
 
 from pg_wired import Outcome, WireConn
 from pg_wired.protocol import messages as m
+from pg_wired.testing import PARAMETERS, FakePG, Peer, Script, error
 from rig.checks import outcome_of
-from rig.fake_pg import PARAMETERS, FakePG, Peer, Script, error
 
 
 def server(name: str, **reported: str) -> Script:

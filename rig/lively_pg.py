@@ -9,9 +9,7 @@ import socket
 from contextlib import suppress
 
 from pg_wired.protocol import messages as m
-
-from .fake_pg import KEY, FakePG, Peer, error
-from .talk import TEXT, describe
+from pg_wired.testing import KEY, TEXT, FakePG, Peer, describe, error
 
 COLUMNS = ("pid", "parameter")
 

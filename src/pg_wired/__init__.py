@@ -23,11 +23,14 @@ from .protocol.server_error import PgError
 from .protocol.types import FormatCode, Oid, ResponseCollector, TransactionStatus
 
 if typing.TYPE_CHECKING:
+    from .client.copy_out import CopyOut
     from .client.exclusive import ExclusiveConn
     from .client.notifications import NotificationReceiver
-    from .client.pipeline import PgPipeline
+    from .client.pipeline import PgPipeline, PipelineItem
+    from .client.portal import Portal
     from .client.row_stream import RowStream
     from .config.config import ConnConfig
+    from .config.hosts import HostConfig
     from .config.tls import TlsConfig, TlsMode
     from .connect.cancel import CancelToken
     from .connect.wire_conn import WireConn
@@ -40,20 +43,24 @@ __version__ = "0.1.0"
 
 PipelineResponse = Rows
 
-# What not everybody wants is loaded with its first use.
+# Names that not every program needs are loaded with their first use.
 _LATER = {
     "AsyncPool": "pool.async_pool",
     "CancelToken": "connect.cancel",
     "Column": "protocol.columns",
     "ConnConfig": "config.config",
+    "CopyOut": "client.copy_out",
     "ExclusiveConn": "client.exclusive",
     "FieldDescription": "protocol.records",
+    "HostConfig": "config.hosts",
     "ListenerGap": "protocol.records",
     "Notification": "protocol.records",
     "NotificationGap": "protocol.records",
     "NotificationReceiver": "client.notifications",
     "PgPipeline": "client.pipeline",
+    "PipelineItem": "client.pipeline",
     "PoolListener": "pool.listener",
+    "Portal": "client.portal",
     "PoolStats": "pool.async_pool",
     "RowStream": "client.row_stream",
     "StatementDescription": "protocol.records",
@@ -82,9 +89,11 @@ __all__ = [
     "ConfigError",
     "ConnConfig",
     "ConnectionClosed",
+    "CopyOut",
     "ExclusiveConn",
     "FieldDescription",
     "FormatCode",
+    "HostConfig",
     "IoError",
     "ListenerGap",
     "Notification",
@@ -96,10 +105,12 @@ __all__ = [
     "PgPipeline",
     "PgWireError",
     "PipelineAborted",
+    "PipelineItem",
     "PipelineResponse",
     "PoolExhausted",
     "PoolListener",
     "PoolStats",
+    "Portal",
     "ProtocolError",
     "RequestTimeout",
     "ResponseCollector",

@@ -1,4 +1,7 @@
-"""The exception tree: what went wrong, and whether the request ran. Knows nothing of sockets or sessions."""
+"""The exceptions of the library. Each has an Outcome, which says whether the request may have run.
+
+This module knows no sockets and no sessions.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,35 @@ from enum import Enum
 
 
 class Outcome(Enum):
-    """What a failure says of the request it ended."""
+    """Whether a failed request may have run on the server.
 
-    NOT_SENT = "not sent"  # no byte of it was handed to the socket
-    REJECTED = "rejected"  # the server refused it and nothing of it remains
-    UNKNOWN = "unknown"  # it may have run; a lost connection proves nothing
+    - NOT_SENT: no byte of the request was handed to the socket, so it is safe to repeat it.
+    - REJECTED: the server refused the request, and it left no effects.
+    - UNKNOWN: the request may have run. A lost connection does not show whether it did.
+    """
+
+    NOT_SENT = "not sent"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
 
 
 class PgWireError(Exception):
-    """Base of all errors; `outcome` says whether the request may have run."""
+    """The base class of all errors of this library.
 
-    outcome: Outcome = Outcome.UNKNOWN  # a class's own is what it means where nothing else is said
+    `outcome` says whether the request may have run. `str()` is the message.
+    """
+
+    outcome: Outcome = Outcome.UNKNOWN  # the default of the class
 
     def __init__(self, message: str = "", outcome: Outcome | None = None) -> None:
         super().__init__(message, outcome)
         self.outcome = outcome or self.outcome
-        if isinstance(self, OSError):  # it has taken the two arguments for errno and strerror
+        if isinstance(self, OSError):  # OSError took the two arguments for errno and strerror
             OSError.__setattr__(self, "errno", None)
             OSError.__setattr__(self, "strerror", message)
 
     def with_outcome(self, outcome: Outcome) -> PgWireError:
-        """The same error for another waiter, whose request may have fared differently."""
+        """Return a copy of the error with this outcome, for another request that the same failure has ended."""
         twin = type(self)(str(self), outcome)
         twin.__cause__ = self.__cause__
         return twin
@@ -36,46 +47,71 @@ class PgWireError(Exception):
 
 
 class PipelineAborted(PgWireError):
-    """Skipped by the server, because an earlier item of its sync group failed."""
+    """Another request of the same sync group failed, so the server skipped this one or rolled it back.
+
+    `__cause__` is the error of the request that failed.
+    """
 
 
 class TransactionError(PgWireError):
-    """A shared request left a transaction open, or ran inside such a one; or a COMMIT rolled back."""
+    """A transaction did not end as it should.
+
+    A request left a transaction open on a shared connection or in a pipeline, or ran inside such a transaction; the
+    statements of an `exec_transaction` ended the transaction themselves; or COMMIT rolled it back.
+    """
 
 
 class ProtocolError(PgWireError):
-    """The server's stream made no sense; the connection is dead."""
+    """The server sent bytes that violate the protocol. The connection has been closed and cannot be used again."""
 
 
 class ConnectionClosed(PgWireError):
-    """The connection ended; `__cause__` is the server's last word where there was one."""
+    """The connection was closed, or takes no more requests; or no connection of the pool is up.
+
+    If the server gave its reason before it closed, `__cause__` is that PgError.
+    """
 
 
 class IoError(PgWireError, OSError):
-    """The socket or TLS failed; `__cause__` is the operating system's error."""
+    """The socket or TLS failed, or no server could be reached.
+
+    `__cause__` is the error of the operating system, if there was one.
+    """
 
 
 class RequestTimeout(PgWireError, TimeoutError):
-    """The deadline of a request, a connect or a close has passed."""
+    """The timeout of a request, of connecting, of a cancel request or of `close` expired."""
 
 
 class PoolExhausted(PgWireError, TimeoutError):
-    """No connection became free in time."""
+    """The pool had no connection for the request, and nothing was sent.
+
+    None became available within `acquire_timeout` seconds, too many requests were waiting already, or `max_exclusive`
+    is 0.
+    """
 
 
 class AuthenticationError(PgWireError):
-    """Refused by our own policy, or the server could not prove that it knows the password."""
+    """The client refused to log in. A refusal by the server is a PgError instead.
+
+    The server asked for a method that the settings do not allow, could not prove that it knows the password, or does
+    not run as the user in `requirepeer`; or the password callable failed.
+    """
 
     outcome = Outcome.NOT_SENT
 
 
 class ConfigError(PgWireError, ValueError):
-    """An option or an argument is unknown, malformed or out of range; names it. Nothing was sent."""
+    """An option or an argument is unknown, malformed or out of range. The message names it. Nothing was sent."""
 
     outcome = Outcome.NOT_SENT
 
 
 class UsageError(PgWireError, RuntimeError):
-    """Used in a way that cannot work: wrong loop, thread or process, after close, or the wrong method for the job."""
+    """An object was used in a way that is not allowed.
+
+    Examples are the wrong event loop, thread or process, use after close, and the wrong method for a statement, such as
+    a COPY in `exec_query`.
+    """
 
     outcome = Outcome.NOT_SENT

@@ -26,8 +26,8 @@ from pg_wired import (
     WireConn,
 )
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer
 from rig.checks import LATE, SOON, ends_clean, outcome_of, until, until_sql
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
 
 pytestmark = pytest.mark.both_loops

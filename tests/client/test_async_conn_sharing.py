@@ -16,8 +16,8 @@ from pg_wired import AsyncConn, FieldDescription, Outcome, PgError, RequestTimeo
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.octets import HIGH_WATER_BYTES
 from pg_wired.session.session import BUFFER_BYTES
+from pg_wired.testing import FakePG, Peer
 from rig.checks import LATE, answers, ends_clean, outcome_of, repeatable
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
 from tests.outcomes import GATE, gate
 

@@ -19,8 +19,8 @@ from pg_wired import (
     ProtocolError,
 )
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer, error
 from rig.checks import SOON, ends_clean, outcome_of, until
-from rig.fake_pg import FakePG, Peer, error
 
 pytestmark = pytest.mark.both_loops
 

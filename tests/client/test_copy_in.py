@@ -13,8 +13,8 @@ import pytest
 from pg_wired import AsyncConn, ConfigError, PgError, UsageError
 from pg_wired.client.copy_in import COPY_FRAME_BYTES
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer, error
 from rig.checks import answers, ends_clean, outcome_of, repeatable
-from rig.fake_pg import FakePG, Peer, error
 from rig.postgres import Server
 
 pytestmark = pytest.mark.both_loops

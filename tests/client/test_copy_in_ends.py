@@ -13,8 +13,8 @@ import pytest
 from pg_wired import AsyncConn, ConnectionClosed, Outcome, PgError, PgWireError, RequestTimeout
 from pg_wired.client.copy_in import COPY_FRAME_BYTES, HIGH_WATER_BYTES
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer, error
 from rig.checks import LATE, SOON, Cancelled, answers, ends_clean, outcome_of, until, until_sql
-from rig.fake_pg import FakePG, Peer, error
 from rig.postgres import Server
 
 pytestmark = pytest.mark.both_loops

@@ -11,8 +11,8 @@ import pytest
 from pg_wired import AsyncConn, ConfigError, ConnectionClosed, Outcome, PgError, ProtocolError, UsageError
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.copy_binary import HEADER, TRAILER
+from pg_wired.testing import FakePG, Peer, error
 from rig.checks import answers, ends_clean, outcome_of
-from rig.fake_pg import FakePG, Peer, error
 from rig.postgres import Server
 from tests.endless_queries import ENDLESS_COPY
 

@@ -14,8 +14,8 @@ import pytest
 
 from pg_wired import AsyncConn, Outcome, RequestTimeout, UsageError
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer
 from rig.checks import LATE, SOON, Cancelled, answers, ends_clean, outcome_of
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
 from tests.endless_queries import ENDLESS_COPY, was_stopped
 

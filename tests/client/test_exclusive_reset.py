@@ -11,8 +11,8 @@ import pytest
 
 from pg_wired import AsyncConn, AsyncPool, ConnectionClosed, Notification, Outcome, PgError, TransactionStatus
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer
 from rig.checks import answers, cache_in_step, ends_clean, outcome_of
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
 from tests.outcomes import column, ends, until_asleep
 

@@ -11,8 +11,8 @@ import pytest
 from pg_wired import AsyncConn, ConnectionClosed, Outcome, PgError, Rows, TransactionError, UsageError
 from pg_wired.protocol import messages as m
 from pg_wired.session.transaction import GUARD
+from pg_wired.testing import FakePG, Peer
 from rig.checks import answers, cache_in_step, ends_clean, outcome_of, repeatable
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Postgres
 from tests.outcomes import column, settings
 from tests.transaction_tables import INSERT, TABLES, done, usable

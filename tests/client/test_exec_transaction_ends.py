@@ -20,6 +20,7 @@ from pg_wired import (
     UsageError,
 )
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer, error
 from rig.checks import (
     SOON,
     Cancelled,
@@ -30,7 +31,6 @@ from rig.checks import (
     repeatable,
     until,
 )
-from rig.fake_pg import FakePG, Peer, error
 from rig.postgres import Server
 from tests.outcomes import GATE, column, gate, until_asleep
 from tests.transaction_tables import INSERT, TABLES, done, usable

@@ -19,8 +19,8 @@ from pg_wired import (
     WireConn,
 )
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer, until_terminate
 from rig.checks import LATE, SOON, Cancelled, answers, ends_clean, outcome_of
-from rig.fake_pg import FakePG, Peer, until_terminate
 from rig.postgres import Server
 from tests.outcomes import GATE, gate, until_asleep
 

@@ -11,8 +11,8 @@ import pytest
 from pg_wired import AsyncConn, ConfigError, ConnectionClosed, Notification, NotificationGap, PgError, UsageError
 from pg_wired.client.notifications import NotificationReceiver
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer
 from rig.checks import SOON, ends_clean, outcome_of, repeatable, until
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
 
 pytestmark = pytest.mark.both_loops

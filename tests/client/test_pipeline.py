@@ -73,7 +73,7 @@ async def test_simple_pipeline_returns_its_result_at_sync(conn: AsyncConn) -> No
     async with conn.pipeline() as pipeline:
         item = pipeline.query("select $1", ("1",), INT4)
         synced = pipeline.sync()
-        assert not item.as_future().done()
+        assert not item._as_future().done()
         assert list(await item) == [(b"1",)]
         assert list(await synced) == []
     assert list(await item) == [(b"1",)]  # a second await works too
@@ -99,7 +99,7 @@ async def test_multi_pipelines_are_answered_in_order(conn: AsyncConn) -> None:
         replies: list[asyncio.Future[Rows]] = []
         for number in "123":
             items.append(pipeline.query("select $1", (number,), INT4))
-            replies += [items[-1].as_future(), pipeline.sync()]
+            replies += [items[-1]._as_future(), pipeline.sync()]
         for reply in replies:
             reply.add_done_callback(order.append)
     assert [list(await item) for item in items] == [[(b"1",)], [(b"2",)], [(b"3",)]]

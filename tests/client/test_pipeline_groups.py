@@ -22,8 +22,8 @@ from pg_wired import (
     WireConn,
 )
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer
 from rig.checks import Cancelled, answers, cache_in_step, ends_clean, outcome_of, repeatable, until_sql
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
 from tests.outcomes import ABORTED, GATE, column, ends, gate, until_asleep
 
@@ -66,7 +66,7 @@ async def test_awaiting_an_item_and_leaving_the_block_end_the_group(conn: AsyncC
         assert await ends(first) == ["INSERT 0 1"]
         assert await ends(pipeline.query("select 1/0")) == [("22012", REJECTED)]  # in a separate group
         last = pipeline.query(INSERT, ("2",))
-    assert last.as_future().done() and await column(admin, PIPED) == [1, 2]
+    assert last._as_future().done() and await column(admin, PIPED) == [1, 2]
     async with conn.pipeline():
         pass
     async with conn.pipeline() as pipeline:
@@ -379,7 +379,7 @@ async def test_a_cancelled_item_does_not_affect_the_others(conn: AsyncConn, admi
     async with conn.pipeline() as pipeline:
         items = [pipeline.query(INSERT, (str(n),)) for n in range(10)]
         for item in items[::2]:
-            item.as_future().cancel()
+            item._as_future().cancel()
     assert await ends(*items[1::2]) == ["INSERT 0 1"] * 5
     assert len(await column(admin, PIPED)) in (5, 10)
 

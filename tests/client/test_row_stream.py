@@ -15,10 +15,9 @@ import pytest
 from pg_wired import AsyncConn, ConfigError, ConnectionClosed, FormatCode, Outcome, PgError
 from pg_wired.client.incoming import BUFFERED_BYTES
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer, describe
 from rig.checks import answers, ends_clean, repeatable, until
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
-from rig.talk import describe
 
 pytestmark = pytest.mark.both_loops
 

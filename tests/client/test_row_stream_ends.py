@@ -12,10 +12,9 @@ import pytest
 
 from pg_wired import AsyncConn, Outcome, RequestTimeout, UsageError
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer, describe, error
 from rig.checks import LATE, Cancelled, answers, ends_clean, outcome_of, repeatable
-from rig.fake_pg import FakePG, Peer, error
 from rig.postgres import Server
-from rig.talk import describe
 from tests.endless_queries import ENDLESS, was_stopped
 
 pytestmark = pytest.mark.both_loops

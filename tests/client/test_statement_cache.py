@@ -10,8 +10,8 @@ import pytest
 from pg_wired import AsyncConn, PgError, WireConn
 from pg_wired.protocol import messages as m
 from pg_wired.session.statements import MAX_CACHED_SQL_CHARS, statement_name
+from pg_wired.testing import FakePG, Peer
 from rig.checks import answers, cache_in_step, ends_clean, outcome_of, prepared
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
 
 pytestmark = pytest.mark.both_loops

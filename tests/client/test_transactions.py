@@ -10,8 +10,8 @@ import pytest
 
 from pg_wired import AsyncConn, ConnectionClosed, Outcome, PgError, TransactionError, TransactionStatus
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer
 from rig.checks import answers, ends_clean, outcome_of, until
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Postgres
 
 pytestmark = pytest.mark.both_loops

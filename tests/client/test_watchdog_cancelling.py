@@ -11,8 +11,8 @@ import pytest
 
 from pg_wired import AsyncConn
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer
 from rig.checks import Cancelled, answers, ends_clean, outcome_of
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
 
 pytestmark = pytest.mark.both_loops

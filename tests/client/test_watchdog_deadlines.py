@@ -15,8 +15,8 @@ import pytest
 
 from pg_wired import AsyncConn, ConfigError, Outcome, PgWireError, RequestTimeout, Rows
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer
 from rig.checks import LATE, SOON, answers, ends_clean, outcome_of, repeatable, until_sql
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
 from tests.outcomes import GATE, gate
 

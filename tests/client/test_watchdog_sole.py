@@ -11,8 +11,8 @@ import pytest
 
 from pg_wired import AsyncConn, Outcome, PgError, RequestTimeout, TransactionError
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer, error
 from rig.checks import SOON, answers, ends_clean, outcome_of, until, until_sql
-from rig.fake_pg import FakePG, Peer, error
 from rig.postgres import Server
 
 pytestmark = pytest.mark.both_loops

@@ -27,8 +27,8 @@ from pg_wired.connect import cancel
 from pg_wired.connect.cancel import MAX_CANCELS_AT_ONCE
 from pg_wired.connect.wire_conn import connector
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer, until_terminate
 from rig.checks import LATE, SOON, answers, ends_clean, outcome_of, until, until_sql
-from rig.fake_pg import FakePG, Peer, until_terminate
 from rig.postgres import Server, free_port
 from rig.randomness import chosen
 from tests.outcomes import until_asleep

@@ -12,10 +12,10 @@ import trustme
 
 from pg_wired import AsyncConn, IoError, PgError, RequestTimeout, TlsConfig
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer
 from rig import certificates
 from rig.certificates import NAME
 from rig.checks import answers, ends_clean, outcome_of, until
-from rig.fake_pg import FakePG, Peer
 from rig.man_in_the_middle import SSL_REQUEST
 from rig.postgres import Postgres, Server
 from rig.tap import Tap, Target, records

@@ -14,8 +14,8 @@ import pytest
 from pg_wired import AuthenticationError, ConnConfig, ConnectionClosed, IoError, PgError, WireConn
 from pg_wired.connect.wire_conn import connector
 from pg_wired.protocol import messages as m
+from pg_wired.testing import PARAMETERS, Peer, Script, error
 from rig.checks import ends_clean, outcome_of
-from rig.fake_pg import PARAMETERS, Peer, Script, error
 from rig.hosts import Hosts, asking_in_clear, hanging_up, name_of, refusing, server
 from rig.postgres import free_port
 from rig.randomness import chosen

@@ -23,8 +23,8 @@ from pg_wired import (
     WireConn,
 )
 from pg_wired.protocol import messages as m
+from pg_wired.testing import KEY, PID, FakePG, Peer, error
 from rig.checks import LATE, ends_clean, outcome_of
-from rig.fake_pg import KEY, PID, FakePG, Peer, error
 from rig.scram_server import ScramServer
 
 pytestmark = pytest.mark.both_loops

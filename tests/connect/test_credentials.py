@@ -12,8 +12,8 @@ from pg_wired import AuthenticationError, ConfigError, ConnConfig, RequestTimeou
 from pg_wired.connect.connector import Connector
 from pg_wired.connect.wire_conn import connector
 from pg_wired.protocol import messages as m
+from pg_wired.testing import PARAMETERS, Peer
 from rig.checks import SOON, ends_clean
-from rig.fake_pg import PARAMETERS, Peer
 from rig.hosts import Hosts, asking_in_clear, name_of, server
 from rig.scram_server import ScramServer
 

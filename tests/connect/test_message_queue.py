@@ -13,8 +13,8 @@ from pg_wired.connect.message_queue import BUFFER_BYTES, MessageQueue
 from pg_wired.errors import ConnectionClosed, IoError, PgWireError, ProtocolError
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.server_error import PgError
+from pg_wired.testing import error
 from rig.strategies import backend_messages
-from rig.talk import error
 
 
 def put(inbox: MessageQueue, data: bytes) -> None:

@@ -15,10 +15,10 @@ import trustme
 from pg_wired import AsyncConn, ConnConfig, PgError, PgWireError, TlsConfig, WireConn
 from pg_wired.connect.wire_conn import connector
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer, error
 from rig import certificates
 from rig.certificates import NAME
 from rig.checks import ends_clean, outcome_of
-from rig.fake_pg import FakePG, Peer, error
 from rig.postgres import Postgres, free_port
 from rig.scram_server import ScramServer
 

@@ -6,8 +6,8 @@ import pytest
 
 from pg_wired import IoError, Outcome, PgError, PgWireError, WireConn
 from pg_wired.protocol import messages as m
+from pg_wired.testing import Peer, error
 from rig.checks import ends_clean, outcome_of
-from rig.fake_pg import Peer, error
 from rig.hosts import Hosts, server, whatever_comes
 from rig.postgres import free_port
 

@@ -30,10 +30,10 @@ from pg_wired import (
 )
 from pg_wired.connect.tls_handshake import TlsSettings, encrypted
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer, Script, error
 from rig import certificates
 from rig.certificates import NAME
 from rig.checks import SOON, answers, cancelled_at_every_await, ends_clean, outcome_of, until
-from rig.fake_pg import FakePG, Peer, Script, error
 from rig.hosts import whatever_comes
 from rig.man_in_the_middle import Middle, unchanged, without_plus
 from rig.postgres import Postgres

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -272,3 +273,11 @@ async def test_a_termination_during_a_query_raises_its_error_as_unknown(wire: Wi
     with pytest.raises(PgError) as caught:
         await wire.collect_rows()
     assert (caught.value.code, caught.value.is_fatal, caught.value.outcome) == ("57P01", True, Outcome.UNKNOWN)
+
+
+@ends_clean()
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+async def test_raw_messages_may_be_in_any_buffer(postgres: Server, kind: Callable[[bytes], Any]) -> None:
+    async with await WireConn.connect(postgres.dsn) as wire:
+        await wire.send_raw(kind(m.encode(m.Query("select 1"))))
+        assert (await wire.collect_rows())[0] == [(b"1",)]

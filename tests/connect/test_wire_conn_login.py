@@ -13,8 +13,8 @@ import pytest
 
 from pg_wired import AsyncConn, AuthenticationError, ConfigError, IoError, Outcome, PgError, PgWireError, WireConn
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer
 from rig.checks import SOON, answers, cancelled_at_every_await, ends_clean
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Postgres, free_port
 from rig.scram_server import ScramServer
 

@@ -11,8 +11,8 @@ import pytest
 
 from pg_wired import AsyncConn, ConnectionClosed, Outcome, PgWireError, ProtocolError, UsageError, WireConn
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer
 from rig.checks import answers, ends_clean, outcome_of, until
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
 
 pytestmark = pytest.mark.both_loops

@@ -23,8 +23,8 @@ import pytest
 import pg_wired
 from pg_wired import AsyncConn, AsyncPool, ConnConfig, ConnectionClosed, Outcome, PgError, RequestTimeout, UsageError
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer
 from rig.checks import LATE, SOON, ends_clean, outcome_of, until, until_sql
-from rig.fake_pg import FakePG, Peer
 from rig.lively_pg import LivelyPG
 from rig.postgres import Server
 

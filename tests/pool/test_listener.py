@@ -22,8 +22,8 @@ from pg_wired import (
     UsageError,
 )
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer
 from rig.checks import ends_clean, outcome_of, until, until_sql
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Server
 from rig.randomness import chosen
 

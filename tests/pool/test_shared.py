@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from typing import Any
 
@@ -20,8 +21,8 @@ from pg_wired import (
 )
 from pg_wired.protocol import messages as m
 from pg_wired.session.transaction import BEGIN
+from pg_wired.testing import FakePG, Peer, error
 from rig.checks import LATE, ends_clean, outcome_of, until
-from rig.fake_pg import FakePG, Peer, error
 from rig.lively_pg import LivelyPG
 from tests.pool.pools import pid, shared_conns
 
@@ -321,3 +322,25 @@ async def test_a_waiting_request_with_a_tiny_timeout_times_out() -> None:
         assert type(await outcome_of(late)) is RequestTimeout
         fake.refuses = False
         assert len(await patient) == 1
+
+
+@ends_clean()
+async def test_many_connections_to_a_server_that_refuses_to_write_are_ejected_one_after_another() -> None:
+    """Each one that ends must not begin to eject the others once more, inside of the first."""
+    async with LivelyPG() as fake, await AsyncPool.connect(fake.dsn, size=40) as pool:
+        for core in pool._connections.conns:
+            core.session.require_writes()
+        fake.standbys = set(range(1, 41))
+        depth, frame = 0, sys._getframe()
+        while frame is not None:
+            depth, frame = depth + 1, frame.f_back  # type: ignore[assignment]
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(depth + 100)
+        try:
+            with pytest.raises(PgError, match="no"):
+                await pool.simple_query("insert")
+        finally:
+            sys.setrecursionlimit(limit)
+        assert not pool.alive_count
+        fake.standbys = set()
+        await until(lambda: pool.alive_count == 40, "new connections")

@@ -14,11 +14,11 @@ import pytest
 import pg_wired
 
 NAMES = """
-    AsyncConn AsyncPool AuthenticationError CancelToken Column ConfigError ConnConfig ConnectionClosed ExclusiveConn
-    FieldDescription FormatCode IoError ListenerGap Notification NotificationGap NotificationReceiver Oid Outcome
-    PgError PgPipeline PgWireError PipelineAborted PipelineResponse PoolExhausted PoolListener PoolStats ProtocolError
-    RequestTimeout ResponseCollector RowStream Rows StatementDescription TlsConfig TlsMode TransactionError
-    TransactionStatus UsageError WireConn
+    AsyncConn AsyncPool AuthenticationError CancelToken Column ConfigError ConnConfig ConnectionClosed CopyOut
+    ExclusiveConn FieldDescription FormatCode HostConfig IoError ListenerGap Notification NotificationGap
+    NotificationReceiver Oid Outcome PgError PgPipeline PgWireError PipelineAborted PipelineItem
+    PipelineResponse PoolExhausted PoolListener PoolStats Portal ProtocolError RequestTimeout ResponseCollector
+    RowStream Rows StatementDescription TlsConfig TlsMode TransactionError TransactionStatus UsageError WireConn
 """
 # Modules loaded at first use: by a connect, the first statement, an error that is shown, or a verb.
 LATER = {"connect.wire_conn", "config.config", "connect.connector", "client.exclusive"}

@@ -14,8 +14,8 @@ SRC = Path(__file__).parents[2] / "src/pg_wired"
 # From the lowest to the highest. A module at the top of the tree counts as a package.
 PACKAGES = [
     "errors",
-    "frozen",
     "protocol",
+    "messages",
     "session",
     "auth",
     "config",
@@ -23,10 +23,11 @@ PACKAGES = [
     "connect",
     "client",
     "pool",
+    "testing",
     "__init__",
 ]
 # These use no sockets, tasks, clocks, logging or randomness.
-PURE = {"errors", "frozen", "protocol", "session", "auth", "config"}
+PURE = {"errors", "protocol", "session", "auth", "config"}
 IMPURE = {"asyncio", "logging", "random", "secrets", "socket", "ssl", "threading", "time"}
 # Modules in the longest chain of imports at run time. Imports inside functions count, imports for type checkers do not.
 LONGEST_CHAIN = 14

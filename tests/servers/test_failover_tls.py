@@ -11,10 +11,10 @@ import trustme
 
 from pg_wired import AsyncPool, AuthenticationError, ConnectionClosed, Outcome, TlsConfig
 from pg_wired.protocol import messages as m
+from pg_wired.testing import FakePG, Peer
 from rig import certificates
 from rig.certificates import NAME
 from rig.checks import ends_clean, outcome_of, until
-from rig.fake_pg import FakePG, Peer
 from rig.postgres import Postgres, free_port
 from rig.proxy import Proxy
 

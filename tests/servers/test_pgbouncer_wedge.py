@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from pg_wired import AsyncConn, Outcome, RequestTimeout
+from pg_wired.testing import FakePG, Peer
 from rig.checks import ends_clean
-from rig.fake_pg import FakePG, Peer
 
 pytestmark = pytest.mark.both_loops
 

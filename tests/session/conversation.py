@@ -22,7 +22,7 @@ from pg_wired.session.request import (
     sync_request,
 )
 from pg_wired.session.session import Session
-from rig.talk import describe
+from pg_wired.testing import describe
 
 if TYPE_CHECKING:
     from pg_wired.session.request import Sink as RequestSink

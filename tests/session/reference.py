@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pg_wired.protocol import messages as m
-from rig.talk import describe, error
+from pg_wired.testing import describe, error
 from tests.session.conversation import (
     PREPARED,
     READY,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.types import Row
 from pg_wired.session.transaction import GUARD
-from rig.talk import describe, error
+from pg_wired.testing import describe, error
 from tests.session.conversation import split
 
 TAGS = {"insert": "INSERT 0 1", "discard": "DISCARD ALL", "deallocate": "DEALLOCATE ALL", "copy": "COPY 2"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pg_wired.errors import Outcome, RequestTimeout
 from pg_wired.protocol import messages as m
 from pg_wired.session.request import Window, simple_query_request, sync_request
-from rig.talk import error
+from pg_wired.testing import error
 from tests.session.conversation import READY, Client, Sink, known, outcomes, result
 
 SIMPLE = [*result(), READY]

@@ -7,7 +7,7 @@ import pytest
 from pg_wired.errors import Outcome, PipelineAborted, ProtocolError, TransactionError, UsageError
 from pg_wired.protocol import messages as m
 from pg_wired.session.request import COMMITTING_TAGS
-from rig.talk import describe, error
+from pg_wired.testing import describe, error
 from tests.session.conversation import (
     PREPARED,
     READY,

@@ -10,7 +10,7 @@ from pg_wired.errors import ConnectionClosed, Outcome, ProtocolError, Transactio
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.server_error import PgError
 from pg_wired.protocol.types import TransactionStatus
-from rig.talk import describe, error
+from pg_wired.testing import describe, error
 from tests.session.conversation import READY, Client, Sink, first, known, later, result
 
 ROLLBACK = [m.Query("ROLLBACK")]

@@ -30,7 +30,7 @@ from pg_wired.session.request import (
     sync_request,
 )
 from pg_wired.session.table import State
-from rig.talk import TEXT, describe, error
+from pg_wired.testing import TEXT, describe, error
 from tests.session.conversation import READY, Client, Consumer, Sink, first, known, later, result
 
 FIELD = FieldDescription("a", 0, 0, TEXT, -1, -1, 0)
@@ -414,7 +414,7 @@ def test_a_request_may_move_only_after_allow_move() -> None:
 
 def test_a_described_item_does_not_end_in_a_sync() -> None:
     request = described_item(Sink(), "select 1", ())
-    assert request.is_item and request.data is not None and not request.data.endswith(m.encode(m.Sync()))
+    assert request.data is not None and not request.data.endswith(m.encode(m.Sync()))
     assert list(request.script) == [State.PARSE, State.PARAMETERS, State.FIELDS]
 
 

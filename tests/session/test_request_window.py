@@ -6,7 +6,7 @@ import pytest
 
 from pg_wired.protocol import messages as m
 from pg_wired.session.request import Window
-from rig.talk import describe
+from pg_wired.testing import describe
 from tests.session.conversation import PREPARED, READY, Client, Sink, first, result
 
 
@@ -95,5 +95,5 @@ def test_a_window_records_its_owner_and_a_copy_of_the_parameters() -> None:
     opened.entered("a task", settings)
     settings["TimeZone"] = "CET"
     assert (opened.owner, opened.parameters) == ("a task", {"TimeZone": "UTC"})
-    opened.owner_left()
+    opened.owner_left(None)
     assert opened.owner is None

@@ -11,7 +11,7 @@ from pg_wired.protocol.server_error import PgError
 from pg_wired.protocol.types import TransactionStatus
 from pg_wired.session.request import COPY_OUT, described_item, query_request, simple_query_request
 from pg_wired.session.session import BUFFER_BYTES, Reason
-from rig.talk import describe, error
+from pg_wired.testing import describe, error
 from tests.session.conversation import (
     PREPARED,
     READY,
@@ -252,7 +252,7 @@ def test_a_window_refuses_requests_before_it_opens_and_after_it_ends() -> None:
 def test_a_window_may_finish_on_a_draining_connection() -> None:
     client = Client()
     window = client.inside = client.window()
-    client.session.drain(Reason.REPLACED, "it is old")
+    client.session.drain(Reason.REPLACED)
     sink = client.simple("inside")
     client.feed(*SIMPLE)
     assert sink.result == [[]] and client.sent() == [m.Query("inside")]

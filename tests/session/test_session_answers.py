@@ -12,7 +12,7 @@ from pg_wired.protocol import messages as m
 from pg_wired.protocol.server_error import PgError
 from pg_wired.session.request import COPY_IN, COPY_OUT, MAX_NOTES
 from pg_wired.session.session import MAX_SETTINGS
-from rig.talk import describe, error
+from pg_wired.testing import describe, error
 from tests.session.conversation import (
     PREPARED,
     READY,

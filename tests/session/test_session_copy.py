@@ -10,7 +10,7 @@ from pg_wired.protocol.server_error import PgError
 from pg_wired.session.notification_queue import NotificationQueue
 from pg_wired.session.request import COPY_IN
 from pg_wired.session.session import Reason
-from rig.talk import error
+from pg_wired.testing import error
 from tests.session.conversation import READY, Client, Consumer, Sink, pg_error, result
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from pg_wired.errors import ProtocolError
 from pg_wired.protocol import messages as m
-from rig.talk import describe
+from pg_wired.testing import describe
 from tests.session.conversation import PREPARED, READY, Client, described, first, later, result
 
 

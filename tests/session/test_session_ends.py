@@ -9,7 +9,7 @@ from pg_wired.protocol import messages as m
 from pg_wired.protocol.server_error import PgError
 from pg_wired.session.request import Request
 from pg_wired.session.session import Reason
-from rig.talk import error
+from pg_wired.testing import error
 from tests.session.conversation import READY, Client, first, known, later, outcomes, pg_error, result
 
 SIMPLE = [*result(), READY]

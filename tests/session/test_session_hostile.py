@@ -15,7 +15,7 @@ from pg_wired.protocol.octets import LONG_LIMIT_BYTES, SHORT_LIMIT_BYTES
 from pg_wired.protocol.server_error import PgError
 from pg_wired.session.session import MAX_SETTINGS
 from pg_wired.session.table import State, names_of
-from rig.talk import describe, error
+from pg_wired.testing import describe, error
 from tests.session.conversation import PREPARED, READY, Client, later, pg_error, result
 from tests.session.test_table import ROADS
 

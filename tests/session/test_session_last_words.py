@@ -7,7 +7,7 @@ import pytest
 from pg_wired.errors import ConnectionClosed, Outcome
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.server_error import PgError
-from rig.talk import error
+from pg_wired.testing import error
 from tests.session.conversation import (
     READY,
     Client,

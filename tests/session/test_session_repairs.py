@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pg_wired.protocol import messages as m
-from rig.talk import describe, error
+from pg_wired.testing import describe, error
 from tests.session.conversation import (
     PREPARED,
     READY,

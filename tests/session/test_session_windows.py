@@ -11,7 +11,7 @@ from pg_wired.protocol.server_error import PgError
 from pg_wired.protocol.types import TransactionStatus
 from pg_wired.session.request import Window, query_request, simple_query_request, sync_request
 from pg_wired.session.session import Reason
-from rig.talk import describe, error
+from pg_wired.testing import describe, error
 from tests.session.conversation import PREPARED, READY, STALE, Client, Sink, first, known, outcomes, pg_error, result
 
 OPEN = m.ReadyForQuery("T")

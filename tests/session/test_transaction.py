@@ -8,7 +8,7 @@ from pg_wired.errors import ConnectionClosed, Outcome, PgWireError, TransactionE
 from pg_wired.protocol import messages as m
 from pg_wired.protocol.server_error import PgError
 from pg_wired.session.transaction import BEGIN, GUARD
-from rig.talk import describe, error
+from pg_wired.testing import describe, error
 from tests.session.conversation import PREPARED, READY, STALE, Client, first, known, later, pg_error, result
 
 OPEN, FAILED = m.ReadyForQuery("T"), m.ReadyForQuery("E")

@@ -12,7 +12,7 @@ from pg_wired.protocol.server_error import PgError
 from pg_wired.protocol.types import TransactionStatus
 from pg_wired.session.request import query_request
 from pg_wired.session.transaction import BEGIN, GUARD, Transaction
-from rig.talk import describe, error
+from pg_wired.testing import describe, error
 from tests.session.conversation import PREPARED, READY, STALE, Client, Sink, first, known, later, pg_error, result
 
 NOT_SENT, REJECTED, UNKNOWN = Outcome.NOT_SENT, Outcome.REJECTED, Outcome.UNKNOWN

@@ -20,12 +20,13 @@ each step, only the message that the code expects next is legal. libpq is as str
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
 
 from ..errors import ConfigError, Outcome, ProtocolError
-from ..frozen import Frozen
 from ..protocol import messages
 from ..protocol.server_error import PgError
+from .hidden import HidesSecrets
 from .policy import Policy as Policy
 from .policy import refusal
 
@@ -52,27 +53,30 @@ _METHODS: dict[type[messages.Authentication], str] = {
 _UNSUPPORTED = ("gss", "sspi", "kerberos v5")
 
 
-class AskPassword(Frozen):
+@dataclass(frozen=True)
+class AskPassword:
     """A step that the caller answers with the password, or None. The server needs one, and the policy allows it."""
 
 
-class DeriveKey(Frozen):
+@dataclass(frozen=True, repr=False)
+class DeriveKey(HidesSecrets):
     """A step that the caller answers with the 32 bytes of `scram.salted_password`.
 
     100,000 iterations take tens of milliseconds. Equal steps have equal answers, so the caller can keep the answers
     (`credentials.SaltedPasswords`).
     """
 
-    hidden: ClassVar = frozenset({"password"})
+    hidden: ClassVar[frozenset[str]] = frozenset({"password"})
     password: bytes
     salt: bytes
     iterations: int
 
 
-class HandshakeResult(Frozen):
+@dataclass(frozen=True, repr=False)
+class HandshakeResult(HidesSecrets):
     """The state in which a session begins. `pid` and `secret_key` are None if the server cannot cancel."""
 
-    hidden: ClassVar = frozenset({"secret_key"})
+    hidden: ClassVar[frozenset[str]] = frozenset({"secret_key"})
     parameters: dict[str, str]
     pid: int | None
     secret_key: bytes | None

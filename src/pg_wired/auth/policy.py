@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import AuthenticationError, Outcome
-from ..frozen import Frozen
 
 if TYPE_CHECKING:
     from .scram import Channel
@@ -31,7 +31,8 @@ def methods(text: str) -> frozenset[str]:
     return frozenset([*found, IN_CLEAR] if "password" in found else found)
 
 
-class Policy(Frozen):
+@dataclass(frozen=True)
+class Policy:
     """The options that matter for a login, and the properties of the connection. Fixed before the login begins."""
 
     require_auth: frozenset[str] | None  # the result of `methods`; None: no restriction

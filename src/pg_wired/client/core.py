@@ -123,9 +123,9 @@ class Core:
 
     def cancel_token(self) -> CancelToken:
         """A token that cancels whatever the session runs. UsageError where the server gave no key for it."""
-        if self._token is None:
-            raise UsageError("the server sent no BackendKeyData: its queries cannot be cancelled")
-        return self._token
+        from ..connect.cancel import known
+
+        return known(self._token)
 
     async def cancel_running(self) -> None:
         """Ask the server to stop what it runs, if it gave a key for that."""
@@ -189,6 +189,7 @@ class Core:
         transport.check_owner()
         if session.reason is None:
             session.drain(Reason.CLOSED)
+            session.tell_supervisor()
         session.closed_by_client()
         session.finish()
         transport.flush()

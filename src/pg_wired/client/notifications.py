@@ -52,16 +52,16 @@ class QueueReader:
         """How many were dropped: the queue was full, or there was no receiver yet."""
         return self._queue.dropped
 
-    async def arrival(self) -> None:
-        """Wait until there is something to take, or the connection has ended."""
-        queue = self._queue
-        if queue.waiter is not None:
-            raise UsageError("another task waits for notifications: one receiver has one reader")
-        queue.waiter = waiter = asyncio.get_running_loop().create_future()
-        try:
-            await waiter
-        finally:
-            queue.waiter = None
+
+async def arrival(queue: NotificationQueue) -> None:
+    """Wait until there is something to take, or the connection has ended."""
+    if queue.waiter is not None:
+        raise UsageError("another task waits for notifications: one receiver has one reader")
+    queue.waiter = waiter = asyncio.get_running_loop().create_future()
+    try:
+        await waiter
+    finally:
+        queue.waiter = None
 
 
 class NotificationReceiver(QueueReader):
@@ -86,5 +86,5 @@ class NotificationReceiver(QueueReader):
                     raise StopAsyncIteration
                 raise self._session.refusal()
             self._core.transport.check_owner()
-            await self.arrival()
+            await arrival(self._queue)
         return item  # type: ignore[return-value]  # one connection leaves no other gap

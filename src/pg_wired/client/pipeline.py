@@ -43,7 +43,7 @@ class ItemReply:
                 self._reply.set_result(self._result)
         return self._reply
 
-    def as_future(self) -> asyncio.Future[Any]:
+    def _as_future(self) -> asyncio.Future[Any]:
         """The result as a future."""
         return self._future()
 
@@ -102,8 +102,12 @@ class PgPipeline:
             # A later pipeline on this connection would know nothing of statements that were cached in this one.
             core = take_over(owner, partial(Core, statement_cache_size=0))
             self._lease = Lease(core.clock, core, "pipeline()", has_state=True)
-        else:
+        elif isinstance(owner, Lease):
             self._lease = owner
+        else:
+            raise TypeError(
+                f"PgPipeline takes a WireConn, not {type(owner).__name__}: or use pipeline() of a connection"
+            )
         self._acquire_timeout = acquire_timeout
         self._loop = self._lease.loop
         self._queued = 0
@@ -145,7 +149,7 @@ class PgPipeline:
             self.sync()
         item: PipelineItem[list[Rows]] = PipelineItem(self)
         # If it is alone in flight and no task waits for it, it is cancelled: the watchdog needs a future for that.
-        self._lease.submit(simple_query_request(item.as_future(), sql, 0.0))
+        self._lease.submit(simple_query_request(item._as_future(), sql, 0.0))
         self._groups += 1
         return item
 

@@ -181,9 +181,8 @@ class Queries:
         """
         from .row_stream import RowStream
 
-        deadline = self._carrier.deadline(timeout)
-
         def make_request(reply: asyncio.Future[Any]) -> Request:
+            deadline = self._carrier.deadline(timeout)
             return query_request(reply, sql, params, param_oids, param_formats, result_formats, deadline)
 
         return RowStream(self._new_lease("stream()", False), make_request, row_buffer, acquire_timeout)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any, ClassVar, TypeAlias
 
+from ..auth.hidden import HidesSecrets
 from ..auth.policy import Policy
 from ..errors import ConfigError
-from ..frozen import Frozen
 from . import hosts
 from .dsn import NOT_SENDABLE, SOURCE, UNSENDABLE, parse_string
 from .hosts import HostConfig
@@ -27,7 +28,8 @@ Found: TypeAlias = dict[str, tuple[str, object]]  # the name of an option -> its
 KEYWORD = "keyword argument"
 
 
-class ConnConfig(Frozen):
+@dataclass(frozen=True, repr=False, kw_only=True)
+class ConnConfig(HidesSecrets):
     """Where and how to connect: the final value of every connection option.
 
     docs/connecting.md lists the options; most are libpq's (libpq 18, "Parameter Key Words"). `parse` makes a
@@ -38,7 +40,7 @@ class ConnConfig(Frozen):
     a default in the home directory (~/.postgresql/root.crt and others).
     """
 
-    hidden: ClassVar = frozenset(name for name, option in TABLE.items() if option.secret)
+    hidden: ClassVar[frozenset[str]] = frozenset(name for name, option in TABLE.items() if option.secret)
     service: str | None
     servicefile: str | None
     hosts: tuple[HostConfig, ...]
@@ -131,7 +133,7 @@ class ConnConfig(Frozen):
         if not lines:
             return self
         found = tuple(host.with_password(lines, self.dbname, self.user) for host in self.hosts)
-        return type(self)(**{**vars(self), "hosts": found})
+        return replace(self, hosts=found)
 
     @property
     def database(self) -> str:

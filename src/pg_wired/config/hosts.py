@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from ..auth.hidden import HidesSecrets
 from ..errors import ConfigError
-from ..frozen import Frozen
 from .option_kinds import between, integer
 
 # libpq has one directory compiled in: on Debian and Red Hat the first of these, by PostgreSQL's own default the second.
@@ -18,10 +19,11 @@ LOCALHOST = "localhost"
 PORT = 5432
 
 
-class HostConfig(Frozen):
+@dataclass(frozen=True, repr=False)
+class HostConfig(HidesSecrets):
     """One host to try. `password` comes from the password file; `host` may be "" if `hostaddr` is given."""
 
-    hidden: ClassVar = frozenset({"password"})
+    hidden: ClassVar[frozenset[str]] = frozenset({"password"})
     host: str
     hostaddr: str | None
     port: int
@@ -57,7 +59,7 @@ class HostConfig(Frozen):
         if self.host.startswith("/") and self.host == default_host():
             name = LOCALHOST
         password = find_password(lines, name, str(self.port), dbname, user)
-        return HostConfig(self.host, self.hostaddr, self.port, password)
+        return replace(self, password=password)
 
 
 def default_host() -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from os import PathLike, fspath
 from typing import ClassVar, TypeAlias
 
+from ..auth.hidden import HidesSecrets
 from ..errors import ConfigError
-from ..frozen import Frozen
 
 Text: TypeAlias = "str | bytes | PathLike[str] | None"
 
@@ -36,7 +37,8 @@ class TlsMode(Enum):
         return self in (TlsMode.VERIFY_CA, TlsMode.VERIFY_FULL)
 
 
-class TlsConfig(Frozen):
+@dataclass(frozen=True, repr=False, init=False)
+class TlsConfig(HidesSecrets):
     """TLS settings as objects, in place of the `ssl...` options. Pass it as `tls=`.
 
     A setting that is given replaces the option. `sslmode` still decides whether TLS is used and what is checked; its
@@ -51,7 +53,7 @@ class TlsConfig(Frozen):
     another type. Files are read when connecting. Unlike the files of the options, those named here must exist.
     """
 
-    hidden: ClassVar = frozenset({"certificate", "key", "key_password"})  # a certificate's PEM text may contain its key
+    hidden: ClassVar[frozenset[str]] = frozenset({"certificate", "key", "key_password"})  # PEM text may contain a key
     roots: str | bytes | None
     certificate: str | bytes | None
     key: str | bytes | None
@@ -78,8 +80,8 @@ class TlsConfig(Frozen):
         if key is not None and certificate is None:
             raise ConfigError("TlsConfig: a key needs its certificate: pass certificate=")
         files = {"roots": roots, "certificate": certificate, "key": key, "crl": crl}
-        super().__init__(
-            **{name: _path_or_pem(name, value) for name, value in files.items()},
+        self.__dict__.update(
+            {name: _path_or_pem(name, value) for name, value in files.items()},
             key_password=key_password,
             minimum_version=minimum_version,
             maximum_version=maximum_version,

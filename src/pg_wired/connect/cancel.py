@@ -6,10 +6,11 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, closing, nullcontext, suppress
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..errors import IoError, RequestTimeout
-from ..frozen import Frozen
+from ..auth.hidden import HidesSecrets
+from ..errors import IoError, RequestTimeout, UsageError
 from ..loop.clock import seconds
 from ..protocol import messages
 from . import dial
@@ -23,20 +24,21 @@ MAX_CANCELS_AT_ONCE = 32
 LOST = "lost"
 
 
-class CancelToken(Frozen):
+@dataclass(frozen=True, repr=False)
+class CancelToken(HidesSecrets):
     """The right to cancel whatever a session runs at that moment, which is a race by nature.
 
     `address` is where the server listens, `pid` its process. The secret key is never shown. Tokens are made by
     `cancel_token()`. Source: protocol chapter, "Canceling Requests in Progress".
     """
 
-    hidden: ClassVar = frozenset({"secret_key"})
+    hidden: ClassVar[frozenset[str]] = frozenset({"secret_key"})
     address: dial.Address
     pid: int
     secret_key: bytes
-    _is_live: Callable[[], bool]
-    _route: dial.Route
-    _under_way: set[object]  # the requests being sent, and LOST
+    _is_live: Callable[[], bool] = field(compare=False, repr=False)
+    _route: dial.Route = field(compare=False, repr=False)
+    _under_way: set[object] = field(compare=False, repr=False)  # the requests being sent, and LOST
 
     async def cancel(self, timeout: float = CANCEL_TIMEOUT_SECONDS) -> None:
         """Send CancelRequest, and wait until the server has closed that connection.
@@ -78,6 +80,13 @@ class CancelToken(Frozen):
                     raise
         finally:
             self._under_way.discard(mark)
+
+
+def known(token: CancelToken | None) -> CancelToken:
+    """The token of a session; UsageError where the server gave no key for it."""
+    if token is None:
+        raise UsageError("the server sent no BackendKeyData: its queries cannot be cancelled")
+    return token
 
 
 def narrowed(token: CancelToken, is_live: Callable[[], bool], under_way: set[object]) -> CancelToken:

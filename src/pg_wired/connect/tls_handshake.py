@@ -9,10 +9,10 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from ..errors import IoError, Outcome
-from ..frozen import Frozen
 from ..protocol import messages
 
 # The protocol chapter, "SSL Session Encryption": the name of PostgreSQL's protocol for ALPN.
@@ -21,7 +21,8 @@ ALPN = "postgresql"
 T = TypeVar("T")
 
 
-class TlsSettings(Frozen):
+@dataclass(frozen=True)
+class TlsSettings:
     """How TLS is to be done, the same for a session and for its cancel requests.
 
     SNI asks for `server_hostname`, and the certificate is checked for it where the context says so. `is_direct`: TLS
@@ -74,9 +75,10 @@ async def is_offered(sock: socket.socket) -> bool:
 
     Raises IoError for every other answer. Its bytes are not shown, because they are not authenticated (CVE-2024-10977).
     """
-    loop = asyncio.get_running_loop()
-    await loop.sock_sendall(sock, messages.encode(messages.SSLRequest()))
-    answer = await loop.sock_recv(sock, 1)
+    await send_all(sock, messages.encode(messages.SSLRequest()))
+    room = bytearray(1)
+    n = await until_done(sock, lambda: sock.recv_into(room))
+    answer = bytes(room[:n])
     if answer in (b"S", b"N"):
         return answer == b"S"
     raise _failed(_ANSWERS.get(answer, "the server answered SSLRequest with neither S nor N: is it PostgreSQL?"))

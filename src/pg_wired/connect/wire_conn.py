@@ -262,10 +262,9 @@ class WireConn:
 
     def cancel_token(self) -> CancelToken:
         """A token that cancels this session's query from elsewhere. UsageError where the server gave no key for it."""
-        token = self._token()
-        if token is None:
-            raise UsageError("the server sent no BackendKeyData: its queries cannot be cancelled")
-        return token
+        from .cancel import known
+
+        return known(self._token())
 
     def _token(self) -> CancelToken | None:
         from .cancel import CancelToken

@@ -1,4 +1,4 @@
-"""Whose a connection or a pool is: one loop's, in one process. Knows no sockets."""
+"""Checks that a connection or a pool is used only by its owner: one event loop in one process. It knows no sockets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import UsageError
 
 
 class _Forks:
-    """How often this process has been forked off: a connection of the parent is not the child's."""
+    """Counts the forks that led to this process. A child process must not use a connection of its parent."""
 
     count = 0
 
@@ -23,7 +23,10 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class Owner:
-    """Made in the process that owns the thing; `what` names that in errors."""
+    """The loop and the process that own an object. It is created in that process.
+
+    `what` names the object in errors.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, what: str) -> None:
         self._loop = loop
@@ -31,7 +34,7 @@ class Owner:
         self._forks = _Forks.count
 
     def check(self) -> None:
-        """Refuse another thread, another loop and a forked child, before anything is touched."""
+        """Raise UsageError in another thread, in another loop and in a forked child process."""
         if self._forks != _Forks.count:
             raise UsageError(f"the {self._what} belongs to the process that was forked: connect again in this one")
         try:
@@ -44,14 +47,17 @@ class Owner:
             raise UsageError(f"the {self._what} belongs to another event loop: connect again on this one")
 
     def check_thread(self) -> None:
-        """Refuse another thread while the loop runs in its own, which would not notice: for what ends the thing."""
+        """Raise UsageError if the loop is running in another thread, where it would not notice the call.
+
+        Unlike `check`, this allows a call without a running loop: it is for methods that end the object.
+        """
         if self._is_elsewhere():
             raise UsageError(
                 f"the loop of the {self._what} runs in another thread: use its call_soon_threadsafe() for this"
             )
 
     def run(self, end: Callable[[], object]) -> None:
-        """Do it in the loop's own thread: the garbage collector may come in any."""
+        """Call `end` in the thread of the loop, because the garbage collector may run a finalizer in any thread."""
         if self._is_elsewhere():
             self._loop.call_soon_threadsafe(end)
         else:
@@ -62,5 +68,8 @@ class Owner:
 
     @property
     def has_loop(self) -> bool:
-        """Whether the loop still runs, and runs in this process: what it watches would be the parent's."""
+        """Whether the loop is not closed and belongs to this process.
+
+        After a fork, the sockets that the loop watches belong to the parent.
+        """
         return self._forks == _Forks.count and not self._loop.is_closed()

@@ -1,11 +1,11 @@
-# Neither call hands the interpreter to another thread: as neither waits, that would take longer than most of them. No object
-# is made for a part of the buffer, nor an exception where nothing is there.
+# The calls keep the GIL: they never block, and releasing it would take longer than most of them. They create no object
+# for a part of the buffer, and no exception when there is nothing to receive.
 cdef extern from *:
     """
     #include <errno.h>
     #include <sys/socket.h>
     #ifndef MSG_NOSIGNAL
-    #define MSG_NOSIGNAL 0  /* Python has SIGPIPE ignored, but a program may change that */
+    #define MSG_NOSIGNAL 0  /* Python ignores SIGPIPE, but a program may change that */
     #endif
 
     static Py_ssize_t done(Py_ssize_t n) {

@@ -1,6 +1,6 @@
-"""What a socket is asked for each request, in Python; `syscalls.pxd` says the same in C.
+"""The system calls for each request, in Python. `syscalls.pxd` has the same functions in C, for the compiled build.
 
-`fd` is the descriptor of `sock`, which does not block.
+`sock` is a non-blocking socket, and `fd` its descriptor.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from socket import socket
 
 
 def receive(sock: socket, fd: int, buffer: bytearray, at: int) -> int:
-    """One recv(2) behind the first `at` bytes; 0 at the end, -1 where nothing is there. Raises OSError."""
+    """Call recv(2) once, to write after the first `at` bytes of `buffer`. Returns the number of bytes received.
+
+    Returns 0 at the end of the stream, and -1 if there is nothing to receive now. Raises OSError.
+    """
     try:
         return sock.recv_into(memoryview(buffer)[at:])
     except (BlockingIOError, InterruptedError):
@@ -17,7 +20,7 @@ def receive(sock: socket, fd: int, buffer: bytearray, at: int) -> int:
 
 
 def send(sock: socket, fd: int, data: bytearray) -> int:
-    """One send(2), and how much of `data` it took; -1 where the socket takes nothing now. Raises OSError."""
+    """Call send(2) once. Returns the number of bytes sent, -1 if the socket takes none now. Raises OSError."""
     try:
         return sock.send(data)
     except (BlockingIOError, InterruptedError):

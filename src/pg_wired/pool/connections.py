@@ -182,11 +182,14 @@ class Connections:
     def _eject(self, address: str) -> None:
         """A server that refuses to write is the wrong one: none of its connections takes further requests.
 
-        All of them are drained before a request of one moves: it must not move to another connection to this server.
+        All of them are drained and out of the way before a request of one moves: it must not move to another connection
+        to this server.
         """
         others = [core for core in self.conns if core.address == address and core.is_alive]
         for core in others:
             core.session.drain(Reason.READ_ONLY)
+        for core in others:
+            core.session.tell_supervisor()
         for core in others:
             core.session.retire(Reason.READ_ONLY)
 

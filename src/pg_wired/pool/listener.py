@@ -8,7 +8,7 @@ from weakref import WeakMethod
 
 from ..client.core import Core
 from ..client.lease import AcquireTimeout
-from ..client.notifications import QueueReader, quote_channel
+from ..client.notifications import QueueReader, arrival, quote_channel
 from ..errors import ConfigError, ConnectionClosed, PgWireError, UsageError
 from ..protocol.records import ListenerGap, Notification, NotificationGap
 from ..session.notification_queue import Drop, NotificationQueue
@@ -137,12 +137,11 @@ class PoolListener(QueueReader):
     @staticmethod
     async def _arrived(core: Core, channel: str) -> None:
         queue = core.session.notifications
-        reader = QueueReader(queue, queue.capacity, queue.drop)
         while (item := queue.take()) is None or not isinstance(item, Notification) or item.channel != channel:
             if item is None and core.session.failure is not None:
                 raise core.session.refusal()
             if item is None:
-                await reader.arrival()
+                await arrival(queue)
 
     # ---- its loss
 
@@ -202,7 +201,7 @@ class PoolListener(QueueReader):
                 raise self._failure
             if self._is_over:
                 raise StopAsyncIteration
-            await self.arrival()
+            await arrival(self._queue)
         return item
 
     async def __aexit__(self, *exc: object) -> None:

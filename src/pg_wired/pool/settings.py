@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from ..errors import ConfigError
 
+if TYPE_CHECKING:
+    from ..client.async_conn import AsyncConn
+
 WhenDown: TypeAlias = Literal["wait", "fail"]
-# Called with each new AsyncConn.
-OnConnect: TypeAlias = Callable[[Any], Awaitable[object]]
+OnConnect: TypeAlias = "Callable[[AsyncConn], Awaitable[object]]"
 
 
 class PoolSettings(NamedTuple):

@@ -1,1 +1,1 @@
-"""Messages and their bytes. It knows no requests and no sockets."""
+"""The messages of the protocol and their encoding as bytes. It knows no requests and no sockets."""

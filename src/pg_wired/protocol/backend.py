@@ -1,4 +1,7 @@
-"""The hot decoder: runs of DataRow and CopyData. Knows no requests; `check` comes before all that trusts lengths."""
+"""The fast decoder for DataRow and CopyData messages. It knows no requests.
+
+The other functions for DataRow trust the lengths in the messages, so `check` must run first.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ if TYPE_CHECKING:
 
 
 def check(p: bytearray, i: int, end: int, columns: int) -> int:
-    """Check the complete DataRow messages that begin at `i`; returns the position behind the last of them.
+    """Check the complete DataRow messages that begin at `i`, and return the position after the last one.
 
-    Raises ProtocolError where a count or a length does not fit (chapter "Message Formats", DataRow).
+    Each must have the given number of columns, or any with ANY_COUNT. Raises ProtocolError for a wrong count or length
+    (chapter "Message Formats", DataRow).
     """
     while i + 7 <= end and p[i] == 68:  # D
         stop = i + 1 + octets.get_i32(p, i + 1)
@@ -44,7 +48,7 @@ def check(p: bytearray, i: int, end: int, columns: int) -> int:
 
 
 def make(p: bytearray, i: int, end: int, limit: int, out: list[Row]) -> int:
-    """Append the rows of checked DataRow messages from `i` on, at most `limit`; returns the position behind them."""
+    """Append at most `limit` rows of the checked DataRow messages from `i` on. Returns the position after them."""
     while i < end and limit > 0:
         limit -= 1
         count = octets.get_u16(p, i + 5)
@@ -61,7 +65,7 @@ def make(p: bytearray, i: int, end: int, limit: int, out: list[Row]) -> int:
 
 
 def count(p: bytearray, i: int, end: int) -> int:
-    """How many checked messages there are from `i` to `end`."""
+    """Return the number of checked messages from `i` to `end`."""
     n = 0
     while i < end:
         i += 1 + octets.get_i32(p, i + 1)
@@ -70,7 +74,7 @@ def count(p: bytearray, i: int, end: int) -> int:
 
 
 def data(p: bytearray, i: int, end: int, out: bytearray) -> int:
-    """Append what the complete CopyData messages that begin at `i` hold to `out`; returns the position behind them."""
+    """Append the data of the complete CopyData messages that begin at `i`. Returns the position after them."""
     at = i
     total = 0
     while end - at >= 5 and p[at] == 100:  # d
@@ -89,7 +93,7 @@ def data(p: bytearray, i: int, end: int, out: bytearray) -> int:
 
 
 def encode(rows: Iterable[Row]) -> bytearray:
-    """Rows as DataRow messages, headers included: the inverse of `make`."""
+    """Encode rows as DataRow messages with their headers: the inverse of `make`."""
     out = bytearray()
     for row in rows:
         cells = [b"\xff\xff\xff\xff" if cell is None else len(cell).to_bytes(4, "big") + cell for cell in row]

@@ -13,6 +13,6 @@ cdef class Buffers:
     cpdef received(self, Py_ssize_t n)
     @cython.locals(size=Py_ssize_t, n=Py_ssize_t, whole=Py_ssize_t, more=Py_ssize_t)
     cpdef keep(self, Py_ssize_t i, Py_ssize_t end)
-    cpdef append(self, bytes data)
+    cpdef append(self, object data)
     cpdef sent(self, Py_ssize_t n)
     cpdef lost(self, object cause)

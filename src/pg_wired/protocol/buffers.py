@@ -1,4 +1,4 @@
-"""The bytes of one connection: what a transport has received, and what it is to send."""
+"""The buffers of one connection: the bytes that a transport has received, and the bytes that it is to send."""
 
 from __future__ import annotations
 
@@ -8,34 +8,38 @@ from .server_error import PgError
 
 
 class Buffers:
-    """A transport reads into `buffer`, and sends what is in `out`. `size`: bytes of the buffer between messages.
+    """A transport reads into `buffer` and sends the bytes in `out`. `size` is the normal size of `buffer` in bytes.
 
-    This class throws received bytes away. Its subclasses make messages of them.
+    This class discards received bytes. Its subclasses decode them as messages.
     """
 
     def __init__(self, size: int) -> None:
         self.least = size
-        self.buffer = bytearray(size)  # a read puts its bytes after the first `tail` ones
+        self.buffer = bytearray(size)  # the next read writes after the first `tail` bytes
         self.tail = 0
         self.out = bytearray()  # encoded bytes that wait for the socket
-        self.handed = 0  # bytes that the socket has taken, ever
-        self.failure: PgWireError | None = None  # set once: nothing more is received or sent
-        self.is_complete = False  # the bytes received last have answered all requests
+        self.handed = 0  # total number of bytes that the socket has taken
+        self.failure: PgWireError | None = None  # set once; from then on nothing is received or sent
+        self.is_complete = False  # the last bytes received completed the answers to all requests
 
     def received(self, n: int) -> None:
         """Process the `n` bytes just received. Afterwards `buffer` and `tail` may have changed."""
         self.keep(self.tail + n, self.tail + n)
 
     def keep(self, i: int, end: int) -> None:
-        """Move the incomplete message to the front. The buffer grows as bytes really arrive, and shrinks back later."""
+        """Move the incomplete message, from `i` to `end`, to the front of `buffer`.
+
+        If the message fills the buffer, the buffer grows, at most to twice its size, so that memory is used only as
+        bytes arrive. It shrinks again when it is empty.
+        """
         size = len(self.buffer)
         n = end - i
-        if n == size:  # full of one message: its length has been checked
+        if n == size:  # one message fills the buffer; its length has been checked
             whole = 1 + octets.get_i32(self.buffer, i + 1)
             more = min(size, whole - size)
             try:
-                octets.grow(self.buffer, more)  # in place if possible: a large buffer need not be copied then
-            except BufferError:  # TLS reads into a view of it
+                octets.grow(self.buffer, more)  # in place if possible, so that a large buffer is not copied
+            except BufferError:  # TLS holds a view of the buffer
                 self.buffer = self.buffer + bytearray(more)
         elif n == 0 and size > self.least:
             self.buffer = bytearray(self.least)
@@ -44,7 +48,7 @@ class Buffers:
         self.tail = n
 
     def feed(self, data: bytes) -> None:
-        """Process bytes that were received elsewhere."""
+        """Process bytes that were received in another way than by reading into `buffer`."""
         view = memoryview(data)
         while view and self.failure is None:
             part = view[: len(self.buffer) - self.tail]
@@ -57,18 +61,18 @@ class Buffers:
         self.out += data
 
     def sent(self, n: int) -> None:
-        """The socket has taken the first `n` bytes of `out`."""
+        """Remove the first `n` bytes of `out`: the socket has taken them."""
         self.handed += n
         octets.drop(self.out, n)
 
     def lost(self, cause: BaseException | None) -> None:
-        """The connection has ended. The first cause becomes the `failure`."""
+        """Note that the connection has ended. The error for the first cause becomes `failure`."""
         if self.failure is None:
             self.failure = ended_by(cause)
 
 
 def ended_by(cause: BaseException | None, last_words: PgError | None = None) -> PgWireError:
-    """The error for a connection that has ended: the server's last words, or else how the socket failed."""
+    """The error for a connection that has ended: the server's reason in `last_words`, or else the socket error."""
     error: PgWireError
     if last_words is not None:
         error = ConnectionClosed(f"the server closed the connection: {last_words.message}")

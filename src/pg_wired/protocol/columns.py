@@ -1,15 +1,15 @@
-"""A result column by column, in Arrow's variable-size binary layout: offsets, validity bitmap, one body of bytes.
+"""The columns of a result in Arrow's variable-size binary layout: offsets, a validity bitmap and the bytes of values.
 
-Source: Arrow's "Columnar Format", Variable-size Binary Layout and Validity bitmaps. All columns of a result share one
-piece of memory, which lives as long as any of them.
+All columns of a result share one block of memory, which lives as long as any of them. Source: Arrow's "Columnar
+Format", Variable-size Binary Layout and Validity bitmaps.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from sys import byteorder
 from typing import TYPE_CHECKING
 
-from ..frozen import Frozen
 from . import octets
 
 if TYPE_CHECKING:
@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 
 # Arrow recommends buffers that begin at a multiple of 64 bytes.
 ALIGNMENT_BYTES = 64
-# The largest offset of 32 bits with a sign.
+# The largest signed 32-bit offset.
 MAX_BODY_BYTES = 2**31 - 1
 
 
-class Column(Frozen):
-    """One column of `count` values. The three buffers are memoryviews, to be wrapped without a copy.
+@dataclass(frozen=True, repr=False)
+class Column:
+    """One column of a result, with `count` values, of which `null_count` are NULL.
 
-    `data` has all values, one behind the other; value n is `data[offsets[n] : offsets[n + 1]]`. `offsets` has count + 1
-    integers of 32 bits in the machine's order; bit n % 8 of byte n // 8 of `validity` is 0 where value n is NULL.
+    Its three buffers are memoryviews, which Arrow can use without a copy. `data` has the bytes of all values in order;
+    value n is `data[offsets[n] : offsets[n + 1]]`. `offsets` has count + 1 signed 32-bit integers in native byte order.
+    In `validity`, bit n % 8 of byte n // 8 is 0 if value n is NULL. `field` describes the column, or is None if the
+    result has no description.
     """
 
     field: FieldDescription | None
@@ -44,7 +47,10 @@ class Column(Frozen):
 
 
 def columns(p: bytearray, rows: int, fields: tuple[FieldDescription, ...]) -> tuple[Column, ...]:
-    """The columns of checked DataRow messages, as many as the first row has. ValueError where they cannot be made."""
+    """Make the columns of `rows` checked DataRow messages in `p`, as many as the first row has.
+
+    Raises ValueError for a column of more than MAX_BODY_BYTES, and for rows of different widths.
+    """
     width = octets.get_u16(p, 5) if rows else len(fields)
     sizes, nulls = bytearray(8 * width), bytearray(8 * width)
     measure(p, rows, width, sizes, nulls)
@@ -84,7 +90,7 @@ def _aligned(n: int) -> int:
 
 
 def measure(p: bytearray, rows: int, width: int, sizes: bytearray, nulls: bytearray) -> None:
-    """Add up the bytes and the NULLs of each column, into integers of 64 bits."""
+    """Add up the bytes and count the NULLs of each column, into arrays of 64-bit integers."""
     size = octets.longs(sizes)
     null = octets.longs(nulls)
     i = 0
@@ -104,7 +110,7 @@ def measure(p: bytearray, rows: int, width: int, sizes: bytearray, nulls: bytear
 
 
 def fill(p: bytearray, rows: int, width: int, room: bytearray, begins: bytearray) -> None:
-    """Copy every value to its column. `begins` has where each one's offsets, validity and data begin in `room`."""
+    """Copy each value into its column. `begins` has the positions of its offsets, validity and data in `room`."""
     q = octets.grow(room, 0)
     begin = octets.longs(begins)
     moved = bytearray(begins)

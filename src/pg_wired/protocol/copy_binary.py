@@ -1,4 +1,4 @@
-"""The binary format of COPY: rows to bytes and back. Knows no messages; checks every length before it reads.
+"""Encodes and decodes rows in the binary format of COPY. It knows no messages. It checks each length before it reads.
 
 Source: PostgreSQL's reference page of COPY, "Binary Format".
 """
@@ -18,7 +18,7 @@ MAX_COLUMNS = 32_767  # the count is an Int16
 
 
 def append_row(out: bytearray, row: Any) -> None:
-    """Append one row. Raises before a byte of it is written."""
+    """Append a row. Raises TypeError or ConfigError for an invalid row, and then leaves `out` unchanged."""
     if isinstance(row, (str, bytes, bytearray)):
         raise TypeError(f"a row is a sequence of bytes and None, not {type(row).__name__}")
     values: tuple[Any, ...] = tuple(row)
@@ -45,17 +45,17 @@ def append_row(out: bytearray, row: Any) -> None:
 
 
 class RowDecoder:
-    """Rows from the stream of a binary COPY, however it is cut."""
+    """Decodes rows from the data of a binary COPY, which may be split at any byte."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
-        self.size = 0  # of all pieces
-        self.need = 0  # bytes before it is worth looking again: a long value may come in many pieces
+        self.size = 0  # bytes in all pieces
+        self.need = 0  # bytes needed before decoding can continue: a long value may arrive in many pieces
         self.has_header = False
         self.has_trailer = False
 
     def feed(self, data: bytes) -> list[Row]:
-        """The rows that are complete. Raises ProtocolError where the format is not kept."""
+        """Take the next part of the data, and return the rows that are now complete. ProtocolError for invalid data."""
         rows: list[Row] = []
         self.pieces.append(data)
         self.size += len(data)
@@ -75,7 +75,7 @@ class RowDecoder:
         return rows
 
     def header(self, data: bytes) -> int:
-        """Check signature, flags and extension area; returns where the rows begin, once all of it is there."""
+        """Check the header, and return the position of the first row; 0 if more data is needed."""
         if not SIGNATURE.startswith(data[: len(SIGNATURE)]):
             raise ProtocolError("binary COPY does not begin with its signature")
         if len(data) < len(HEADER):
@@ -91,7 +91,7 @@ class RowDecoder:
         return len(HEADER) + n
 
     def rows(self, p: bytes, i: int, end: int, rows: list[Row]) -> int:
-        """Append the complete rows from `i` on; returns where the first incomplete one begins."""
+        """Append the complete rows from `i` on to `rows`, and return the position of the first incomplete one."""
         while end - i >= 2 and not self.has_trailer:
             count = octets.get_u16(p, i)
             if count == 65535:
@@ -121,6 +121,6 @@ class RowDecoder:
         return i
 
     def end(self) -> None:
-        """No more comes. Raises ProtocolError where that is too early."""
+        """Note the end of the data. Raises ProtocolError if the trailer is missing."""
         if not self.has_trailer:
             raise ProtocolError("binary COPY ended without its trailer")

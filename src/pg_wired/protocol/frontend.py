@@ -1,4 +1,4 @@
-"""The hot encoder: Bind, Execute and Sync fused into the outgoing buffer, and the checks of what goes into them."""
+"""The fast encoder for Bind, Execute and Sync, which writes directly to the send buffer; and checks of arguments."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from .types import FormatCode, Oid, Value
 
 # Bind counts its parameters in 16 bits (chapter "Message Formats").
 MAX_PARAMETERS = 65_535
-# What a message holds beside values or SQL: names, counts, and for each parameter a length or OID and two formats.
+# Bytes left for values or SQL, next to names, counts, and for each parameter a length or OID and two format codes.
 _ROOM = LONG_LIMIT_BYTES - 8 * MAX_PARAMETERS - 1024
 
 _PORTAL = b"\0"  # the unnamed portal, and the unnamed statement
 EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"  # all rows of the unnamed portal
 DESCRIBE_EXECUTE = b"D\0\0\0\x06P\0" + EXECUTE
 SYNC = b"S\0\0\0\x04"
-ALL_TEXT = b"\0\0"  # no format codes: everything is text
+ALL_TEXT = b"\0\0"  # no format codes: all values are text
 ALL_BINARY = b"\0\1\0\1"
 
 
 def values(params: Sequence[Value]) -> tuple[bytes | None, ...]:
-    """The parameters as they stand now, bytes or None each. TypeError for another type, ConfigError for too many."""
+    """A copy of the parameters as bytes or None. A str is encoded as UTF-8.
+
+    Raises TypeError for other types and for `params` that are not a sequence. Raises ConfigError for too many
+    parameters or bytes, and for a str that cannot be encoded.
+    """
     if type(params) is not tuple and type(params) is not list:
         _check_order(params)
     taken: tuple[Any, ...] = tuple(params)
@@ -56,7 +60,7 @@ def values(params: Sequence[Value]) -> tuple[bytes | None, ...]:
 
 
 def _check_order(params: object) -> None:
-    """Refuse what is one value, or whose order is not that of $1, $2."""
+    """Raise TypeError if `params` is a single value, or has no order that could be that of $1, $2."""
     if params is None:
         raise TypeError("params is None: leave it out where there are none, or pass (None,) for a single NULL")
     if isinstance(params, (str, bytes, bytearray, memoryview)) or not isinstance(params, Iterable):
@@ -79,11 +83,11 @@ def _value(number: int, value: object) -> bytes:
 
 
 def formats(codes: int | Sequence[int], what: str) -> bytes:
-    """Format codes as Bind has them: their count, then each. One code stands for all values."""
+    """Encode format codes as in Bind: their count, then each code. A single code applies to all values."""
     if isinstance(codes, int):
         if type(codes) is not bool and (codes == 0 or codes == 1):
             return ALL_BINARY if codes else ALL_TEXT
-        codes = (codes,)  # of no such format, which is said below
+        codes = (codes,)  # not a FormatCode: `_format` raises the error
     listed = [_format(code, what) for code in codes]
     if len(listed) > MAX_PARAMETERS:
         raise ConfigError(f"{what} has {len(listed)} codes: PostgreSQL takes at most {MAX_PARAMETERS}")
@@ -97,14 +101,14 @@ def _format(code: object, what: str) -> int:
 
 
 def check_count(codes: bytes, count: int, what: str) -> None:
-    """Refuse format codes that are neither none, one for all, nor one for each."""
+    """Raise ConfigError unless there are no format codes, one for all values, or one for each of `count` values."""
     n = octets.get_u16(codes, 0)
     if n > 1 and n != count:
         raise ConfigError(f"{what} has {n} codes for {count} values: pass one for all, or one for each")
 
 
 def oids(param_oids: Iterable[Oid]) -> tuple[Oid, ...]:
-    """The parameter types as a tuple; 0 lets the server infer one."""
+    """The OIDs of the parameter types as a tuple; for 0 the server infers the type. ConfigError for an invalid OID."""
     taken = tuple(param_oids)
     if len(taken) > MAX_PARAMETERS:
         raise ConfigError(f"{len(taken)} parameter OIDs: PostgreSQL takes at most {MAX_PARAMETERS}")
@@ -115,7 +119,10 @@ def oids(param_oids: Iterable[Oid]) -> tuple[Oid, ...]:
 
 
 def text(sql: str, what: str) -> str:
-    """`sql`, if it can be sent: a str without NUL that is UTF-8."""
+    """Return `sql` if it can be sent. `what` names it in errors.
+
+    Raises TypeError if it is not a str. Raises ConfigError if it has a NUL, cannot be encoded as UTF-8 or is too long.
+    """
     if type(sql) is not str:
         if not isinstance(sql, str):
             raise TypeError(f"{what} is {type(sql).__name__}: pass a str")
@@ -134,7 +141,7 @@ def text(sql: str, what: str) -> str:
 
 
 def query(sql: str) -> bytes:
-    """A simple Query of what `text` has passed."""
+    """Encode a simple Query. `text` must have checked the SQL."""
     body = sql.encode()
     out = bytearray(b"Q")
     q = octets.grow(out, len(body) + 5)
@@ -144,12 +151,15 @@ def query(sql: str) -> bytes:
 
 
 def bind_head(name: str, param_formats: bytes, count: int) -> bytes:
-    """What stands in a Bind between its length and its values."""
+    """The part of a Bind between its length and its values: portal, statement, format codes and parameter count."""
     return _PORTAL + name.encode() + b"\0" + param_formats + count.to_bytes(2, "big")
 
 
 def bind(out: bytearray, head: bytes, params: tuple[bytes | None, ...], result_formats: bytes, tail: bytes) -> None:
-    """Append one Bind and the messages of `tail` whole: the lengths are summed before a byte is written."""
+    """Append a Bind and the encoded messages in `tail`.
+
+    Lengths are added up before the first byte is written, so that `out` never has a part of a message.
+    """
     n = 4 + len(head) + len(result_formats)
     for value in params:
         n += 4
@@ -171,7 +181,7 @@ def bind(out: bytearray, head: bytes, params: tuple[bytes | None, ...], result_f
 
 
 def copy_data(out: bytearray, data: bytes | bytearray | memoryview) -> None:
-    """Append a CopyData, whole or not at all; a memoryview is one of bytes."""
+    """Append a CopyData, either completely or not at all. A memoryview must have items of one byte."""
     i = len(out)
     n = len(data)
     q = octets.grow(out, 5 + n)

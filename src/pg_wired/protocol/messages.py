@@ -1,6 +1,7 @@
-"""Every message of protocol 3.0 and 3.2 in both directions, as data, and how to write and read them all.
+"""All messages of protocol 3.0 and 3.2 in both directions as classes, and functions to encode and decode them.
 
-Refuses to know what may follow what. Names and order of fields are the protocol chapter's, "Message Formats".
+It does not know in which order messages may be sent. Names and order of fields are those of the protocol chapter,
+"Message Formats".
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from .schema import Array, Bytes, Char, Int, Record, Secret, String, Terminated,
 from .schema import Message as Message
 
 INT16 = Int(2)
-UINT16 = Int(2, signed=False)  # counts too: up to 65,535 parameters, as the server reads them
+UINT16 = Int(2, signed=False)  # also for counts: the server reads them as unsigned, up to 65,535 parameters
 INT32 = Int(4)
 OID = Varies(Int(4, signed=False))
 PID = Varies(INT32)
@@ -24,7 +25,7 @@ STRING = String()
 FIELD = Record(STRING, OID, INT16, OID, INT16, INT32, FORMAT, make=FieldDescription._make)
 # Protocol chapter, BackendKeyData: "minimum and maximum key length are 4 and 256 bytes".
 KEY = Secret(Bytes(4, 256))
-# Pairs that end in a zero byte: the fields of an error, the parameters of a startup.
+# Pairs followed by a zero byte: the fields of an error, the parameters of a StartupMessage.
 ERROR_FIELDS = Terminated(Record(Char(), STRING))
 PARAMETERS = Terminated(Record(STRING, Varies(STRING)))
 
@@ -44,18 +45,18 @@ Kind: TypeAlias = Annotated[str, Char("SP")]  # a statement or a portal
 
 
 class FrontendMessage(Message):
-    """What a client sends."""
+    """The base class of messages that a client sends."""
 
 
 class BackendMessage(Message):
-    """What a server sends."""
+    """The base class of messages that a server sends."""
 
 
 # ---- Before the session: no tag --------------------------------------------------------------------------------------
 
 
 class StartupRequest(FrontendMessage):
-    """The first message of a connection; it has no tag, and its codes are versions that do not exist."""
+    """The first message of a connection, which has no tag. The codes are protocol versions that do not exist."""
 
 
 class StartupMessage(StartupRequest):
@@ -79,7 +80,7 @@ class GSSENCRequest(StartupRequest, code=1234 << 16 | 5680): ...
 
 
 class Authentication(BackendMessage, tag="R"):
-    """One of the ten that a server may begin with."""
+    """One of the ten messages with which a server may begin."""
 
 
 class AuthenticationOk(Authentication, code=0): ...
@@ -118,7 +119,7 @@ class AuthenticationSASLFinal(Authentication, code=12):
 
 
 class AuthenticationResponse(FrontendMessage, tag="p"):
-    """One of four with the same tag; what they mean depends on what the server asked for."""
+    """One of four messages with the same tag. Which one it is depends on what the server asked for."""
 
 
 class PasswordMessage(AuthenticationResponse):
@@ -210,7 +211,7 @@ class BackendKeyData(BackendMessage, tag="K"):
 
 
 class NegotiateProtocolVersion(BackendMessage, tag="v"):
-    """`version` is the newest the server speaks, written as in StartupMessage: major << 16 | minor."""
+    """`version` is the newest one that the server supports, encoded as in StartupMessage: major << 16 | minor."""
 
     version: Annotated[int, INT32]
     options: Annotated[tuple[str, ...], Array(STRING, Int(4, signed=False))]
@@ -294,7 +295,7 @@ class CopyBothResponse(BackendMessage, tag="W"):
 
 # ---- Bytes -----------------------------------------------------------------------------------------------------------
 
-# By tag. Where several messages share one, this has the class they are derived from.
+# The classes of messages by tag. If several messages share a tag, it maps to their base class.
 FRONTEND: dict[int, type[FrontendMessage]] = {
     cls.tag: cls for cls in FrontendMessage.__subclasses__() if cls.tag is not None
 }
@@ -306,9 +307,9 @@ _STARTUP: dict[bytes, type[StartupRequest]] = {cls.code: cls for cls in StartupR
 
 
 def encode(*messages: Message) -> bytes:
-    """The messages, each with its tag and length. Raises ValueError or TypeError that names message and field.
+    """Encode messages, each with its tag and its length.
 
-    All are checked before a byte comes out.
+    Raises a ValueError or TypeError that names the message and the field if any of them is invalid.
     """
     out: list[bytes] = []
     for message in messages:
@@ -324,7 +325,7 @@ def encode(*messages: Message) -> bytes:
 
 
 def decode_backend(tag: int, body: bytes) -> BackendMessage:
-    """The message that a server sent. Raises ProtocolError, and nothing else, for bytes that are not exactly one."""
+    """Decode a message from a server. Raises only ProtocolError, if `body` is not exactly one valid message body."""
     cls = BACKEND.get(tag)
     if cls is Authentication:
         cls = _AUTHENTICATION.get(body[:4])
@@ -336,7 +337,7 @@ def decode_backend(tag: int, body: bytes) -> BackendMessage:
 def decode_frontend(
     tag: int, body: bytes, password_as: type[AuthenticationResponse] = PasswordMessage
 ) -> FrontendMessage:
-    """The message that a client sent; `password_as` is what the tag `p` means now. Raises as `decode_backend` does."""
+    """Decode a message from a client. The tag `p` means a `password_as`. Raises as `decode_backend` does."""
     cls = FRONTEND.get(tag)
     if cls is AuthenticationResponse:
         cls = password_as
@@ -346,5 +347,5 @@ def decode_frontend(
 
 
 def decode_startup(body: bytes) -> StartupRequest:
-    """The first message of a connection, which has no tag: one of four classes. Raises as `decode_backend` does."""
+    """Decode the first message of a connection, which has no tag. Raises as `decode_backend` does."""
     return schema.read(_STARTUP.get(body[:4], StartupMessage), body)

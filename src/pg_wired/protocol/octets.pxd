@@ -1,5 +1,5 @@
-# The machine verbs in C. Bounds are the caller's. Rows hold bytes and None, so no cycle can pass through them, and they
-# leave the garbage collector's lists: a million tracked tuples cost a fifth of a scan.
+# The functions of `octets.py` in C. The caller checks bounds. Rows hold only bytes and None, so they cannot be part of a
+# reference cycle. They are removed from the garbage collector's lists: a million tracked tuples cost a fifth of a scan.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memchr, memcmp, memcpy
 
@@ -11,7 +11,7 @@ cdef enum:
     NO_ROWS = -2
     ANY_COUNT = -1
 
-# Of its own, for it is longer than an int.
+# In a separate enum, because it does not fit an int.
 cdef enum:
     NEVER = 4611686018427387904
 
@@ -33,7 +33,7 @@ cdef extern from "Python.h":
 
 cdef extern from *:
     """
-    /* Since 3.14 a tuple keeps its hash, and -1 says that it has none yet. */
+    /* Since Python 3.14 a tuple caches its hash; -1 means that it is not computed yet. */
     #if PY_VERSION_HEX >= 0x030E0000
     #define forget_hash(tuple) (((PyTupleObject *)(tuple))->ob_hash = -1)
     #else
@@ -69,7 +69,8 @@ cdef inline unsigned char *grow(bytearray out, Py_ssize_t n) except NULL:
     return <unsigned char *>PyByteArray_AS_STRING(out)
 
 cdef inline int drop(bytearray out, Py_ssize_t n) except -1:
-    # Mostly all of it. A part is Python's to delete: it moves the beginning, and not what may be many megabytes.
+    # Usually all bytes are removed. For a part, use Python's deletion: it advances the start of the buffer, and does not
+    # move the rest, which may be many megabytes.
     if n == PyByteArray_GET_SIZE(out):
         PyByteArray_Resize(out, 0)
     else:
@@ -92,7 +93,7 @@ cdef inline Py_ssize_t put_part(unsigned char *q, Py_ssize_t i, const unsigned c
     return i + n
 
 cdef inline Py_ssize_t put_short(unsigned char *q, Py_ssize_t i, const unsigned char *p, Py_ssize_t j, Py_ssize_t n) noexcept nogil:
-    # What a compiler knows the length of, it copies without a call: two halves that overlap.
+    # The compiler inlines a memcpy of constant length: copy two halves of constant length that overlap.
     if n > 32:
         memcpy(q + i, p + j, n)
     elif n >= 16:
@@ -133,7 +134,7 @@ cdef inline tuple seal(tuple row):
     return row
 
 cdef inline object new_record(object cls, object first, object second, object third):
-    # What tuple.__new__ does for a class of its own, without the tuple that it makes first and copies.
+    # The same as tuple.__new__ for a subclass, but without making a temporary tuple and copying it.
     cdef PyTypeObject *made = <PyTypeObject *>cls
     record = made.tp_alloc(made, 3)
     forget_hash(record)

@@ -1,4 +1,7 @@
-"""The records that callers get. They are loaded with the first connect: a NamedTuple takes long to make."""
+"""Named tuples that are part of the public interface.
+
+They are loaded with the first connect, because making a NamedTuple class takes long.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,17 @@ from .types import Oid
 
 
 class FieldDescription(NamedTuple):
-    """One column of a result, as RowDescription has it. `format` is what was asked for."""
+    """The description of one column of a result, from RowDescription.
+
+    - `name`: the name of the column.
+    - `table_oid`, `column_id`: the table and the attribute number that the column comes from; 0 if it is not a table
+      column.
+    - `type_oid`, `type_size`, `type_modifier`: pg_type.oid, pg_type.typlen (negative for a variable width) and
+      pg_attribute.atttypmod.
+    - `format`: the FormatCode that was requested for the column.
+
+    Source: protocol chapter, "Message Formats", RowDescription.
+    """
 
     name: str
     table_oid: Oid
@@ -20,14 +33,14 @@ class FieldDescription(NamedTuple):
 
 
 class StatementDescription(NamedTuple):
-    """What the server says of a statement: its parameter types, and its columns (empty where it returns none)."""
+    """The server's description of a statement: the OIDs of its parameter types, and its columns, if it returns any."""
 
     param_oids: tuple[Oid, ...]
     fields: tuple[FieldDescription, ...]
 
 
 class Notification(NamedTuple):
-    """What NOTIFY sent: the process id of the sender, the channel and the payload."""
+    """A notification sent by NOTIFY: the process id of the sending server process, the channel and the payload."""
 
     pid: int
     channel: str
@@ -35,15 +48,17 @@ class Notification(NamedTuple):
 
 
 class NotificationGap(NamedTuple):
-    """Stands where notifications were lost, `dropped` of them."""
+    """Takes the place of `dropped` notifications that were lost because the receiver's queue was full."""
 
     dropped: int
 
 
 class ListenerGap(NamedTuple):
-    """Stands where a listener had lost its connection, for `seconds`; `dropped` of those that had come were lost too.
+    """Marks the place where a listener lost its connection and connected again.
 
-    What was sent meanwhile nobody counts. `before` and `after` are the server processes of both connections.
+    The connection was lost for `seconds`; the number of notifications sent in that time is not known. `dropped` counts
+    the notifications that had arrived here and were dropped because the queue was full. `before` and `after` are the
+    process ids of the server processes of the old and the new connection.
     """
 
     dropped: int
@@ -53,7 +68,7 @@ class ListenerGap(NamedTuple):
 
 
 def wider(gap: NotificationGap | ListenerGap, following: object) -> NotificationGap | ListenerGap:
-    """One gap for two, with nothing between them."""
+    """Merge a gap with the item after it, if that is a gap too; otherwise return the first one unchanged."""
     if not isinstance(following, NotificationGap | ListenerGap):
         return gap
     dropped = gap.dropped + following.dropped

@@ -1,4 +1,7 @@
-"""Rows: what every request returns. It holds what the server sent, and interprets nothing but the command tag."""
+"""The class Rows, which holds the result of a statement as the server sent it.
+
+It interprets the command tag, but not the values.
+"""
 
 from __future__ import annotations
 
@@ -13,27 +16,28 @@ if TYPE_CHECKING:
     from .columns import Column
     from .records import FieldDescription
 
-# Rows made at a time while iterating: their memory is used again and again, and the call for each lot costs nothing.
+# Rows made at a time while iterating: few enough that their memory is reused, and enough that the cost of a call does
+# not matter.
 BATCH_ROWS = 256
 
 
 class RowBody:
-    """DataRow messages as they came, headers included, one behind the other; every length in them is checked."""
+    """Consecutive DataRow messages as received, with their headers. All lengths in them have been checked."""
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.count = 0
-        self._starts: bytearray | None = None  # where each row begins, once somebody has asked for one by its number
+        self._starts: bytearray | None = None  # the offset of each row, made when a row is first asked for by number
 
     def append(self, p: bytearray, i: int, end: int) -> None:
-        """Keep the messages of `p` from `i` to `end`."""
+        """Append a copy of the messages in `p` from `i` to `end`."""
         n = len(self.data)
         q = octets.grow(self.data, end - i)
         octets.put_part(q, n, p, i, end - i)
         self.count += backend.count(p, i, end)
 
     def batches(self) -> Iterator[list[Row]]:
-        """The rows, made in small lists; none is kept here."""
+        """Yield the rows in lists of at most BATCH_ROWS. The lists are not kept."""
         i = 0
         while i < len(self.data):
             batch: list[Row] = []
@@ -41,7 +45,7 @@ class RowBody:
             yield batch
 
     def row(self, number: int) -> Row:
-        """One row, `number` from 0 to `count` - 1."""
+        """Return one row; `number` is from 0 to `count` - 1."""
         if self._starts is None:
             self._starts = self._index()
         starts = octets.longs(self._starts)
@@ -61,7 +65,7 @@ class RowBody:
 
 
 class RowStore:
-    """The compiled half of Rows: rows that are made already, or a `body` from which they are made when touched."""
+    """The compiled base class of Rows. It has either finished rows, or a `body` from which rows are made on access."""
 
     def __init__(
         self, fields: tuple[FieldDescription, ...], rows: list[Row], command_tag: str, body: RowBody | None = None
@@ -78,17 +82,17 @@ class RowStore:
         body = self._body
         if body is None:
             return self._rows[index]
-        chosen = range(body.count)[index]  # which checks it, and counts from the end
+        chosen = range(body.count)[index]  # checks the index, and resolves negative ones
         return body.row(chosen) if isinstance(chosen, int) else [body.row(number) for number in chosen]
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self._rows) if self._body is None else chain.from_iterable(self._body.batches())
 
     def columns(self) -> tuple[Column, ...]:
-        """The same values column by column, each in one piece as Arrow has it, without an object for a value.
+        """The same values as a Column for each column, in Arrow's layout, without creating an object for each value.
 
-        Raises ValueError for a column over 2 GiB (its offsets have 32 bits: take a stream's batches), and for rows of
-        different widths.
+        Raises ValueError for a column over 2 GiB (its offsets have 32 bits: use the batches of a stream instead), and
+        for rows of different widths.
         """
         from . import columns
 
@@ -102,11 +106,11 @@ class RowStore:
 
 
 class Rows(RowStore, Sequence[Row]):
-    """The rows of one statement, each a tuple of `bytes | None`; empty where the statement returned none.
+    """The rows of one statement: a sequence of tuples of `bytes | None`, empty if the statement returned no rows.
 
-    `fields` describes the columns, `command_tag` is the server's CommandComplete ("SELECT 3"), empty after an empty
-    query or a portal that was suspended. A large result is kept as it came, and its rows are made each time they are
-    touched: `list(rows)` keeps them.
+    `fields` describes the columns. `command_tag` is the tag of the server's CommandComplete, such as "SELECT 3"; it is
+    empty after an empty query or a suspended portal. A large result is kept as received, and each access to a row makes
+    the tuple anew: use `list(rows)` to make all tuples once.
     """
 
     __slots__ = ()
@@ -121,12 +125,12 @@ class Rows(RowStore, Sequence[Row]):
 
     @property
     def rows_affected(self) -> int | None:
-        """The number in the command tag; None where it has none ("CREATE TABLE")."""
+        """The row count in the command tag; None if the tag has none ("CREATE TABLE")."""
         count = self.command_tag.rpartition(" ")[2]
         return int(count) if count.isascii() and count.isdigit() and len(count) <= 20 else None  # uint64 in the server
 
     def __eq__(self, other: object) -> bool:
-        """Equal to any sequence of the same rows."""
+        """Whether `other` is a Rows, a list or a tuple with equal rows."""
         if not isinstance(other, (Rows, list, tuple)):
             return NotImplemented
         return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))

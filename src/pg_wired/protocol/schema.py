@@ -1,7 +1,8 @@
-"""What messages are made of: kinds of fields, each of which writes and reads one value, and the class of messages.
+"""The building blocks of messages: field layouts, which write and read one value each, and the base class Message.
 
-It knows no message by name. A value that does not fit is a ValueError in both directions; `messages` says which side is
-at fault, and in which field.
+It knows no particular message. A layout raises ValueError for a value that does not fit, in both directions. `write`
+and `read` turn that into an error that names the message and the field: ValueError or TypeError when writing,
+ProtocolError when reading.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Any, ClassVar, TypeAlias, TypeVar, dataclass_transform, get_a
 
 from ..errors import ProtocolError
 
-# ---- kinds of fields
+# ---- layouts of fields
 
 
 class Body:
-    """The bytes of one message body, being read."""
+    """The body of a message, with the position `i` up to which it has been read."""
 
     __slots__ = ("data", "i")
 
@@ -43,7 +44,7 @@ class Body:
 
 
 class Int:
-    """Int8, Int16 and Int32 (chapter "Message Data Types"); `allowed` lists the only values it may have."""
+    """An integer: Int8, Int16 or Int32 (chapter "Message Data Types"). `allowed` may list the only valid values."""
 
     __slots__ = ("allowed", "high", "low", "signed", "size")
 
@@ -69,7 +70,7 @@ class Int:
 
 
 class Char:
-    """Byte1 that is a letter; `allowed` lists the only ones it may be."""
+    """Byte1 that is a letter. `allowed` may list the only valid letters."""
 
     __slots__ = ("allowed",)
 
@@ -91,7 +92,7 @@ class Char:
 
 
 class String:
-    """String: text that ends in a NUL. Bytes that are not UTF-8 survive both ways (PEP 383)."""
+    """String: text that ends with a NUL. Bytes that are not UTF-8 are preserved in both directions (PEP 383)."""
 
     __slots__ = ()
 
@@ -106,7 +107,7 @@ class String:
 
 
 class Bytes:
-    """Byte*n* that reaches to the end of the message, `low` to `high` bytes long."""
+    """Byte*n* up to the end of the message, `low` to `high` bytes long."""
 
     __slots__ = ("high", "low")
 
@@ -127,7 +128,7 @@ class Bytes:
 
 
 class Value:
-    """A value behind its length, or NULL, which is the length -1."""
+    """A length followed by a value; the length -1 means NULL, which is None."""
 
     __slots__ = ()
 
@@ -146,7 +147,7 @@ class Value:
 
 
 class Record:
-    """Several values in a row; `make` builds the tuple of them."""
+    """Several values, one after the other. `make` builds the tuple of them."""
 
     __slots__ = ("items", "make")
 
@@ -163,7 +164,7 @@ class Record:
 
 
 class Array:
-    """A count, and so many items; nothing is allocated from a count that the bytes do not bear out."""
+    """A count followed by that many items. Items are read one by one, so a false count allocates no memory."""
 
     __slots__ = ("count", "item")
 
@@ -181,7 +182,7 @@ class Array:
 
 
 class Terminated:
-    """Items up to a zero byte where the next one would begin."""
+    """Items, followed by a zero byte in place of a next item."""
 
     __slots__ = ("item",)
 
@@ -205,7 +206,7 @@ class Terminated:
 
 
 class Marked:
-    """Another layout, with a mark for whoever shows its value."""
+    """Another layout, marked for code that shows its value."""
 
     __slots__ = ("inner",)
 
@@ -220,18 +221,19 @@ class Marked:
 
 
 class Secret(Marked):
-    """Never shown, in no repr and no trace."""
+    """A secret: neither a repr nor a trace shows the value."""
 
     __slots__ = ()
 
 
 class Varies(Marked):
-    """Different on every server; libpq's regress mode hides it."""
+    """A value that differs from server to server; a trace hides it in libpq's regress mode."""
 
     __slots__ = ()
 
 
-# How one value lies in a message. `write` appends its bytes, in as many pieces as saves copying; `read` takes them.
+# The layout of one value in a message. `write` appends its bytes to a list, in several pieces if that avoids copying;
+# `read` reads them.
 Layout: TypeAlias = Int | Char | String | Bytes | Value | Record | Array | Terminated | Secret | Varies
 
 
@@ -263,16 +265,16 @@ class _MessageType(type):
 
     @property
     def __signature__(cls) -> Signature:
-        """For help(), inspect and whoever constructs by name: made when somebody asks."""
+        """The signature for help(), inspect and construction by name. It is made on each access."""
         kind, defaults = Parameter.POSITIONAL_OR_KEYWORD, cls._defaults
         return Signature([Parameter(n, kind, default=defaults.get(n, Parameter.empty)) for n in cls.__match_args__])
 
 
 class Message(metaclass=_MessageType):
-    """A message; equal to another of the same class with the same fields, and without secrets in its repr."""
+    """The base class of messages. They compare by class and fields, and their repr shows no secrets."""
 
     tag: ClassVar[int | None] = None
-    # The Int32 at the head of the body, where one tag (or none) has several messages.
+    # The Int32 at the start of the body that identifies the message, if several messages share a tag or have none.
     code: ClassVar[bytes] = b""
     __match_args__: ClassVar[tuple[str, ...]]
 
@@ -322,13 +324,13 @@ def _values(message: Message) -> tuple[Any, ...]:
 
 @cache
 def fields_of(cls: type[Message]) -> tuple[tuple[str, Layout], ...]:
-    """Name and layout of each field, in the order of the wire."""
+    """The name and the layout of each field, in the order in which they are sent."""
     hints = get_type_hints(cls, include_extras=True)
     return tuple((name, get_args(hints[name])[1]) for name in cls.__match_args__)
 
 
 def write(message: Message) -> list[bytes]:
-    """The pieces of the body. Raises ValueError or TypeError that names message and field."""
+    """Encode a message body, in pieces. Raises a ValueError or TypeError that names the message and the field."""
     body = [message.code]
     for name, layout in fields_of(type(message)):
         try:
@@ -341,7 +343,7 @@ def write(message: Message) -> list[bytes]:
 
 
 def read(cls: type[M], body: bytes) -> M:
-    """The message of that class which `body` is, all of it. Raises ProtocolError that names message and field."""
+    """Decode `body` as a message of this class. Raises a ProtocolError that names the message and the field."""
     rest = Body(body, len(cls.code))
     values = []
     for name, layout in fields_of(cls):

@@ -1,4 +1,4 @@
-"""PgError: the server's ErrorResponse as an exception, shown as psql shows it."""
+"""PgError, the server's ErrorResponse as an exception. Its text looks like psql's."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from ..errors import Outcome, PgWireError
 if TYPE_CHECKING:
     from .rows import Rows
 
-# libpq's fe-protocol3.c, reportErrorPosition: screen columns that a line may take, and those kept behind the error.
+# libpq's fe-protocol3.c, reportErrorPosition: the most screen columns of a line, and the fewest shown to the right of
+# the error position.
 DISPLAY_COLUMNS = 60
 MIN_RIGHT_COLUMNS = 10
-# Characters looked at on either side: a statement may be one line of megabytes.
+# Characters examined on each side of the position: a statement may be a single line of megabytes.
 REACH_CHARS = 10 * DISPLAY_COLUMNS
 
 
@@ -22,11 +23,12 @@ SHUTDOWN_NOTICES = ("57P02", "57P01")
 
 
 class PgError(PgWireError):
-    """The server's ErrorResponse: SQLSTATE in `code`, and all eighteen fields; `str()` reads like psql.
+    """An error or notice from the server, with all eighteen fields of ErrorResponse. `str()` reads like psql.
 
-    Every field may be missing (poolers leave some out): then `severity` is "ERROR", `code` and `message` are empty and
-    the others None. `fields` keeps what came, by letter. `partial` holds the results of a simple query's earlier
-    statements.
+    `code` is the SQLSTATE. Any field may be missing (poolers omit some): `severity` is then "ERROR", `code` and
+    `message` are empty, and the others are None. `fields` has the fields received, by their letter. `sql` is the
+    statement, if it is known. `partial` has the results of the earlier statements of a simple query. Source: protocol
+    chapter, "Error and Notice Message Fields".
     """
 
     partial: list[Rows]
@@ -63,7 +65,7 @@ class PgError(PgWireError):
 
     @property
     def is_fatal(self) -> bool:
-        """Whether the server ends the session with it."""
+        """Whether the server ends the session with this error: its severity is FATAL or PANIC."""
         return self.severity in ("FATAL", "PANIC")
 
     def __str__(self) -> str:
@@ -79,7 +81,10 @@ def _int(text: str | None) -> int | None:
 
 
 def point_at(sql: str | None, position: int | None) -> list[str]:
-    """The line that holds the character `position` (counted from 1) and a caret under it, cut to fit; or nothing."""
+    """The line of `sql` with the character at `position`, counted from 1, and a line with a caret under it.
+
+    A long line is cut to DISPLAY_COLUMNS. Returns an empty list without a position in `sql`.
+    """
     if not sql or not position or position > len(sql) + 1:
         return []
     before = sql[: position - 1].replace("\r\n", "\n").replace("\r", "\n")
@@ -93,7 +98,7 @@ def point_at(sql: str | None, position: int | None) -> list[str]:
 
 
 def _window(line: str, at: int) -> tuple[int, int]:
-    """From where to where the line is shown, that the character at `at` is among it."""
+    """The start and the end of the part of `line` to show, so that it contains the character at `at`."""
     base = max(0, at - REACH_CHARS)
     widths = [_width(char) for char in line[base : at + REACH_CHARS]]
     left, total = sum(widths[: at - base]), sum(widths)
@@ -116,7 +121,9 @@ def _window(line: str, at: int) -> tuple[int, int]:
 
 def _width(char: str) -> int:
     """Screen columns of one character."""
-    from unicodedata import combining, east_asian_width  # needed only where an error is shown
+    if char.isascii():
+        return 1
+    from unicodedata import combining, east_asian_width  # needed only where such an error is shown
 
     if combining(char):
         return 0

@@ -1,12 +1,12 @@
-"""One line of text for a message, in the form of libpq's PQtrace without its timestamp. Writes no file, keeps no state.
+"""Formats a message as one line of text, like libpq's PQtrace without its timestamp. It writes no file, keeps no state.
 
-Facts of the form: fe-trace.c of PostgreSQL 19 (18 hides no ParameterStatus in regress mode), and the traces of its test
-module libpq_pipeline. Where this differs:
+Sources: fe-trace.c of PostgreSQL 19 (18 does not hide ParameterStatus in regress mode), and the traces of its test
+module libpq_pipeline. Differences from libpq:
 
-- Secrets (passwords, SASL and GSSAPI data, cancel keys) always look as in regress mode; libpq shows them outside it.
-  Of a password the length is hidden too.
+- Secrets (passwords, SASL and GSSAPI data, cancel keys) are always hidden as in regress mode; libpq shows them in its
+  normal mode. The length of a password is hidden too.
 - Control characters in a string, and bytes that are not UTF-8, are shown as `\\xNN`, so that a message stays one line.
-- AuthenticationMD5Password shows its salt, which libpq passes over.
+- AuthenticationMD5Password shows its salt, which libpq omits.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from .messages import (
 )
 from .schema import Array, Bytes, Char, Int, Layout, Record, Secret, String, Value, Varies
 
-# In regress mode the place in the server's source is hidden, and so are the lengths that depend on the server.
+# Regress mode hides the position in the server's source code, and the lengths that depend on the server.
 _SOURCE_FIELDS = "FLR"
 _VARYING_LENGTH = (ErrorResponse, NoticeResponse, ParameterStatus, StartupMessage)
-# How the zero byte at the end of a list is shown; that of StartupMessage is not.
+# The text for the zero byte at the end of a list. For StartupMessage, libpq shows none.
 _ENDS: dict[type[Message], str] = {ErrorResponse: r" \x00", NoticeResponse: r" \x00", AuthenticationSASL: ' ""'}
 
 
 def trace_line(message: Message, *, sender: Literal["F", "B"] | None = None, regress: bool = False) -> str:
-    """`F` or `B`, the length, the name and the fields, separated by tabs.
+    """Return a line with `F` or `B`, the length, the name and the fields of a message, separated by tabs.
 
-    `sender` is needed for CopyData and CopyDone, which both sides send: without it they are the frontend's. `regress`
-    hides what differs from server to server, as PQTRACE_REGRESS_MODE does.
+    `sender` is needed only for CopyData and CopyDone, which both sides send; without it they count as the frontend's.
+    `regress` hides values that differ from server to server, as PQTRACE_REGRESS_MODE does.
     """
     sender = sender or ("F" if isinstance(message, FrontendMessage) else "B")
     length = len(encode(message)) - (message.tag is not None)
@@ -54,7 +54,7 @@ def _fields(message: Message, regress: bool) -> str:
         message = type(message)(
             tuple((letter, "SSSS" if letter in _SOURCE_FIELDS else text) for letter, text in message.fields)
         )
-    # The codes of the startup family are shown as the protocol versions they pose as; those of the others are not.
+    # The codes of startup requests are shown, as protocol versions. The codes of other messages are not shown.
     code = struct.unpack(">HH", message.code) if isinstance(message, StartupRequest) and message.code else ()
     shown = [f" {part}" for part in code]
     for name, layout in schema.fields_of(type(message)):
@@ -89,7 +89,7 @@ def _show(layout: Layout, value: Any, regress: bool, hidden: bool) -> str:
 
 
 def _number(layout: Int, value: int) -> int:
-    """As libpq shows it: every Int16 without its sign, every Int32 with it."""
+    """The number that libpq shows: Int16 as unsigned, Int32 as signed."""
     data: list[bytes] = []
     layout.write(value, data)
     return int.from_bytes(data[0], "big", signed=layout.size == 4)

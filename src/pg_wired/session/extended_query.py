@@ -1,6 +1,7 @@
-"""How an extended query is sent: Close of what was evicted, Parse and Describe where needed, Bind, Execute, Sync.
+"""Encodes an extended query: Close of evicted statements, Parse and Describe if needed, Bind, Execute and Sync.
 
-It decides by what the cache knows of the statement, and whether that can be relied on; it knows no answers.
+The choice of messages depends on what the statement cache knows about the statement, and on whether it is reliable at
+this point. This module reads no answers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ LATER_ITEM = LATER_USE[:2]
 
 
 def append(out: bytearray, request: Request, cache: statements.StatementCache, group: int, is_in_group: bool) -> None:
-    """Append a query to `out`, and note its script and statement; `group` numbers the sync group it belongs to."""
+    """Append the messages of a query to `out`, and set the script and the statement of the request.
+
+    `group` is the number of its sync group. With `is_in_group`, earlier items of that group have been encoded.
+    """
     if request.is_unnamed:
         statement = cache.unnamed(request.sql, request.oids)
     else:
@@ -51,7 +55,7 @@ def append(out: bytearray, request: Request, cache: statements.StatementCache, g
     else:
         request.script = closing + DESCRIBED_USE
         tail = DESCRIBE_EXECUTE_SYNC
-    if request.is_item:  # its Sync comes later
+    if request.is_item:  # a later request brings the Sync
         request.script = LATER_ITEM if request.script is LATER_USE else request.script[: len(request.script) - 1]
         tail = frontend.EXECUTE if tail is EXECUTE_SYNC else frontend.DESCRIBE_EXECUTE
     frontend.bind(out, statement.head, request.params, request.result_formats, tail)
@@ -64,18 +68,22 @@ def _needs_own_parse(
     group: int,
     is_in_group: bool,
 ) -> bool:
-    """Whether the name cannot be relied on, or not be given before a Close that would stand inside a group."""
+    """Whether the request must use an unnamed statement with its own Parse.
+
+    That is so if the name may not exist on the server when the request runs, or if the name must be closed first while
+    a sync group is open.
+    """
     if statement.number == 0:
         return is_in_group and statement.name in cache.closing
-    if request.is_repaired:  # a repair relies on nobody else's Parse
+    if request.is_repaired:  # a repair does not depend on the Parse of another request
         return True
-    # Only a request of its own group can be sent once more if that Parse fails.
+    # An item cannot be sent again if that Parse fails; only a request that is a sync group by itself can.
     is_safe = statement.is_safe and not request.is_item
     return not (statement.is_parsed or is_safe or statement.group == group)
 
 
 def close_evicted(out: bytearray, cache: statements.StatementCache) -> bytes:
-    """Append a Close for each statement that left the cache, where a sync group begins; returns their states."""
+    """Append a Close for each name to be closed, at the start of a sync group. Returns the states of their answers."""
     from ..protocol import messages
 
     names = cache.take_closing()

@@ -1,4 +1,4 @@
-"""Notifications that wait for their receiver: bounded, and every one accounted for. It waits for nobody itself."""
+"""A bounded queue of notifications that wait for their receiver. It counts every notification and never blocks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Drop: TypeAlias = Literal["oldest", "newest"]
 
 
 class NotificationQueue:
-    """At most `capacity` notifications; received = delivered + dropped + len(queue), always.
+    """Keeps at most `capacity` notifications. Always, received = delivered + dropped + len(queue).
 
-    What does not fit costs the oldest or the newest its place, as `drop` says. Without a receiver the capacity is 0.
+    When the queue is full, the oldest or the newest notification is dropped, as `drop` says, and a NotificationGap
+    takes its place. The capacity is 0 while there is no receiver.
     """
 
     def __init__(self) -> None:
@@ -32,11 +33,11 @@ class NotificationQueue:
         self.delivered = 0
         self.dropped = 0
         self.waiter: Sink | None = None
-        # Bodies as they came, which cost the garbage collector nothing: each becomes a Notification when it is taken.
+        # Message bodies as received, because the garbage collector does not track bytes. `take` makes Notifications.
         self._items: deque[bytes | NotificationGap | ListenerGap] = deque()
         self._next = self._items.popleft
         self._queued = 0
-        self._head, self._pid, self._channel = b"\0\0\0\0\0", 0, ""  # of the one taken last: as its body begins
+        self._head, self._pid, self._channel = b"\0\0\0\0\0", 0, ""  # the start of the body taken last, and its values
 
     def __len__(self) -> int:
         return self._queued
@@ -47,7 +48,10 @@ class NotificationQueue:
         self.drop = drop
 
     def arrived(self, body: bytes) -> None:
-        """Take a NotificationResponse: the one message of its kind that may come by the hundred thousand."""
+        """Add the body of a NotificationResponse. Raises ProtocolError if it is malformed.
+
+        Unlike other asynchronous messages, these may arrive by the hundred thousand, so the check is fast.
+        """
         n = len(body)
         i = octets.find_nul(body, 4, n)
         if i < 0 or octets.find_nul(body, i + 1, n) != n - 1:
@@ -66,7 +70,7 @@ class NotificationQueue:
         self.wake()
 
     def _leave_gap(self, body: bytes) -> None:
-        """Put a gap where one is lost, or widen the one that is there."""
+        """Count a dropped notification in the gap at its place; add a gap if there is none."""
         if self.drop == "newest":
             last = self._items[len(self._items) - 1]
             if isinstance(last, bytes):
@@ -83,8 +87,11 @@ class NotificationQueue:
             self._items.append(body)
 
     def reconnected(self, gap: ListenerGap, early: NotificationQueue) -> None:
-        """The connection is another one from here on; `early` has what has come there already, before LISTEN was
-        confirmed: nobody may see that, or the gap, before."""
+        """Add the gap of a reconnect, and then the notifications in `early`.
+
+        `early` is the queue of the new connection, with the notifications that arrived before LISTEN was confirmed. The
+        receiver must not see them, or the gap, before that.
+        """
         self._mark(gap)
         for item in early._items:
             if isinstance(item, bytes):
@@ -96,7 +103,7 @@ class NotificationQueue:
         self.wake()
 
     def _mark(self, gap: NotificationGap | ListenerGap) -> None:
-        """Put a gap behind all others, or widen the one that is there."""
+        """Append a gap, or widen the gap that is the last item."""
         last = self._items.pop() if self._items else None
         if last is None or not isinstance(last, bytes):
             self._items.append(gap if last is None else self._records.wider(last, gap))
@@ -105,7 +112,7 @@ class NotificationQueue:
             self._items.append(gap)
 
     def take(self) -> Notification | NotificationGap | ListenerGap | None:
-        """The next one, or the gap before it; None where nothing waits."""
+        """Remove and return the next notification, or the gap before it. None if the queue is empty."""
         if not self._queued and not self._items:
             return None
         item = self._next()
@@ -123,13 +130,16 @@ class NotificationQueue:
         return notification
 
     def _look_at_head(self, body: bytes) -> None:
-        """Process id and channel: mostly those of the one before, and then these objects are its own as well."""
+        """Decode the process id and the channel, and keep them.
+
+        Most notifications have the same ones as the notification before, and then share its objects.
+        """
         i = octets.find_nul(body, 4, len(body))
         self._head = body[: i + 1]
         self._pid = octets.get_i32(body, 0)
         self._channel = octets.get_text(body, 4, i - 4, "surrogateescape")
 
     def wake(self) -> None:
-        """Tell whoever waits that it should look."""
+        """Wake the receiver if it waits."""
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)

@@ -47,6 +47,8 @@ cdef class Request:
     cdef public bint is_repaired
     cdef public bint has_committed
 
+    cpdef become_item(self)
+    cpdef allow_move(self)
     @cython.locals(at=Py_ssize_t)
     cdef Py_ssize_t take_rows(self, const unsigned char *p, Py_ssize_t i, Py_ssize_t end, bint is_query) except -1
     @cython.locals(data=bytearray, at=Py_ssize_t)

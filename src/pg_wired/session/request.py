@@ -1,7 +1,7 @@
-"""One request, from the call until its ReadyForQuery: what is asked, and what has come. It sends nothing.
+"""One request, from the call to its ReadyForQuery: what it asks and what the server has answered. It sends nothing.
 
-A request's script lists the states that its answers lead through (`table.py`). A window is a request, too: when its
-turn comes, only the requests of its owner are sent.
+The script of a request lists the states that its answers pass through (`table.py`). A window is a request too: when it
+reaches the head of the queue, it opens, and only the requests of its owner are sent until it ends.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from ..protocol.records import FieldDescription
 
 ALL_TEXT = frontend.ALL_TEXT
-EMPTY: list[Row] = []  # shared, so nothing is ever put into it
+EMPTY: list[Row] = []  # shared by all requests: never append to it
 SYNC = frontend.SYNC
 SYNC_SCRIPT = bytes([State.SYNC])
 COPY_IN = bytes([State.COPY_IN_QUERY, State.SYNC])
 COPY_OUT = bytes([State.COPY_OUT_QUERY, State.SYNC])
 DESCRIPTION = bytes([State.PARSE, State.PARAMETERS, State.FIELDS, State.SYNC])
 SIMPLE = bytes([State.QUERY, State.SYNC])
-# Tags of commands that have committed, whatever follows in their group: PreventInTransactionBlock() makes a command
-# commit at once. CALL, DO and CONCURRENTLY commands do not show it (docs/queries.md).
+# Tags of commands that have committed even if a later one of their group fails: PreventInTransactionBlock() makes a
+# command commit at once. The tags of CALL, DO and CONCURRENTLY commands do not show it (docs/queries.md).
 COMMITTING_TAGS = frozenset(["COMMIT", "PREPARE TRANSACTION", "VACUUM", "ALTER SYSTEM"]) | frozenset(
     f"{verb} {kind}" for verb in ("CREATE", "DROP") for kind in ("DATABASE", "TABLESPACE")
 )
-# A server that gives up adds an error or two to the one it fails with. A flood of them is not kept.
+# A server that ends the session adds an error or two to the one it failed with. At most this many are kept as notes.
 MAX_NOTES = 10
 _ONE_REQUEST = "pass one Query, or extended messages that end in their one Sync"
 
 
-if TYPE_CHECKING:  # a Protocol takes longer to make than the rest of this module to load
+if TYPE_CHECKING:  # making a Protocol takes longer than loading the rest of this module
 
     class Sink(Protocol):
-        """Where an answer goes: an asyncio future, or anything like it. It must not call back into the session."""
+        """Receives an answer: an asyncio future, or an object like one. It must not call back into the session."""
 
         def done(self) -> bool: ...
         def set_result(self, result: Any, /) -> None: ...
@@ -51,13 +51,20 @@ if TYPE_CHECKING:  # a Protocol takes longer to make than the rest of this modul
         def exception(self) -> Any: ...
 
     class Consumer(Protocol):
-        """Takes the parts of an answer as they come: rows, or the data of a COPY. Like a sink, it only listens."""
+        """Receives the parts of an answer as they arrive: rows, or the data of a COPY.
+
+        `header` takes the columns or the COPY response, `take` a part and its size in bytes. Like a sink, it must not
+        call back into the session.
+        """
 
         def header(self, header: Any, /) -> None: ...
         def take(self, part: Any, n: int, /) -> None: ...
 
     class Unit(Protocol):
-        """Several groups sent as one. `query` is the part that the caller waits for, `whole` holds all parts."""
+        """Several sync groups that are sent as one request, such as a transaction.
+
+        `query` is the part that the caller waits for; `whole` is the request that holds all parts.
+        """
 
         query: Request
         whole: Request
@@ -66,26 +73,30 @@ if TYPE_CHECKING:  # a Protocol takes longer to make than the rest of this modul
         def compose(self) -> None: ...
 
     class Supervisor(Protocol):
-        """Has several connections, and hears from each. It may call into other sessions, but not into this one."""
+        """Manages several connections and receives reports from each.
+
+        It may call into other sessions, but not into the one that reports.
+        """
 
         def ended(self) -> None:
-            """The connection takes no more requests. Called before any caller is told, and perhaps more than once."""
+            """The connection takes no more requests. Called before any caller gets its error, possibly repeatedly."""
 
         def unsent(self, request: Request, /) -> bool:
-            """Take over a request of which nothing was sent. Returns whether that is done."""
+            """Take over a request of which no byte was sent. Returns whether the supervisor took it."""
 
 
 class Request:
-    """A request of one sync group. `deadline` is in seconds on the loop's clock, 0 for none.
+    """One request to the server, which belongs to one sync group.
 
-    A request without a `sink` has no caller: its answer is thrown away.
+    `sink` receives the answer; without one there is no caller, and the answer is discarded. `sql` is the statement, or
+    text that names the request in errors. `deadline` is in seconds on the loop's clock, 0 for none.
     """
 
     def __init__(self, sink: Sink | None, sql: str, deadline: float) -> None:
         self.sink = sink
         self.sql = sql
         self.deadline = deadline
-        # what is asked: `data`, or one query
+        # What is sent: `data`, or one extended query.
         self.data: bytes | None = None
         self.params: tuple[bytes | None, ...] = ()
         self.oids: tuple[Oid, ...] = ()
@@ -93,26 +104,26 @@ class Request:
         self.result_formats = ALL_TEXT
         self.is_unnamed = False
         self.consumer: Consumer | None = None
-        self.parts: list[Request] | None = None  # of a unit, which is encoded as a whole
+        self.parts: list[Request] | None = None  # of a unit such as a transaction; they are encoded together
         self.unit: Unit | None = None
         self.is_window = False
-        self.is_item = False  # one of several in a sync group: its Sync comes later
-        self.may_stay_open = False  # a transaction, after it
-        self.releases_hold = False  # nothing is encoded until it is answered
-        self.may_move = False  # to another connection, once, if this one ends before any of its bytes are sent
-        # how it was encoded
+        self.is_item = False  # one of several in a sync group: a later request brings the Sync
+        self.may_stay_open = False  # it may leave a transaction open
+        self.releases_hold = False  # nothing else is encoded until this request is answered
+        self.may_move = False  # to another connection, once, if this one ends before a byte of the request is sent
+        # How it was encoded.
         self.number = 0
         self.is_skipped = False
-        self.start = octets.NEVER  # where its bytes start in all that the session has encoded
+        self.start = octets.NEVER  # offset of its first byte, counted over everything that the session has encoded
         self.statement: statements.Statement | None = None
         self.parses = False
         self.script = b""
         self.step = 0
-        # what has come
+        # What the server has answered.
         self.columns = octets.NO_ROWS
         self.param_oids: tuple[Oid, ...] = ()
         self.fields: tuple[FieldDescription, ...] = ()
-        self.made: list[Row] = EMPTY  # rows, where all of a result came in one piece; else they are in `body`
+        self.made: list[Row] = EMPTY  # the rows, if the whole result arrived in one piece; otherwise `body` has them
         self.body: rows.RowBody | None = None
         self.result: Rows | None = None
         self.results: list[Rows] | None = None
@@ -126,26 +137,27 @@ class Request:
         self.has_committed = False
 
     def become_item(self) -> None:
-        """The request is one of several in a sync group: its Sync comes later."""
+        """Make the request one of several in a sync group: a later request brings the Sync."""
         self.is_item = True
 
     def deliver_to(self, consumer: Consumer) -> None:
-        """Give the parts of the answer to `consumer` as they come."""
+        """Pass the parts of the answer to `consumer` as they arrive."""
         self.consumer = consumer
 
     def allow_move(self) -> None:
-        """Let the request move to another connection, once, if this one ends before any of its bytes are sent."""
+        """Allow the request to move to another connection, once, if this one ends before a byte of it is sent."""
         self.may_move = True
 
     @property
     def is_awaited(self) -> bool:
-        """Whether it is no part of a unit, and a caller waits for it."""
+        """Whether a caller waits for the request, and it is neither a unit nor part of one."""
         return self.unit is None and self.parts is None and self.sink is not None and not self.sink.done()
 
     def take_rows(self, p: bytearray, i: int, end: int, is_query: bool) -> int:
-        """Take the run of DataRow at `i`; returns where it ends. Rows that no caller waits for are thrown away.
+        """Take the DataRow messages that begin at `i`, and return where the last complete one ends.
 
-        The rows of a statement that follows a COPY, or runs in its place (`is_query` is False), are not for a consumer.
+        Rows that no caller waits for are discarded. `is_query` is False for the rows of a statement that follows a COPY
+        or runs in its place: a consumer does not get them. Raises ProtocolError for a malformed row.
         """
         self.look_for_reader()
         at = backend.check(p, i, end, self.columns)
@@ -158,7 +170,7 @@ class Request:
                 self.consumer.take(self.body, at - i)
                 self.body = None
         elif self.body is None and (self.made or (at < end and p[at] != 68)):
-            # The whole result is here: few rows, which are made at once.
+            # The whole result has arrived, so it is small: make its rows now.
             if not self.made:
                 self.made = []
             backend.make(p, i, at, end, self.made)
@@ -169,7 +181,7 @@ class Request:
         return at
 
     def take_data(self, p: bytearray, i: int, end: int) -> int:
-        """Take the run of CopyData at `i`, as one piece; returns where it ends."""
+        """Take the CopyData messages that begin at `i` as one piece, and return where the last complete one ends."""
         self.look_for_reader()
         data = bytearray()
         at = backend.data(p, i, end, data)
@@ -178,7 +190,7 @@ class Request:
         return at
 
     def look_for_reader(self) -> None:
-        """After the first part of an answer: throw the rest away if no caller waits for it."""
+        """Once a part of the answer has arrived, discard the rest if no caller waits for it any more."""
         if self.body is None and self.consumer is None and not self.made:
             return
         if self.sink is None or self.sink.done():
@@ -187,7 +199,7 @@ class Request:
             self.body = None
 
     def end_result(self, tag: str) -> None:
-        """One statement has ended: make its Rows, if there is a caller."""
+        """Make the Rows of the statement that has just ended, if there is a caller."""
         if self.sink is not None:
             self.result = Rows(self.fields, self.made, tag, self.body)
             if self.results is not None:
@@ -199,7 +211,7 @@ class Request:
             self.columns = octets.NO_ROWS
 
     def answer(self) -> Any:
-        """What its caller gets when all went well."""
+        """The value that the caller gets if the request succeeded: Rows, a list of them, or a StatementDescription."""
         if self.results is not None:
             return self.results
         if self.is_description:
@@ -209,14 +221,14 @@ class Request:
         return self.result if self.result is not None else Rows((), EMPTY, "")
 
     def fail(self, error: PgWireError) -> None:
-        """Tell the caller, if it still waits."""
+        """Raise `error` for the caller, if it still waits."""
         if self.sink is not None and not self.sink.done():
             self.sink.set_exception(error)
             if self.is_item and isinstance(error, (PipelineAborted, UsageError)):
-                self.sink.exception()  # mark it as retrieved: another item, or the end of the pipeline, says why
+                self.sink.exception()  # mark it as retrieved: another item or the end of the pipeline raises the cause
 
     def again(self) -> None:
-        """Back to what it was before it was encoded, to be sent once more."""
+        """Reset the request to its state before encoding, so that it can be sent again as a repair."""
         self.is_repaired = True
         self.parses = False
         self.start = octets.NEVER
@@ -225,7 +237,7 @@ class Request:
         self.error = None
 
     def forget_encoding(self) -> None:
-        """Back to what it was before it was encoded; nothing of it has left."""
+        """Reset the request to its state before encoding. No byte of it was sent."""
         self.statement = None
         self.parses = False
         self.start = octets.NEVER
@@ -234,45 +246,48 @@ class Request:
             self.fields = ()
 
     def outcome(self, handed: int) -> Outcome:
-        """What a failure means for it, when the socket has taken `handed` bytes of the session."""
+        """The Outcome if the request fails now; the socket has taken `handed` bytes of the session so far."""
         if handed > self.start:
             return Outcome.UNKNOWN
         return Outcome.REJECTED if self.is_repaired else Outcome.NOT_SENT
 
 
 class Window(Request):
-    """A time in which only the requests of one owner are sent on a shared connection.
+    """A period in which only the requests of one owner are sent on a shared connection.
 
-    It waits in order among the requests. When its turn comes, its sink gets it, and only the requests in `inside` are
-    encoded. `sql` names it in errors. With `has_state`, its requests may leave a transaction open.
+    It waits in the queue like any other request. When it opens, its sink receives the window, and only the requests in
+    `inside` are encoded. `name` names it in errors. With `has_state`, its requests may leave a transaction open.
     """
 
     def __init__(self, sink: Sink, name: str, deadline: float, has_state: bool) -> None:
         super().__init__(sink, name, deadline)
         self.is_window = True
         self.has_state = has_state
-        self.parameters: dict[str, str] = {}  # the server's settings when it was opened
-        self.owner: object = None  # the task inside
-        self.last_tag = ""  # of a result with rows: the same tag again shows nothing new
+        self.parameters: dict[str, str] = {}  # the server's settings when the owner entered
+        self.owner: object = None  # the task that uses the window
+        self.last_tag = ""  # of the last result with rows: the same tag again need not be noted
         self.tags: set[str] = set()  # the command tags seen inside, without their numbers
         self.inside: deque[Request] = deque()
 
     def open(self) -> None:
-        """Its turn has come: tell the owner."""
+        """Open the window: hand it to the owner through the sink."""
         if self.sink is not None:
             self.sink.set_result(self)
 
     def entered(self, owner: object, parameters: dict[str, str]) -> None:
-        """The task `owner` is inside; `parameters` are the server's settings now."""
+        """Note that the task `owner` has entered, and keep a copy of the server's current settings, `parameters`."""
         self.owner = owner
         self.parameters = dict(parameters)
 
-    def owner_left(self, owner: object = None) -> None:
-        """The task inside has left; `owner` is the task around it, where there is one."""
+    def owner_left(self, owner: object) -> None:
+        """Note that the task inside has left. `owner` is the task of the enclosing block, if there is one."""
         self.owner = owner
 
     def saw(self, tag: str, is_without_rows: bool) -> None:
-        """Note what may have changed the session. SELECT INTO and CREATE TABLE AS have SELECT's tag, but no rows."""
+        """Note the command tag of a statement that may have changed the session.
+
+        SELECT INTO and CREATE TABLE AS have the tag of SELECT, but return no rows (`is_without_rows`).
+        """
         if not is_without_rows:
             self.last_tag = tag
         kind = tag.rstrip("0123456789 ")
@@ -280,12 +295,12 @@ class Window(Request):
 
 
 def add_note(first: PgError, further: PgError) -> None:
-    """Add a further error to the first one: a pooler has something to say after the server that it stands for."""
+    """Add a further error to the first one as a note: a pooler may send its own error after that of the server."""
     if len(getattr(first, "__notes__", ())) < MAX_NOTES:
         first.add_note(f"then: {further}")
 
 
-# Each of these functions raises for what is wrong with its arguments, before anything is sent.
+# Each of these functions raises TypeError or ConfigError for invalid arguments, before anything is sent.
 
 
 def query_request(
@@ -297,7 +312,7 @@ def query_request(
     result_formats: int | Sequence[int],
     deadline: float,
 ) -> Request:
-    """One extended query; its answer is Rows."""
+    """An extended query. The answer is its Rows."""
     request = Request(sink, frontend.text(sql, "sql"), deadline)
     request.params = frontend.values(params)
     if param_oids:
@@ -311,7 +326,7 @@ def query_request(
 
 
 def simple_query_request(sink: Sink | None, sql: str, deadline: float) -> Request:
-    """One simple Query; its answer is a list of Rows, one for each statement."""
+    """A simple Query. The answer is a list with the Rows of each statement."""
     request = Request(sink, frontend.text(sql, "sql"), deadline)
     request.results = []
     request.data = frontend.query(request.sql)
@@ -320,7 +335,7 @@ def simple_query_request(sink: Sink | None, sql: str, deadline: float) -> Reques
 
 
 def describe_request(sink: Sink, sql: str, param_oids: Sequence[Oid], deadline: float) -> Request:
-    """Parse and Describe of an unnamed statement; its answer is a StatementDescription."""
+    """Parse and Describe of an unnamed statement. The answer is a StatementDescription."""
     request = Request(sink, frontend.text(sql, "sql"), deadline)
     from ..protocol import messages
 
@@ -333,9 +348,8 @@ def describe_request(sink: Sink, sql: str, param_oids: Sequence[Oid], deadline: 
 
 
 def described_item(sink: Sink, sql: str, param_oids: Sequence[Oid]) -> Request:
-    """The same as an item of a sync group, without a Sync of its own."""
+    """The same as `describe_request`, as an item of a sync group: without a Sync and without a deadline."""
     request = describe_request(sink, sql, param_oids, 0.0)
-    request.is_item = True
     assert request.data is not None
     request.data = request.data[: len(request.data) - len(SYNC)]
     request.script = request.script[: len(request.script) - 1]
@@ -345,29 +359,30 @@ def described_item(sink: Sink, sql: str, param_oids: Sequence[Oid]) -> Request:
 def encoded_request(
     sink: Sink, data: bytes, drain: bool, deadline: float, fields: tuple[FieldDescription, ...] = ()
 ) -> Request:
-    """A request that a layer above has encoded; of several results the last is the answer, as in libpq's PQexec.
+    """A request that the caller has encoded. The answer is the last of its results, as in libpq's PQexec.
 
-    `fields` are the columns where they are known from an earlier Describe.
+    With `drain` the rows are discarded. `fields` are the columns, if an earlier Describe has returned them. Raises
+    ConfigError if `data` is not exactly one request.
     """
     request = Request(sink, "", deadline)
     request.script = script_of(data)
     request.data = data
     request.discards = drain
     request.fields = fields
-    if request.script != SIMPLE:  # which portal a Describe was for, only the layer above knows
+    if request.script != SIMPLE:  # only the caller knows which portal a Describe was for: accept any row width
         request.columns = octets.ANY_COUNT
     return request
 
 
 def sync_request(sink: Sink | None, deadline: float = 0.0) -> Request:
-    """A Sync, which ends the sync group before it; answered after all requests before it."""
+    """A Sync, which ends the open sync group. It is answered after all earlier requests."""
     request = Request(sink, "Sync", deadline)
     request.data, request.script = SYNC, SYNC_SCRIPT
     return request
 
 
 def failing_item() -> Request:
-    """An item that is sure to fail, so that its sync group is rolled back: Execute of a portal that does not exist."""
+    """An item that always fails, so that its sync group is rolled back: Execute of a portal that does not exist."""
     from ..protocol import messages
 
     request = Request(None, "", 0.0)
@@ -378,16 +393,16 @@ def failing_item() -> Request:
 
 
 def copy_request(sink: Sink, sql: str, consumer: Consumer, states: bytes, deadline: float) -> Request:
-    """A COPY by a simple Query; `states` is COPY_IN or COPY_OUT, and `consumer` gets its header and data."""
+    """A COPY, sent as a simple Query. `states` is COPY_IN or COPY_OUT; `consumer` receives the header and the data."""
     request = simple_query_request(sink, sql, deadline)
     request.script, request.consumer = states, consumer
     return request
 
 
 def script_of(data: bytes) -> bytes:
-    """The states that the answers to already encoded messages lead through.
+    """The script of encoded messages: the states that their answers pass through.
 
-    Raises ConfigError where `data` is not one whole, legal request.
+    Raises ConfigError if `data` is not exactly one complete, valid request.
     """
     from ..protocol import messages
 

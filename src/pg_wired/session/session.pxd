@@ -53,7 +53,7 @@ cdef class Session(Buffers):
     cpdef encode(self, Request request)
     @cython.locals(before=Py_ssize_t)
     cpdef sent(self, Py_ssize_t n)
-    cpdef append(self, bytes data)
+    cpdef append(self, object data)
     @cython.locals(n=Py_ssize_t)
     cpdef send_copy_data(self, object data)
     @cython.locals(error=object, waiting=list)

@@ -537,7 +537,7 @@ class Session(Buffers):
 
     def _roll_back(self) -> None:
         """Send ROLLBACK after all that is encoded already. Nothing else is sent until it is answered."""
-        self.holds += 1
+        self.hold()
         self.rollback = simple_query_request(None, "ROLLBACK", 0.0)
         self.rollback.releases_hold = True
         self.encode(self.rollback)
@@ -636,13 +636,15 @@ class Session(Buffers):
 
     # ---- the end
 
-    def drain(self, reason: Reason, text: str = "") -> None:
-        """Take no more requests, and answer those that were submitted. `text` says more than the reason does."""
-        self.reason, self.reason_text = reason, text or reason.value
-        self.tell_supervisor()
+    def drain(self, reason: Reason) -> None:
+        """Take no more requests, and answer those that were submitted. The supervisor is not told by this."""
+        self.reason, self.reason_text = reason, reason.value
 
     def retire(self, reason: Reason, text: str = "") -> None:
-        """Take no more requests, and answer those that were encoded. The others move to another connection, or fail."""
+        """Take no more requests, and answer those that were encoded. The others move to another connection, or fail.
+
+        `text` says more than the reason does.
+        """
         self.reason, self.reason_text = reason, text or reason.value
         pending, self.pending = self.pending, deque()
         self._tell(pending, self.refusal())

@@ -1,4 +1,7 @@
-"""The statement cache: (SQL, parameter OIDs) -> the name on the server. Knows no requests and writes no bytes."""
+"""The statement cache maps SQL and parameter OIDs to the name of a statement on the server.
+
+It knows no requests and writes no bytes.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ from ..protocol.types import Oid
 if TYPE_CHECKING:
     from ..protocol.records import FieldDescription
 
-# Longer SQL is not worth keeping on both sides: it goes as an unnamed statement. asyncpg draws the line at 15 KiB.
+# Longer SQL is sent as an unnamed statement: keeping it on both sides is not worth the memory. asyncpg's limit is
+# 15 KiB.
 MAX_CACHED_SQL_CHARS = 16 * 1024
 
-# What these return cannot change without DDL, which the server notices (0A000). All else (FETCH, EXECUTE, SHOW, what
-# the pattern cannot read) is described anew each time. Comments may stand before the first word.
-# No two ways to match the same text: this runs on whatever SQL comes, and must not backtrack.
+# The result columns of these statements change only through DDL, which the server reports (0A000). Other statements
+# (FETCH, EXECUTE, SHOW, and SQL that the pattern does not match) are described anew each time. Comments may come before
+# the first word. The pattern has only one way to match a text and must not backtrack, because it runs on any SQL.
 _STABLE = (
     r"(?i)(?:\s++|--[^\n]*+\n|/\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/|\()*+"
     r"(?:select|insert|update|delete|merge|values|table|with)\b"
@@ -26,11 +30,12 @@ _STABLE = (
 
 
 class Statement:
-    """One prepared statement, from the Parse that made it on: a later Parse of the same key makes a new one.
+    """One prepared statement, created by one Parse. A later Parse of the same key creates a new Statement.
 
-    Until it `is_parsed`, its name may be used in the sync `group` of its Parse, and elsewhere if `is_safe`: that Parse
-    was the first message of a group outside a transaction, so nothing but itself could make it fail. `is_described`
-    once ParameterDescription and the columns have come: until then a Describe goes with each use.
+    Before `is_parsed` is set, its name may be used in the sync `group` of its Parse, and in other groups only if it
+    `is_safe`: the Parse was then the first message of a group outside a transaction, so no other message can make it
+    fail. `is_described` is set when ParameterDescription and the columns have arrived; until then each use is sent with
+    a Describe. `number` is that of the request with its Parse, 0 before it is sent.
     """
 
     def __init__(self, key: Hashable, name: str, sql: str, param_oids: tuple[Oid, ...]) -> None:
@@ -55,7 +60,10 @@ class Statement:
         self.shown: tuple[FieldDescription, ...] = ()
 
     def shape(self, param_formats: bytes, result_formats: bytes, count: int) -> None:
-        """Fit `head` (what stands before the values in Bind) and `shown` (the columns as asked for) to one use."""
+        """Set `head` and `shown` for a use with `count` parameters and these format codes.
+
+        `head` is the part of Bind before the values; `shown` are the columns with the result formats requested.
+        """
         if count == self.count and param_formats == self.param_formats and result_formats == self.result_formats:
             return
         self.head = frontend.bind_head(self.name, param_formats, count)
@@ -65,7 +73,10 @@ class Statement:
         self.result_formats = result_formats
 
     def describe(self, param_oids: tuple[Oid, ...], fields: tuple[FieldDescription, ...], columns: int) -> None:
-        """The description has come: keep it, and what is made of it. `columns` tells no columns from no rows."""
+        """Store the description from the server.
+
+        `columns` is the number of columns, or NO_ROWS: a statement that returns rows may have no columns.
+        """
         self.param_oids = param_oids
         self.fields = fields
         self.columns = columns
@@ -74,7 +85,7 @@ class Statement:
 
 
 def formatted(fields: tuple[FieldDescription, ...], codes: bytes) -> tuple[FieldDescription, ...]:
-    """`fields` with the formats that were asked for: a described statement shows text everywhere."""
+    """`fields` with the format codes requested in Bind. Describe of a statement always reports text."""
     count = int.from_bytes(codes[:2], "big")
     if count == 0:
         return fields
@@ -85,18 +96,21 @@ def formatted(fields: tuple[FieldDescription, ...], codes: bytes) -> tuple[Field
 
 
 class StatementCache:
-    """The statements of one connection, least recently used out; `capacity` 0 means unnamed statements only."""
+    """The named statements of one connection, at most `capacity`. The least recently used one is dropped first.
+
+    With the capacity 0 all statements are unnamed.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.entries: OrderedDict[Hashable, Statement] = OrderedDict()
         self.keys: dict[str, Hashable] = {}
         self.latest: Statement | None = None
-        # Names that a Close must free on the server, before its next Parse.
+        # Names that must be closed on the server before they are parsed again.
         self.closing: list[str] = []
 
     def find(self, sql: str, param_oids: tuple[Oid, ...]) -> Statement:
-        """The statement to use; one that `is_parsed` or has a `number` needs no Parse of its own."""
+        """The statement to use for this SQL. If it has a `number`, its Parse has been encoded already."""
         key: Hashable = (sql, param_oids) if param_oids else sql
         statement = self.entries.get(key)
         if statement is None:
@@ -108,7 +122,7 @@ class StatementCache:
 
     def _add(self, key: Hashable, sql: str, param_oids: tuple[Oid, ...]) -> Statement:
         name = statement_name(sql, param_oids)
-        # Two keys of one name would get each other's rows: the second goes unnamed.
+        # Two keys with the same name would return each other's rows: the second is sent as an unnamed statement.
         if self.capacity == 0 or len(sql) > MAX_CACHED_SQL_CHARS or name in self.keys:
             return self.unnamed(sql, param_oids)
         while len(self.entries) >= self.capacity:
@@ -119,11 +133,14 @@ class StatementCache:
         return statement
 
     def unnamed(self, sql: str, param_oids: tuple[Oid, ...]) -> Statement:
-        """A statement that is parsed for one use and not kept."""
+        """An unnamed statement: it is parsed for one use and not cached."""
         return Statement(None, "", sql, param_oids)
 
     def drop(self, statement: Statement, close: bool) -> None:
-        """Forget this statement, and not a newer one of its key; `close` where the server may still have it."""
+        """Remove this statement, unless a newer one has replaced it under its key.
+
+        With `close`, its name is closed on the server as well, because the server may still have it.
+        """
         if self.entries.get(statement.key) is not statement:
             return
         del self.entries[statement.key]
@@ -134,29 +151,33 @@ class StatementCache:
             self.close(statement.name)
 
     def close(self, name: str) -> None:
-        """Have this name freed on the server before its next Parse; not while a younger statement has it."""
+        """Close this name on the server before its next Parse, unless a newer statement uses the name."""
         if name not in self.closing and name not in self.keys:
             self.closing.append(name)
 
     def drop_older(self, number: int) -> None:
-        """The server has forgotten what was parsed up to request `number` (DISCARD ALL, DEALLOCATE ALL)."""
+        """Remove all statements parsed up to request `number`: the server freed them (DISCARD ALL, DEALLOCATE ALL)."""
         for statement in [s for s in self.entries.values() if s.number <= number]:
             self.drop(statement, close=False)
 
     def drop_sql(self, sql: str | None) -> None:
-        """Forget every statement of this SQL; of any SQL where it is None."""
+        """Remove all statements with this SQL, or all statements if `sql` is None, and close them on the server."""
         for statement in [s for s in self.entries.values() if sql is None or s.sql == sql]:
             self.drop(statement, close=True)
 
     def take_closing(self) -> list[str]:
-        """The names to close now, once."""
+        """Return the names to close on the server, and clear the list."""
         closing, self.closing = self.closing, []
         return closing
 
 
 def statement_name(sql: str, param_oids: tuple[Oid, ...]) -> str:
-    """A digest: behind a transaction pooler numbered names meet other clients' statements, and return their rows."""
-    from hashlib import blake2b  # importing the package does not need OpenSSL's hashes
+    """The name of a statement: a digest of its SQL and parameter OIDs.
+
+    With a transaction pooler, several clients share a server connection. Numbered names would clash with the statements
+    of other clients, and a query would return the rows of theirs.
+    """
+    from hashlib import blake2b  # here, so that importing the package does not load OpenSSL
 
     text = sql.encode() + b"\0" + b",".join([b"%d" % oid for oid in param_oids])
     return "pgw_" + blake2b(text, digest_size=16).hexdigest()

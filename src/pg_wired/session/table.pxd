@@ -1,31 +1,16 @@
-# The numbers of THE TABLE as constants of C.
+# The numbers of THE TABLE as C constants.
 cdef enum:
-    NOTICE = 1
     NOTIFICATION = 2
-    PARAMETER = 3
     NEXT = 4
-    DESCRIBE_PARAMETERS = 5
-    DESCRIBE_FIELDS = 6
-    NO_FIELDS = 7
     ROW = 8
     TAG = 9
-    EMPTY = 10
-    SUSPENDED = 11
-    COPY_IN = 12
-    COPY_OUT = 13
-    SKIP = 14
-    FAIL = 15
     READY = 16
-    LAST_WORDS = 17
-    COPY_HEADER = 18
     DATA = 19
     STAY = 253
     STEP = 254
     END = 255
-    IDLE = 0
     BIND = 4
     PARSE = 1
     QUERY = 7
     EXECUTE = 5
-    SYNC = 10
     STATUS_IDLE = 73

@@ -1,8 +1,8 @@
-"""THE TABLE: what each backend message does to the oldest unanswered request, and which state comes next.
+"""THE TABLE says what each backend message does to the oldest unanswered request, and which state comes next.
 
-A request is a script: the states that its answers lead through, one after the other (ANSWERS), the last of them SYNC.
-For each state the table lists what may come. A message that is not listed makes the connection dead. A cell says what
-to do, and which state comes next. Source: protocol chapter, "Message Flow".
+Each request has a script: the states that its answers pass through, in order (ANSWERS); the last one is SYNC. For each
+state the table lists the messages that may arrive. A cell gives the action and the next state. A message that is not
+listed is a protocol error, which ends the connection. Source: protocol chapter, "Message Flow".
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ..protocol.octets import LONG_LIMIT_BYTES, LONG_MESSAGES, SHORT_LIMIT_BYTES
 
 
 class State:
-    """What the oldest unanswered request waits for. A script is a `bytes` of these.
+    """The answer that the oldest unanswered request waits for. A script is a `bytes` object of these numbers.
 
-    Plain numbers, here and below: members of an `IntEnum` would make the import of the library longer by an eighth.
+    They are plain numbers, here and below: with `IntEnum`, importing the library would take an eighth longer.
     """
 
     IDLE = 0  # nothing is in flight
@@ -30,18 +30,18 @@ class State:
     STATEMENT = 8  # a simple Query between two of its statements
     STATEMENT_ROWS = 9  # a simple Query inside the rows of a statement
     SYNC = 10
-    COPY_REFUSED = 11  # CopyFail was sent, its error is due
-    EXECUTE_DISCARD = 12  # COPY OUT that nobody asked for, thrown away until its CopyDone: by Execute ...
+    COPY_REFUSED = 11  # CopyFail was sent; the server answers it with an error
+    EXECUTE_DISCARD = 12  # the data of an unexpected COPY OUT is discarded up to its CopyDone: by Execute ...
     QUERY_DISCARD = 13  # ... and by a simple Query
-    COPY_IN_QUERY = 14  # a simple Query that is to begin a COPY from the client ...
+    COPY_IN_QUERY = 14  # a simple Query that should start a COPY from the client ...
     COPY_OUT_QUERY = 15  # ... or to it
-    COPYING_IN = 16  # the client sends data: the server has nothing to say but that it fails
+    COPYING_IN = 16  # the client sends data; the only answer allowed is an error
     COPYING_OUT = 17
-    COPIED = 18  # CopyDone has been said, by whoever had to
+    COPIED = 18  # the sending side, client or server, has sent CopyDone
 
 
 class Action:
-    """What a message does to the request it answers."""
+    """What the session does with a message."""
 
     DESYNC = 0  # not listed
     NOTICE = 1
@@ -60,27 +60,27 @@ class Action:
     SKIP = 14
     FAIL = 15
     READY = 16
-    LAST_WORDS = 17  # an error that answers nothing: why the server is about to close
+    LAST_WORDS = 17  # an error while no request is in flight: the reason why the server is about to close
     COPY_HEADER = 18
     DATA = 19
 
 
 class Next:
-    """The state after a message, where it is not a fixed one."""
+    """The state after a message, if the table does not name one State."""
 
     STAY = 253
-    STEP = 254  # the next one of the request's script
-    END = 255  # the last one of the request's script: after an error the server skips to Sync
+    STEP = 254  # the next state of the request's script
+    END = 255  # the last state of the request's script: after an error the server skips to Sync
 
 
 def names_of(numbers: type) -> dict[int, str]:
-    """What State, Action or Next call their numbers."""
+    """The names of the numbers in State, Action or Next."""
     return {number: name for name, number in vars(numbers).items() if name.isupper()}
 
 
 Cell: TypeAlias = tuple[int, int]  # an Action, and a State or Next
 
-# Protocol chapter, "Asynchronous Operations": these may come in every state.
+# Protocol chapter, "Asynchronous Operations": these may arrive in every state.
 ASYNCHRONOUS: dict[str, Cell] = {
     "N": (Action.NOTICE, Next.STAY),
     "A": (Action.NOTIFICATION, Next.STAY),
@@ -132,12 +132,12 @@ TABLE: dict[int, dict[str, Cell]] = {
     },
     State.STATEMENT_ROWS: {
         "D": (Action.ROW, Next.STAY),
-        # A rewrite rule may add queries to a statement: each brings its rows, and only one brings a tag.
+        # A rewrite rule may add queries to a statement: each of them returns rows, but only one returns a tag.
         "T": (Action.DESCRIBE_FIELDS, Next.STAY),
         "C": (Action.TAG, State.STATEMENT),
         **_FAIL,
     },
-    # A deferred constraint fails here, after the tag; and a server that gives up adds a FATAL to its error.
+    # A deferred constraint fails here, after the tag. A server that ends the session adds a FATAL to its error.
     State.SYNC: {"Z": (Action.READY, State.IDLE), "E": (Action.FAIL, Next.STAY)},
     State.COPY_REFUSED: _FAIL,
     State.COPY_IN_QUERY: {
@@ -159,7 +159,7 @@ TABLE: dict[int, dict[str, Cell]] = {
     State.QUERY_DISCARD: {"d": (Action.SKIP, Next.STAY), "c": (Action.SKIP, State.STATEMENT), **_FAIL},
 }
 
-# What each frontend message is answered with. Describe has its kind appended; Flush is not answered.
+# The states for the answers to each frontend message. Describe has its kind appended; Flush is not answered.
 ANSWERS: dict[str, tuple[int, ...]] = {
     "P": (State.PARSE,),
     "DS": (State.PARAMETERS, State.FIELDS),
@@ -174,7 +174,10 @@ ANSWERS: dict[str, tuple[int, ...]] = {
 
 
 def _expand() -> tuple[bytes, bytes]:
-    """256 bytes for each state, so that state * 256 + tag finds the action, and in the second one the next state."""
+    """The table as two byte strings, of the actions and of the next states.
+
+    Each has 256 bytes for a state, so that the index of a cell is state * 256 + tag.
+    """
     actions, next_states = bytearray(256 * len(TABLE)), bytearray(256 * len(TABLE))
     for state, cells in TABLE.items():
         for letter, cell in [*ASYNCHRONOUS.items(), *cells.items()]:
@@ -185,11 +188,14 @@ def _expand() -> tuple[bytes, bytes]:
 ACTIONS, NEXT_STATES = _expand()
 
 
-# ---- what does not fit
+# ---- protocol errors
 
 
 def check(state: int, tag: int, length: int) -> None:
-    """Raise for a message that is out of place, or has a length that its type cannot have; before its body has come."""
+    """Raise ProtocolError if a message with this tag is not allowed in this state, or cannot have this length in bytes.
+
+    It needs only the header of the message, so it runs before the body arrives.
+    """
     if ACTIONS[state * 256 + tag] == Action.DESYNC:
         raise misfit(state, tag, "is out of place")
     if length < 4 or length > LONG_LIMIT_BYTES or (length > SHORT_LIMIT_BYTES and chr(tag) not in LONG_MESSAGES):
@@ -197,45 +203,30 @@ def check(state: int, tag: int, length: int) -> None:
 
 
 def misfit(state: int, tag: int, what: str) -> ProtocolError:
-    """The error for a message that does not fit."""
+    """The ProtocolError for a message in a state; `what` says what is wrong with it."""
     return ProtocolError(f"the server's message {bytes([tag])!r} {what} in state {names_of(State)[state]}")
 
 
 def check_status(status: int) -> None:
-    """Raise for a byte that is no transaction status."""
+    """Raise ProtocolError for a byte that is not a transaction status."""
     if chr(status) not in "ITE":
         raise ProtocolError(f"ReadyForQuery has the transaction status {chr(status)!r}")
 
 
-# ---- the numbers that compiled modules compare with; `table.pxd` has them as constants of C
+# ---- numbers that compiled modules compare with; `table.pxd` declares them as C constants
 
-NOTICE = Action.NOTICE
 NOTIFICATION = Action.NOTIFICATION
-PARAMETER = Action.PARAMETER
 NEXT = Action.NEXT
-DESCRIBE_PARAMETERS = Action.DESCRIBE_PARAMETERS
-DESCRIBE_FIELDS = Action.DESCRIBE_FIELDS
-NO_FIELDS = Action.NO_FIELDS
 ROW = Action.ROW
 TAG = Action.TAG
-EMPTY = Action.EMPTY
-SUSPENDED = Action.SUSPENDED
-COPY_IN = Action.COPY_IN
-COPY_OUT = Action.COPY_OUT
-SKIP = Action.SKIP
-FAIL = Action.FAIL
 READY = Action.READY
-LAST_WORDS = Action.LAST_WORDS
-COPY_HEADER = Action.COPY_HEADER
 DATA = Action.DATA
 STAY = Next.STAY
 STEP = Next.STEP
 END = Next.END
-IDLE = State.IDLE
 BIND = State.BIND
 PARSE = State.PARSE
 QUERY = State.QUERY
 EXECUTE = State.EXECUTE
-SYNC = State.SYNC
-# ReadyForQuery's status byte "I".
+# The status byte "I" of ReadyForQuery.
 STATUS_IDLE = 73

@@ -1,8 +1,9 @@
-"""BEGIN, setup, query and COMMIT as one unit, in one write. It fails closed: without every setup statement, no query.
+"""A transaction in one write: BEGIN, setup, query and COMMIT.
 
-The query is guarded by a setting that is local to the transaction, made before the setup. The first command of the
-query's sync group looks for it: that fails if the setup failed, or ended the transaction in whatever way, and the
-server skips to Sync then. COMMIT stands in a group of its own, and rolls back what failed.
+It fails closed: the query runs only if every statement of the setup has run. BEGIN is followed by a SET LOCAL of a
+guard setting. The first command of the query's sync group, the guard, checks that setting. It fails if the setup failed
+or ended the transaction in any way, and the server then skips to Sync, so the query does not run. COMMIT is in a
+separate sync group, and rolls back a failed transaction.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from .session import Session
 
 BEGIN = "BEGIN; SET LOCAL pg_wired.setup = 'open'"
-# Divides by zero where the setting is gone. Whatever search_path the setup has set, these are the server's own.
+# Divides by zero if the setting is gone. The names are qualified, so that they are the server's built-in functions
+# whatever search_path the setup has set.
 GUARD = (
     "SELECT 1 OPERATOR(pg_catalog./) (coalesce(pg_catalog.current_setting('pg_wired.setup', true), '') "
     "OPERATOR(pg_catalog.=) 'open')::pg_catalog.int4"
@@ -28,7 +30,10 @@ PARTS = 5  # BEGIN, setup, guard, query, COMMIT
 
 
 class Transaction:
-    """The parts of one exec_transaction, and what their answers mean. `query` brings the sink and the deadline."""
+    """The parts of one exec_transaction, and the meaning of their answers.
+
+    `query` is the caller's query, with its sink and its deadline. `whole` is the request that holds all parts.
+    """
 
     def __init__(self, setup_sql: str, query: Request) -> None:
         self.setup_sql = setup_sql
@@ -37,7 +42,7 @@ class Transaction:
         self.compose()
 
     def compose(self) -> None:
-        """Make the parts anew; nothing of them is on the way."""
+        """Create the parts anew. None of the old parts may be in flight."""
         self._is_open = False
         self.begin = simple_query_request(None, BEGIN, 0.0)
         self.setup = simple_query_request(None, self.setup_sql, 0.0)
@@ -50,7 +55,7 @@ class Transaction:
             part.may_stay_open = part is not self.commit
 
     def settle(self, session: Session, part: Request, group: list[Request]) -> None:
-        """All parts are answered with the last one."""
+        """Handle the ReadyForQuery of one part. After COMMIT, the last one, give the caller its Rows or the error."""
         if part is self.query:
             self._is_open = session.status != table.STATUS_IDLE
         if part is not self.commit:
@@ -64,7 +69,7 @@ class Transaction:
         ):
             self.compose()
             return
-        for part in self.whole.parts or ():  # else each one would have to wait for the garbage collector
+        for part in self.whole.parts or ():  # break reference cycles, so that no garbage collection is needed
             part.unit = None
         if error is None:
             if self.query.sink is not None and not self.query.sink.done():
@@ -73,16 +78,16 @@ class Transaction:
             self.query.fail(error)
 
     def _was_stale(self, session: Session) -> bool:
-        """Whether it failed first for a statement, the guard or the query, that the server did not know as we do."""
+        """Whether the first failure came from a stale prepared statement. If so, drop that statement from the cache."""
         failed = next((part for part in self.whole.parts or () if part.error is not None), self.commit)
         return outcomes.drop_stale(session.statements, failed)
 
     def _is_rolled_back(self) -> bool:
-        """Whether nothing of it remains. A COMMIT that the setup said itself cannot be taken back."""
+        """Whether the transaction left no effects. A COMMIT inside the setup cannot be undone."""
         return not self.setup.has_committed and (self.commit.tag == "ROLLBACK" or self.commit.error is not None)
 
     def _error(self) -> PgWireError | None:
-        """What went wrong first; None if all is committed."""
+        """The first failure; None if everything was committed and the query was not a COPY."""
         outcome = Outcome.REJECTED if self._is_rolled_back() else Outcome.UNKNOWN
         for part in (self.begin, self.setup):
             if part.error is not None:

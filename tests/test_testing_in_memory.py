@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pg_wired.protocol import messages as m
-from rig.talk import MemoryPG, describe
+from pg_wired.testing import MemoryPG, describe
 
 ROWS = [(b"1", b"one"), (b"2", None)]
 

@@ -14,7 +14,7 @@ from psycopg import generators, pq
 
 from pg_wired.errors import ProtocolError
 from pg_wired.protocol import messages as m
-from rig.fake_pg import KEY, PID, FakePG, Peer, error
+from pg_wired.testing import KEY, PID, FakePG, Peer, error
 from rig.scram_server import ScramServer
 
 ROWS = [(b"1", b"one"), (b"2", None)]
