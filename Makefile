@@ -107,8 +107,9 @@ test: .venv/test.group .venv/bench.group $(READY)
 	@$(MAKE) --no-print-directory smoke
 	@[ $(BUILD) != compiled ] || PG_WIRED_EXPECT=compiled PG_WIRED_OTHER_BUILD="$(CURDIR)/src" $(run) $(pytest) $(other)
 
-# The packages whose tests need one server at most; the pool, TLS and several servers are left to `make test`.
-QUICK = protocol session auth config loop client project
+# The packages whose tests need one server at most, and the rules of the layout. The rest is left to `make test`.
+QUICK = protocol session auth config client project/test_layers.py project/test_sizes.py project/test_state_changes.py \
+	project/test_pxd.py project/test_exports.py project/test_build.py
 test-quick: .venv/test.group $(READY)
 	@PG_WIRED_EXPECT=$(BUILD) PG_WIRED_OTHER_BUILD="$(CURDIR)/src" $(run) $(pytest) $(addprefix tests/,$(QUICK))
 

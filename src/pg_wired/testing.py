@@ -22,6 +22,7 @@ import socket
 import struct
 import tempfile
 import traceback
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -113,19 +114,20 @@ class Talk:
         ]
 
 
-class Verbs:
+class Verbs(ABC):
     """The verbs of a script, for any transport. A failed expectation is an AssertionError."""
 
     def __init__(self, is_started: bool) -> None:
         self.talk = Talk(is_started)
         self.statements: dict[str, m.Parse] = {}
 
+    @abstractmethod
     async def read(self) -> bytes:
         """New data, at least one byte; empty at the end."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def write(self, data: bytes) -> None:
-        raise NotImplementedError
+        """Send bytes to the client."""
 
     async def recv(self) -> m.FrontendMessage:
         """The client's next message."""

@@ -214,7 +214,7 @@ async def test_an_end_at_any_byte_is_never_a_success() -> None:
         ([m.CopyData(HEADER + b"\0\1"), m.CopyDone()], "without its trailer"),
         ([m.CopyData(b"1\tone\n"), m.CopyDone()], "signature"),
         ([m.CopyData(HEADER + b"\0\1\xff\xff\xff\x80"), m.CopyDone()], "value of -128 bytes"),
-        ([m.CopyData(HEADER + TRAILER + b"x"), m.CopyDone()], "behind its trailer"),
+        ([m.CopyData(HEADER + TRAILER + b"x"), m.CopyDone()], "after its trailer"),
     ],
 )
 @ends_clean()

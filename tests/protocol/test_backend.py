@@ -80,7 +80,7 @@ def test_rows_may_have_any_number_of_columns(n: int) -> None:
         (row_of(b"\0\2", 5), "DataRow of 5 bytes has no room"),
         (row_of(b"\0\2" + bytes(7)), "DataRow of 13 bytes cannot hold 2 columns"),
         (row_of(b"\0\2\0\0\0\1" + bytes(4)), "DataRow ends before its last column"),
-        (row_of(b"\0\2" + bytes(8) + b"!"), "1 bytes behind its last column"),
+        (row_of(b"\0\2" + bytes(8) + b"!"), "1 bytes after its last column"),
         (row_of(b"\0\2\xff\xff\xff\xff\xff\xff\xff\xfe"), "a column of -2 bytes where 0 are left"),
         (row_of(b"\0\2\0\0\0\0\x80\0\0\0!"), "a column of -2147483648 bytes where 1 are left"),
         (row_of(b"\0\2\0\0\0\0\0\0\0\2!"), "a column of 2 bytes where 1 are left"),

@@ -146,8 +146,8 @@ WRONG = {
     "smallest count": (HEADER + b"\x80\x00", "-32768 columns"),
     "negative length": (HEADER + b"\0\1\xff\xff\xff\xfe", "value of -2 bytes"),
     "smallest length": (HEADER + b"\0\1\x80\0\0\0", "value of -2147483648 bytes"),
-    "bytes behind the trailer": (HEADER + TRAILER + b"\0", "behind its trailer"),
-    "a row behind the trailer": (HEADER + TRAILER + b"\0\0", "behind its trailer"),
+    "bytes behind the trailer": (HEADER + TRAILER + b"\0", "after its trailer"),
+    "a row behind the trailer": (HEADER + TRAILER + b"\0\0", "after its trailer"),
 }
 
 
@@ -163,7 +163,7 @@ def test_bytes_fed_after_the_trailer_are_refused() -> None:
     decoder = RowDecoder()
     assert decoder.feed(HEADER + TRAILER) == []
     assert decoder.feed(b"") == []
-    with pytest.raises(ProtocolError, match="behind its trailer"):
+    with pytest.raises(ProtocolError, match="after its trailer"):
         decoder.feed(b"\0")
 
 

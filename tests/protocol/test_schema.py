@@ -110,5 +110,5 @@ def test_a_write_error_names_the_message_and_the_field() -> None:
 def test_a_read_error_names_the_message_and_the_field() -> None:
     with pytest.raises(ProtocolError, match=r"^Pair\.word: a string has no NUL"):
         schema.read(Pair, b"\0\1x")
-    with pytest.raises(ProtocolError, match=r"^Pair has 2 bytes behind its last field"):
+    with pytest.raises(ProtocolError, match=r"^Pair has 2 bytes after its last field"):
         schema.read(Pair, b"\0\1x\0yz")

@@ -58,11 +58,11 @@ def test_messages_that_are_one_request_get_their_states(messages: list[m.Fronten
         (b"S\xff\xff\xff\xff", "^the message at byte 0 is cut off or has a wrong length"),
         (b"S\0\0\0\5", "^the message at byte 0 is cut off"),
         (b"S" + (LONG_LIMIT_BYTES + 1).to_bytes(4, "big"), "^the message at byte 0 is cut off"),
-        (b"S\0\0\0\5!", "^the message at byte 0: Sync has 1 bytes behind"),
+        (b"S\0\0\0\5!", "^the message at byte 0: Sync has 1 bytes after"),
         (b"D\0\0\0\4" + SYNC, "^message 'D' at byte 0"),
         (b"D\0\0\0\6X\0" + SYNC, "^message 'D' at byte 0"),
         (b"Q\0\0\0\5x", r"^the message at byte 0: Query\.query: a string has no NUL"),
-        (b"Q\0\0\0\7x\0y", "^the message at byte 0: Query has 1 bytes behind"),
+        (b"Q\0\0\0\7x\0y", "^the message at byte 0: Query has 1 bytes after"),
     ],
     ids=range(27),
 )

@@ -390,7 +390,7 @@ def test_each_part_of_an_answer_goes_to_the_oldest_request() -> None:
     ("data", "text"),
     [
         (b"C\0\0\0\5x", "CommandComplete without its final NUL"),
-        (b"C\0\0\0\7x\0\0", "CommandComplete with bytes behind its NUL"),
+        (b"C\0\0\0\7x\0\0", "CommandComplete with bytes after its NUL"),
         (b"C\0\0\0\5\0Z\0\0\0\6II", "b'Z' has a body of the wrong length in state STATEMENT"),
     ],
 )

@@ -299,7 +299,7 @@ def test_copy_in_with_later_requests_in_flight_ends_the_connection(is_simple: bo
     client.feed(*[[*PREPARED, m.BindComplete()], []][is_simple], m.CopyInResponse(0, (0,)), *result(), READY)
     assert before.result == [[]]
     assert isinstance(copy.error, UsageError) and copy.error.outcome is Outcome.UNKNOWN
-    assert "requests were behind it" in str(copy.error)
+    assert "requests followed it" in str(copy.error)
     assert isinstance(behind.error, ConnectionClosed) and behind.error.outcome is Outcome.UNKNOWN
     assert isinstance(waiting.error, ConnectionClosed) and waiting.error.outcome is Outcome.NOT_SENT
     assert isinstance(client.session.failure, ConnectionClosed)
@@ -396,7 +396,7 @@ def test_discard_all_drops_older_statements_and_keeps_newer_ones(tag: str) -> No
     [
         (b"C\0\0\0\4", "CommandComplete without its final NUL"),
         (b"C\0\0\0\5x", "CommandComplete without its final NUL"),
-        (b"C\0\0\0\7x\0\0", "CommandComplete with bytes behind its NUL"),
+        (b"C\0\0\0\7x\0\0", "CommandComplete with bytes after its NUL"),
         (b"Z\0\0\0\5I", r"b'Z' .*out of place in state QUERY"),
         (b"C\0\0\0\3", r"b'C' .*a length of 3 in state QUERY"),
         (b"C\x80\0\0\0", r"b'C' .*a length of -2147483648 in state QUERY"),

@@ -49,7 +49,7 @@ _METHODS: dict[type[messages.Authentication], str] = {
     messages.AuthenticationSSPI: "sspi",
     messages.AuthenticationKerberosV5: "kerberos v5",
 }
-# Methods that are not implemented.
+# Methods that are refused.
 _UNSUPPORTED = ("gss", "sspi", "kerberos v5")
 
 

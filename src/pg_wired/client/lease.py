@@ -348,7 +348,7 @@ class Lease:
     def _was_reset(self) -> None:
         """The settings of on_connect are gone, too: the pool makes another connection in place of this one."""
         if self.core.is_set_up:
-            self.core.session.retire(Reason.SETTINGS_RESET, f"its settings were reset behind {self.name}")
+            self.core.session.retire(Reason.SETTINGS_RESET, f"its settings were reset after {self.name}")
 
 
 class NestedLease(Lease):

@@ -32,7 +32,7 @@ class Option(NamedTuple):
 
 
 class Unsupported(NamedTuple):
-    """A libpq option that is not implemented. A value in `off` is accepted; others are refused with the `reason`."""
+    """An option of libpq that is refused with the `reason`, unless its value is in `off`."""
 
     variable: str | None
     reason: str

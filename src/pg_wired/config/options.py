@@ -143,7 +143,7 @@ TABLE: dict[str, Option] = {
     "dbname": Option("the database; `database` is the same", "PGDATABASE", _default_dbname),
     # As in libpq, an empty application_name is not sent, and prevents the fallback from being sent.
     "application_name": Option("what the server's log and statistics call us", "PGAPPNAME", None, blank=False),
-    "fallback_application_name": text("the same, where nobody gives `application_name`"),
+    "fallback_application_name": text("the same, where `application_name` is not given"),
     "client_encoding": Option(
         "the encoding of text", "PGCLIENTENCODING", "UTF8", "UTF8 or auto, the only encoding here", check=_utf8
     ),

@@ -86,7 +86,7 @@ async def is_offered(sock: socket.socket) -> bool:
 
 _ANSWERS = {
     b"": "the server closed the connection instead of answering SSLRequest",
-    b"E": "the server answered SSLRequest with an error, whose text nobody has vouched for (see its log)",
+    b"E": "the server answered SSLRequest with an error, whose text is not authenticated (see its log)",
 }
 
 

@@ -46,7 +46,7 @@ class Checkout:
 
     def holder(self, now: float) -> str:
         """Who has it, in which verb, and for how long."""
-        who = f"task {self.task.get_name()!r}" if self.task is not None else "nobody any more"
+        who = f"task {self.task.get_name()!r}" if self.task is not None else "no task any more"
         return f"{who} in {self.verb} for {now - self.since:.1f} s"
 
 
@@ -167,7 +167,7 @@ class Lending:
         try:
             await self.connections.set_up(checkout.core)
         except Exception as error:  # also that of on_connect
-            LOG.warning("on_connect failed behind a reset: %s", error)
+            LOG.warning("on_connect failed after a reset: %s", error)
             checkout.core.abort()
         except BaseException:
             checkout.core.abort()
@@ -283,7 +283,7 @@ class Lending:
         names += ["..."] * (len(holders) > MAX_NAMED_HOLDERS)
         error = PoolExhausted(
             f"{what}: {len(self.out)} of {self.limit} are lent, {self.opening} are being opened, "
-            f"{len(self.waiters)} wait; held by: {'; '.join(names) or 'nobody'}",
+            f"{len(self.waiters)} wait; held by: {'; '.join(names) or 'no task'}",
             Outcome.NOT_SENT,
         )
         error.__cause__ = None if self.out else self.connections.last_failure

@@ -43,7 +43,7 @@ def check(p: bytearray, i: int, end: int, columns: int) -> int:
             if n > 0:
                 i += n
         if i != stop:
-            raise ProtocolError(f"DataRow has {stop - i} bytes behind its last column")
+            raise ProtocolError(f"DataRow has {stop - i} bytes after its last column")
     return i
 
 

@@ -71,7 +71,7 @@ class RowDecoder:
         self.pieces = [data[i : len(data)]]
         self.size = len(data) - i
         if self.has_trailer and self.size:
-            raise ProtocolError("binary COPY goes on behind its trailer")
+            raise ProtocolError("binary COPY goes on after its trailer")
         return rows
 
     def header(self, data: bytes) -> int:

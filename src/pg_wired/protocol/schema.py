@@ -352,5 +352,5 @@ def read(cls: type[M], body: bytes) -> M:
         except ValueError as error:
             raise ProtocolError(f"{cls.__name__}.{name}: {error}") from None
     if rest.left:
-        raise ProtocolError(f"{cls.__name__} has {rest.left} bytes behind its last field")
+        raise ProtocolError(f"{cls.__name__} has {rest.left} bytes after its last field")
     return cls(*values)

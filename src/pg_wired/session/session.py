@@ -299,7 +299,7 @@ class Session(Buffers):
         if stop == i or p[stop - 1] != 0:
             raise ProtocolError("CommandComplete without its final NUL")
         if octets.find_nul(p, i, stop - 1) >= 0:
-            raise ProtocolError("CommandComplete with bytes behind its NUL")
+            raise ProtocolError("CommandComplete with bytes after its NUL")
         tag = octets.get_text(p, i, stop - i - 1, "replace")
         request = self.head
         request.tag = tag
@@ -491,9 +491,7 @@ class Session(Buffers):
         text = "COPY FROM STDIN as a query: use copy_in()"
         if len(self.inflight) > 1 or request.is_item:
             # The server takes what follows for a loss of synchronisation, and closes.
-            refusal = UsageError(
-                f"{text}; requests were behind it, so the connection had to be closed", Outcome.UNKNOWN
-            )
+            refusal = UsageError(f"{text}; requests followed it, so the connection had to be closed", Outcome.UNKNOWN)
             request.fail(refusal)
             self.lost(refusal)
             return
