@@ -100,3 +100,31 @@ def test_a_window_that_has_ended_refuses_requests() -> None:
     client.session.leave(client.inside)
     with pytest.raises(UsageError, match=r"stream\(\) has ended"):
         client.simple("late")
+
+
+@pytest.mark.parametrize("end", ["answered", "left", "lost"])
+def test_a_sink_is_told_when_all_is_answered(end: str) -> None:
+    client, sink = Client(), Sink()
+    if end == "left":
+        window = client.window()
+        client.session.tell_when_answered(sink)
+        client.session.leave(window)
+    else:
+        client.simple("a")
+        client.simple("b")
+        client.session.tell_when_answered(sink)
+        client.feed(*result(), READY)
+        assert not sink.done()
+        if end == "answered":
+            client.feed(*result(), READY)
+        else:
+            client.session.lost(None)
+    assert client.session.answered_sinks == []
+
+
+def test_a_sink_that_is_done_is_not_told() -> None:
+    client, sink = Client(), Sink()
+    client.session.tell_when_answered(sink)
+    sink.cancelled = True
+    client.session.lost(None)
+    assert sink.done() and client.session.answered_sinks == []

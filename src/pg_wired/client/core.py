@@ -210,9 +210,11 @@ class Core:
             with suppress(PgWireError, TimeoutError):
                 async with asyncio.timeout(PARTING_CANCEL_SECONDS):
                     while self.session.inflight and self._token is not None:
+                        answered: asyncio.Future[None] = self.loop.create_future()
+                        self.session.tell_when_answered(answered)
                         await self.cancel_running()
                         # A cancel request that came before the query had begun was lost: try again.
-                        await asyncio.sleep(WATCH_INTERVAL_SECONDS)
+                        await asyncio.wait([answered], timeout=WATCH_INTERVAL_SECONDS)
         finally:
             self.abort()
 

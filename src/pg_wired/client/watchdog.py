@@ -144,12 +144,12 @@ class Watchdog:
             self._transport.flush()
 
     async def _answered(self, last: Request, pause: float) -> None:
-        """Wait until the request is answered, `pause` seconds at most; usually it is at the first look."""
-        end = self._now() + pause
-        step = 0.0
-        while last in self._session.inflight and self._now() < end:
-            await asyncio.sleep(step)
-            step = 2 * step or 0.001
+        """Wait until the request is answered, `pause` seconds at most."""
+        if last in self._session.inflight:
+            answered: asyncio.Future[None] = self._loop.create_future()
+            self._session.tell_when_answered(answered)
+            await asyncio.wait([answered], timeout=pause)
+            answered.cancel()
 
     def _give_up(self, abandoned: Request) -> None:
         """Other tasks wait for the end of the window, but no longer than this."""

@@ -26,7 +26,7 @@ LOG = logging.getLogger("pg_wired.pool")
 
 # Time for on_connect where connect_timeout sets no limit: the default of that.
 SETUP_TIMEOUT_SECONDS = 10.0
-# Time between looks at a connection that still has answers to give, and is no longer wanted.
+# Time between looks at a connection whose waiting requests may have been cancelled, and which is no longer wanted.
 DRAIN_CHECK_SECONDS = 0.5
 # Time for the server to close it then.
 CLOSE_TIMEOUT_SECONDS = 10.0
@@ -204,7 +204,10 @@ class Connections:
         if session.reason is None:
             session.drain(Reason.REPLACED)
         while (session.waiting() or session.window is not None) and not transport.is_closed:
-            await asyncio.wait([transport.closed], timeout=DRAIN_CHECK_SECONDS)
+            answered: asyncio.Future[None] = core.loop.create_future()
+            session.tell_when_answered(answered)
+            await asyncio.wait([answered], timeout=DRAIN_CHECK_SECONDS)  # a cancelled request is not answered
+            answered.cancel()
         try:
             await core.close(CLOSE_TIMEOUT_SECONDS)
         except PgWireError as error:

@@ -36,6 +36,7 @@ cdef class Session(Buffers):
     cdef readonly notification_queue.NotificationQueue notifications
     cdef readonly object notice_handler
     cdef readonly object supervisor
+    cdef readonly list answered_sinks
     cdef readonly bint must_write
     cdef readonly long long slow
     cdef readonly object last_words

@@ -28,7 +28,7 @@ from .table import ACTIONS, NEXT_STATES, Action, State
 
 if TYPE_CHECKING:
     from ..protocol.records import FieldDescription
-    from .request import Supervisor
+    from .request import Sink, Supervisor
 
 # The receive buffer between messages. 64 KiB to 1 MiB made no difference on bulk scans.
 BUFFER_BYTES = 256 * 1024
@@ -92,6 +92,7 @@ class Session(Buffers):
         self.notifications = notification_queue.NotificationQueue()
         self.notice_handler: Callable[[PgError], None] | None = None
         self.supervisor: Supervisor | None = None
+        self.answered_sinks: list[Sink] = []  # see `tell_when_answered`
         self.must_write = False  # a server that refuses to write is the wrong one
         self.slow = -1  # the number of a request that has been the oldest for some time
         self.last_words: PgError | None = None
@@ -129,6 +130,7 @@ class Session(Buffers):
         """The window has ended and all its requests are answered: requests outside it may run."""
         if self.window is window:
             self.window = None
+            self._tell_answered()
             self.pump()
             if self.reason is not None and self.failure is None:
                 self.finish()
@@ -251,6 +253,8 @@ class Session(Buffers):
             self.lost(error)
         else:
             self.is_complete = self.head is self.no_request and not was_idle
+            if self.answered_sinks and self.head is self.no_request:
+                self._tell_answered()
             self.pump()
             if self.reason is not None and self.failure is None:
                 self.finish()
@@ -584,6 +588,16 @@ class Session(Buffers):
         self.hold()
         return last
 
+    def tell_when_answered(self, sink: Sink) -> None:
+        """Set `sink` when next all encoded requests are answered, a window is left, or the connection has ended."""
+        self.answered_sinks.append(sink)
+
+    def _tell_answered(self) -> None:
+        sinks, self.answered_sinks = self.answered_sinks, []
+        for sink in sinks:
+            if not sink.done():
+                sink.set_result(None)
+
     def hold(self) -> None:
         """Encode nothing until `release` is called."""
         self.holds += 1
@@ -674,6 +688,7 @@ class Session(Buffers):
             self.window.inside.clear()
         self.out = bytearray()
         self.notifications.wake()
+        self._tell_answered()
         self._tell(waiting, error)
 
     def refusal(self) -> PgWireError:
