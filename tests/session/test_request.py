@@ -375,8 +375,8 @@ def test_forgetting_the_encoding_makes_a_request_as_good_as_new() -> None:
     simple = client.simple("select 2")
     query, other = client.session.inflight
     assert query.statement is not None and query.columns == 1 and query.fields
-    query.forget_encoding()
-    other.forget_encoding()
+    query.reset()
+    other.reset()
     forgotten: tuple[object, ...] = (query.statement, query.columns, query.fields, query.start)
     assert forgotten == (None, octets.NO_ROWS, (), octets.NEVER)
     assert other.sink is simple and other.data is not None and other.script == SIMPLE

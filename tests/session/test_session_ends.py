@@ -318,3 +318,62 @@ def test_a_transaction_that_survives_its_rollback_ends_the_session() -> None:
     client.feed(m.CommandComplete("BEGIN"), m.ReadyForQuery("T"))
     client.feed(m.CommandComplete("ROLLBACK"), m.ReadyForQuery("T"))
     assert isinstance(client.session.failure, ProtocolError)
+
+
+# ---- a request that moves takes nothing of this connection along
+
+
+@pytest.mark.parametrize("verb", ["query", "simple", "describe", "encoded", "transaction"])
+@pytest.mark.parametrize("known_before", [False, True])
+def test_a_request_that_moves_after_a_fatal_error_runs_on_the_other_connection(verb: str, known_before: bool) -> None:
+    """The server's FATAL arrives after the answer before, when the request is encoded and not sent."""
+    client, other = Client(), Client()
+    supervisor = kept(client)
+    for each in (client, other):
+        if known_before:
+            known(each, "select 1")
+    ahead = client.simple("ahead")
+    client.take()
+    sink = {
+        "query": lambda: client.query("select 1"),
+        "simple": lambda: client.simple("select 1"),
+        "describe": lambda: client.describe("select 1"),
+        "encoded": lambda: client.encoded(m.Query("select 1")),
+        "transaction": lambda: client.transaction("set local a = 1", "select 1"),
+    }[verb]()
+    may_move(client)
+    for request in client.session.waiting():
+        if request.unit is not None:
+            request.unit.whole.allow_move()
+    client.feed(*SIMPLE, error("57P01", "terminating", "FATAL"))
+    client.session.lost(None)
+    assert ahead.result == [[]] and not sink.is_answered
+    [moved] = supervisor.moved
+    other.session.submit(moved)
+    fresh = Client()
+    if known_before:
+        known(fresh, "select 1")
+    again = {
+        "query": lambda: fresh.query("select 1"),
+        "simple": lambda: fresh.simple("select 1"),
+        "describe": lambda: fresh.describe("select 1"),
+        "encoded": lambda: fresh.encoded(m.Query("select 1")),
+        "transaction": lambda: fresh.transaction("set local a = 1", "select 1"),
+    }[verb]()
+    assert other.take() == fresh.take()  # as if it had never been elsewhere
+    assert other.session.state == fresh.session.state and other.session.head.error is None
+    assert not again.is_answered
+
+
+def test_a_transaction_that_was_answered_before_it_was_sent_is_told_when_the_connection_is_lost() -> None:
+    client = Client()
+    supervisor = kept(client)
+    sink = client.transaction("set local a = 1", "select 1")
+    for request in client.session.waiting():
+        if request.unit is not None:
+            request.unit.whole.allow_move()
+    tags = [m.CommandComplete("BEGIN"), m.CommandComplete("SET"), m.ReadyForQuery("T")]
+    client.feed(*tags, m.CommandComplete("SET"), m.ReadyForQuery("T"))
+    client.feed(*first((b"1",))[:-1], *first((b"1",))[:-1], m.ReadyForQuery("T"))
+    client.session.lost(None)
+    assert outcomes(sink) == [Outcome.NOT_SENT] and not supervisor.moved

@@ -228,22 +228,32 @@ class Request:
                 self.sink.exception()  # mark it as retrieved: another item or the end of the pipeline raises the cause
 
     def again(self) -> None:
-        """Reset the request to its state before encoding, so that it can be sent again as a repair."""
+        """It is sent once more, as a repair."""
+        self.reset()
         self.is_repaired = True
-        self.parses = False
-        self.start = octets.NEVER
-        self.step = 0
-        self.columns = octets.NO_ROWS
-        self.error = None
 
-    def forget_encoding(self) -> None:
-        """Reset the request to its state before encoding. No byte of it was sent."""
+    def reset(self) -> None:
+        """Back to what it was before it was encoded, to be encoded again: on this connection, or on another one."""
         self.statement = None
         self.parses = False
         self.start = octets.NEVER
+        self.number = 0
+        self.step = 0
+        self.is_skipped = False
+        self.is_bound = False
+        self.has_committed = False
+        self.error = None
+        self.refusal = None
+        self.tag = ""
+        self.made = EMPTY
+        self.body = None
+        self.result = None
+        if self.results is not None:
+            self.results = []
         if self.data is None:
             self.columns = octets.NO_ROWS
             self.fields = ()
+            self.param_oids = ()
 
     def outcome(self, handed: int) -> Outcome:
         """The Outcome if the request fails now; the socket has taken `handed` bytes of the session so far."""

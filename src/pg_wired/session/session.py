@@ -12,7 +12,7 @@ Other modules read a session. They change it through its methods, each of which 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, cast
 
@@ -716,24 +716,24 @@ class Session(Buffers):
         if self.supervisor is not None:
             self.supervisor.ended()
 
-    def _tell(self, waiting: Iterable[Request], error: PgWireError) -> None:
+    def _tell(self, waiting: Collection[Request], error: PgWireError) -> None:
         """No more answers come for `waiting`. A request of which nothing was sent may move; the others fail."""
         self.tell_supervisor()
         for request in waiting:
             outcome = request.outcome(self.handed)
-            if outcome is not Outcome.NOT_SENT or not self._move(request):
+            if outcome is not Outcome.NOT_SENT or not self._move(request, waiting):
                 request.fail(error.with_outcome(outcome))
 
-    def _move(self, request: Request) -> bool:
+    def _move(self, request: Request, waiting: Collection[Request]) -> bool:
         """Let another connection take the request, once. Returns whether one does. A unit moves with its query."""
         unit = request.unit
         if unit is not None and request is not unit.query:
-            return True
+            return unit.query in waiting  # else a server has answered what was not sent: the unit cannot move
         whole = request if unit is None else unit.whole
         if self.supervisor is None or not whole.may_move or whole.sink is None or whole.sink.done():
             return False
         whole.may_move = False
-        request.forget_encoding()
+        request.reset()
         if unit is not None:
             unit.compose()
         return self.supervisor.unsent(whole)
