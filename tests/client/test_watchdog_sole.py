@@ -14,12 +14,11 @@ from pg_wired.protocol import messages as m
 from pg_wired.testing import FakePG, Peer, error
 from rig.checks import SOON, answers, ends_clean, outcome_of, until, until_sql
 from rig.postgres import Server
+from tests.outcomes import A_WHILE, nothing_comes
 
 pytestmark = pytest.mark.both_loops
 
 CANCELLED = error("57014", "canceling statement due to user request")
-# Longer than one check of the watchdog, for tests that something does not happen.
-A_WHILE = 0.06
 
 
 @pytest.fixture
@@ -40,16 +39,6 @@ def idle(conn: AsyncConn) -> str:
 
 def running(conn: AsyncConn) -> str:
     return f"select wait_event = 'PgSleep' from pg_stat_activity where pid = {conn.backend_pid}"
-
-
-async def nothing_comes(peer: Peer) -> None:
-    """The client must not send anything for a while."""
-    loop = asyncio.get_running_loop()
-    assert not peer.talk.unread
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(A_WHILE):
-            data = await loop.sock_recv(peer.sock, 1000)
-            pytest.fail(f"the client sent {data!r}")
 
 
 @ends_clean()

@@ -217,15 +217,18 @@ class Lease:
         self._clean = self._reset
 
     async def leave(self) -> None:
-        """End the lease and leave the connection clean. Cancelling the caller does not stop that."""
+        """End the lease and leave the connection clean. Cancelling the caller does not stop that.
+
+        However often it is called, the connection is given back once, when it is clean.
+        """
         if self._window is None:
             return
-        self._window.owner_left(self._outer_owner())  # a task that is cancelled now may go on outside
-        is_clean = self.is_idle and self._clean is None and self._inner is None and not self.cancels
-        if self.core.session.failure is not None or is_clean:
-            self._release()
-            return
         if self._cleaning is None:
+            self._window.owner_left(self._outer_owner())  # a task that is cancelled now may go on outside
+            is_clean = self.is_idle and self._clean is None and self._inner is None and not self.cancels
+            if self.core.session.failure is not None or is_clean:
+                self._release()
+                return
             self._cleaning = self.core.loop.create_task(self._end())
             self._cleaning.add_done_callback(self._cleaned)
         await asyncio.shield(self._cleaning)
@@ -252,8 +255,11 @@ class Lease:
                 self._release()
 
     def _cleaned(self, task: asyncio.Task[None]) -> None:
-        """A task that was cancelled before its first step has cleaned nothing."""
-        if task.cancelled() and self._window is not None:
+        """A task that was cancelled before its first step has cleaned nothing.
+
+        A task that only waits for the cleaning may be cancelled without harm.
+        """
+        if task.cancelled() and self._window is not None and self._cleaning in (None, task):
             self.core.give_up()
             self._release()
 
