@@ -81,6 +81,10 @@ class Tap(Between):
         self.cut_at = cut_at
         self.lines: list[Line] = []
 
+    def edited(self, data: bytes) -> bytes:
+        """What the client gets when the server sends `data`."""
+        return data
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = Line()
         self.lines.append(line)
@@ -92,7 +96,7 @@ class Tap(Between):
 
         def down(data: bytes) -> bytes:
             line.down += data
-            return data
+            return self.edited(data)
 
         await both_ways((reader, to_server, up, None), (from_server, writer, down, self.cut_at))
         to_server.close()

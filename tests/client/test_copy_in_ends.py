@@ -324,6 +324,31 @@ async def test_a_copy_succeeds_only_with_ready_for_query() -> None:
             conn.abort()
 
 
+@ends_clean()
+async def test_a_refusal_stops_an_endless_source_before_ready_for_query() -> None:
+    """The source never waits, so only the copy itself can let the loop read the server's error."""
+
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        await peer.expect(m.Query(SQL))
+        await peer.send(m.CopyInResponse(0, (0,)), error("22P04"))
+        for _ in range(100):  # iterations of the loop
+            await asyncio.sleep(0)
+        await peer.send(READY)
+
+    taken = itertools.count()
+
+    async def endless() -> AsyncIterator[bytes]:
+        while next(taken) < 10_000:
+            yield b"1\n"
+
+    async with FakePG(script) as fake, await AsyncConn.connect(fake.dsn) as conn:
+        async with asyncio.timeout(SOON):
+            refused = await outcome_of(conn.copy_in(SQL, endless()))
+        assert isinstance(refused, PgError) and refused.code == "22P04"
+    assert next(taken) < 50
+
+
 @pytest.mark.parametrize("stray", [m.CopyData(b"x"), m.CopyDone(), m.CommandComplete("COPY 1"), READY], ids=repr)
 @ends_clean()
 async def test_messages_out_of_place_during_a_copy_end_the_connection(stray: m.BackendMessage) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trustme
 
-from pg_wired import AsyncConn, IoError, PgError, RequestTimeout, TlsConfig
+from pg_wired import AsyncConn, IoError, Outcome, PgError, PgWireError, RequestTimeout, TlsConfig
 from pg_wired.protocol import messages as m
 from pg_wired.testing import FakePG, Peer
 from rig import certificates
@@ -214,3 +214,29 @@ async def test_cancel_works_with_the_newest_protocol_of_the_server(postgres: Ser
         await conn.cancel_token().cancel()
         assert isinstance(await outcome_of(running), PgError)
         await answers(conn)
+
+
+class Garbled(Tap):
+    """A tap that damages each alert of TLS 1.3 from the server, as the one with which it closes a cancel connection."""
+
+    def edited(self, data: bytes) -> bytes:
+        alert = bytes.fromhex("1703030013")  # the header of its record: RFC 8446, 5.2 and 6
+        return alert + bytes(19) if data.startswith(alert) else data
+
+
+@ends_clean()
+async def test_a_connection_is_not_used_again_after_an_unconfirmed_cancel_request(
+    tls_server: Postgres, authority: trustme.CA
+) -> None:
+    """The server has got the request and may act on it later, whatever ended the cancel connection."""
+    async with (
+        Garbled((tls_server.host, tls_server.port)) as tap,
+        await AsyncConn.connect(**to(tls_server, authority, tap.port)) as conn,
+    ):
+        async with conn.exclusive() as mine:
+            with pytest.raises(IoError, match="the cancel request could not be sent"):
+                await mine.cancel_token().cancel()
+        with pytest.raises(PgWireError, match="did not confirm a cancel request") as caught:
+            await conn.exec_query("select 1")
+        assert caught.value.outcome is Outcome.NOT_SENT
+        assert len(tap.lines) == 2

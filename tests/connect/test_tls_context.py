@@ -49,6 +49,11 @@ def test_an_empty_home_variable_falls_back_to_the_users_entry(monkeypatch: pytes
         context(sslmode="verify-ca")
 
 
+def test_a_renegotiation_is_refused() -> None:
+    """It would make writing wait for reading in the middle of the stream. libpq refuses it too."""
+    assert context(sslmode="prefer").options & ssl.OP_NO_RENEGOTIATION
+
+
 @pytest.mark.parametrize(
     ("mode", "has_roots", "verify", "checks_name"),
     [

@@ -56,8 +56,10 @@ class CopyIn:
             self._fail("the client has given up")
             raise
         finally:
-            await self._lease.leave_after(reply)
-            await chunks.aclose()
+            try:
+                await self._lease.leave_after(reply)
+            finally:
+                await chunks.aclose()
         if not self._incoming.has_begun:
             raise UsageError("not a COPY ... FROM STDIN: it ran, and took no data", Outcome.UNKNOWN)
         return reply.result()[0].rows_affected or 0
@@ -93,7 +95,8 @@ class CopyIn:
             while len(frame) >= COPY_FRAME_BYTES:
                 await self._write(frame[:COPY_FRAME_BYTES])
                 del frame[:COPY_FRAME_BYTES]
-            if self._incoming.reply.done():
+            await asyncio.sleep(0)  # let the answers be read: a source may never wait
+            if not self._session.is_copying_in:
                 return
         if frame:
             await self._write(frame)
@@ -113,8 +116,6 @@ class CopyIn:
         transport.flush()
         if len(session.out) > HIGH_WATER_BYTES:
             await transport.drain()
-        else:
-            await asyncio.sleep(0)  # let the answers be read
 
     def _fail(self, reason: str) -> None:
         """Send CopyFail, if the server still waits for data."""

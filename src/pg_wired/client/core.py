@@ -163,7 +163,8 @@ class Core:
         return self.is_marked_broken or not self.session.takes_requests
 
     def mark_broken(self) -> None:
-        """It must not be used again, although it may seem to work."""
+        """It must not be used again, although it may seem to work. UsageError while the loop runs in another thread."""
+        self.transport.owner.check_thread()
         self.must_not_be_reused()
         self.session.tell_supervisor()
 
@@ -178,9 +179,10 @@ class Core:
     # ---- the end
 
     async def close(self, timeout: float | None) -> None:
-        """Take no more requests, wait for the answers to those submitted, send Terminate, wait for the end.
+        """Take no more requests, wait for the answers to those submitted, send Terminate, and close.
 
-        After `timeout` seconds the connection is closed at once; RequestTimeout if requests were unanswered then.
+        Whether the server closes its side makes no difference. After `timeout` seconds the connection is closed all the
+        same, with RequestTimeout if requests were unanswered then.
         """
         limit = seconds(timeout)
         session, transport = self.session, self.transport
@@ -195,7 +197,11 @@ class Core:
         transport.flush()
         try:
             async with asyncio.timeout(limit):
-                await asyncio.shield(transport.closed)
+                while session.waiting() or session.window is not None:
+                    answered: asyncio.Future[None] = self.loop.create_future()
+                    session.tell_when_answered(answered)
+                    await answered
+                await transport.drain()  # Terminate is sent, or the connection has ended
                 await self.watchdog.ended()
         except TimeoutError:
             unanswered = len(session.waiting())

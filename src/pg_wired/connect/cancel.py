@@ -75,7 +75,7 @@ class CancelToken(HidesSecrets):
                     with suppress(ConnectionResetError, ssl.SSLEOFError):
                         while await until_done(sock, lambda: sock.recv_into(answer)):
                             pass
-                except asyncio.CancelledError:
+                except BaseException:  # the request may have arrived, and its end was not seen
                     self._under_way.add(LOST)
                     raise
         finally:

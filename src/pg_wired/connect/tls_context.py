@@ -47,6 +47,7 @@ class _Maker:
         self.config = config
         self.tls = config.tls if isinstance(config.tls, TlsConfig) else TlsConfig()
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.context.options |= ssl.OP_NO_RENEGOTIATION  # as libpq since 14 (fe-secure-openssl.c)
 
     def make(self) -> ssl.SSLContext:
         context = self.context
