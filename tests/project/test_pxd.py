@@ -266,3 +266,36 @@ def test_a_header_line_that_cannot_be_read_is_an_error() -> None:
     with pytest.raises(ValueError, match="cannot read: int x"):
         read("int x\n")
     assert read(TOY).constants == {"LIMIT": -7}
+
+
+def methods_of_c(pxd: str) -> set[str]:
+    """The methods that a header declares as functions of C."""
+    return {name.partition(".")[2] for name in read(pxd).functions if "." in name}
+
+
+METHODS_OF_C = {name for header in HEADERS for name in methods_of_c(header.read_text())}
+
+
+def stored_methods(py: str, methods: set[str]) -> list[str]:
+    """Where a method of C of one of our objects is stored. Its call as a value is undefined: the C types differ."""
+    tree = ast.parse(py)
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return [
+        f"line {node.lineno}: {ast.unparse(node.value)}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Attribute)
+        and node.value.attr in methods
+        and id(node.value) not in called
+        and ast.unparse(node.value).startswith("self.")
+    ]
+
+
+@pytest.mark.parametrize("path", HEADERS, ids=lambda path: path.name)
+def test_no_method_of_c_is_stored_as_a_value(path: Path) -> None:
+    assert not stored_methods(path.with_suffix(".py").read_text(), METHODS_OF_C)
+
+
+def test_a_stored_method_is_found() -> None:
+    assert stored_methods("self.check_owner = self.owner.check", {"check"}) == ["line 1: self.owner.check"]
+    assert not stored_methods("self.result = self.owner.check()\nself.n = self.owner.count", {"check"})

@@ -9,7 +9,6 @@ cdef class Transport:
     cdef readonly object _sock
     cdef int _fd
     cdef readonly Owner owner
-    cdef readonly object check_owner
     cdef readonly long long writes
     cdef readonly long long bytes_in
     cdef Buffers _buffers
@@ -24,10 +23,12 @@ cdef class Transport:
     cdef object _end_check
     cdef bint _is_writing
     cdef bint _is_flushing
+    cdef bint _writes_after_read
     cdef object _write_error
     cdef object _drained
     cdef object _readable
 
+    cpdef check_owner(self)
     @cython.locals(waiting=Py_ssize_t)
     cdef Py_ssize_t _pending(self) except -1
     cpdef flush_soon(self)

@@ -35,7 +35,6 @@ class Transport:
         self._sock = sock
         self._fd = sock.fileno()
         self.owner = Owner(loop, "connection")
-        self.check_owner = self.owner.check  # refuses another thread, another loop and a forked child
         self.writes = 0
         self.bytes_in = 0
         self._buffers = buffers
@@ -50,6 +49,7 @@ class Transport:
         self._end_check: asyncio.TimerHandle | None = None
         self._is_writing = False
         self._is_flushing = False
+        self._writes_after_read = False
         self._write_error: OSError | None = None
         self._drained: asyncio.Future[None] | None = None
         # asyncio's own loop calls again as long as there is something to read. uvloop does not: when the peer has reset
@@ -64,6 +64,10 @@ class Transport:
 
     def is_open(self) -> bool:
         return self._fd >= 0
+
+    def check_owner(self) -> None:
+        """Refuse another thread, another loop and a forked child with UsageError."""
+        self.owner.check()
 
     def hand_over(self, buffers: Buffers) -> None:
         """From now on read into other buffers, and send what those have."""
@@ -153,6 +157,9 @@ class Transport:
         except OSError as error:
             self._end(self._write_error or error)
             return 0
+        if self._writes_after_read:
+            self._writes_after_read = False
+            self._want_write()
         if n <= 0:
             if n == 0:
                 self._end(self._write_error)
@@ -198,7 +205,7 @@ class Transport:
 
     def flush(self) -> None:
         """Write now what the socket takes, and the rest when it takes more."""
-        if self._is_writing or self._fd < 0 or self._write_error is not None:
+        if self._is_writing or self._writes_after_read or self._fd < 0 or self._write_error is not None:
             return
         self._write()
 
@@ -212,7 +219,11 @@ class Transport:
                 if n > 0:
                     self.writes += 1
                     buffers.sent(n)
-        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+        except ssl.SSLWantReadError:  # a handshake of TLS inside the stream: writing goes on after a read
+            self._writes_after_read = True
+            self._stop_writing()
+            return
+        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
             pass
         except OSError as error:
             # The server's last words may still be waiting to be read, and explain more.
