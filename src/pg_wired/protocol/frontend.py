@@ -72,11 +72,13 @@ def _check_order(params: object) -> None:
 def _value(number: int, value: object) -> bytes:
     if isinstance(value, str):
         try:
-            return value.encode()
+            return str.encode(
+                value
+            )  # a subclass may have its own encode() and __bytes__(), with other types or lengths
         except UnicodeEncodeError as error:
             raise ConfigError(f"parameter ${number} cannot be sent as UTF-8: {error.reason}") from error
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value)
+        return bytes(memoryview(value))
     raise TypeError(
         f"parameter ${number} is {type(value).__name__}: pass bytes, bytearray, memoryview, str (sent as UTF-8) or None"
     )

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import ConfigError, Outcome, PgWireError, PipelineAborted, ProtocolError, UsageError
+from ..errors import ConfigError, Outcome, PipelineAborted, ProtocolError, UsageError
 from ..protocol import backend, frontend, octets, rows
 from ..protocol.octets import LONG_LIMIT_BYTES
 from ..protocol.rows import Rows
@@ -220,7 +220,7 @@ class Request:
             return StatementDescription(self.param_oids, self.fields)
         return self.result if self.result is not None else Rows((), EMPTY, "")
 
-    def fail(self, error: PgWireError) -> None:
+    def fail(self, error: Exception) -> None:
         """Raise `error` for the caller, if it still waits."""
         if self.sink is not None and not self.sink.done():
             self.sink.set_exception(error)

@@ -48,10 +48,15 @@ cdef class Session(Buffers):
     cpdef submit(self, Request request)
     cpdef submit_inside(self, object window, Request request)
     cdef bint has_room(self) except -1
-    @cython.locals(request=Request, queue=object, window=object)
+    @cython.locals(request=Request, queue=object, window=object, error=object)
     cpdef pump(self)
-    @cython.locals(n=Py_ssize_t, part=Request, start="long long")
+    @cython.locals(size=Py_ssize_t, encoded="long long", groups="long long", is_in_group=bint, closing=list,
+                   count=Py_ssize_t, part=Request)
     cpdef encode(self, Request request)
+    @cython.locals(n=Py_ssize_t)
+    cdef _append_request(self, Request request)
+    @cython.locals(part=Request)
+    cdef _take_back(self, Request request, Py_ssize_t count)
     @cython.locals(before=Py_ssize_t)
     cpdef sent(self, Py_ssize_t n)
     cpdef append(self, object data)

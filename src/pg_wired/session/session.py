@@ -170,19 +170,35 @@ class Session(Buffers):
                 window = cast("Window", request)
                 self.window = window
                 window.open()
-            else:
+                continue
+            try:
                 self.encode(request)
+            except Exception as error:
+                if request.sink is None or request.script is SYNC_SCRIPT:  # without it, no answer would be complete
+                    raise
+                request.fail(error)
 
     # ---- bytes out
 
     def encode(self, request: Request) -> None:
-        """Append the request to `out`, whole."""
-        if request.parts is not None:
-            start = self.encoded
-            for part in request.parts:
-                self.encode(part)
-                part.start = start  # the parts succeed or fail together
-            return
+        """Append the request to `out`, whole or not at all, for example when memory runs out."""
+        size, encoded, groups, is_in_group = len(self.out), self.encoded, self.groups, self.is_in_group
+        closing, count = self.statements.closing, len(self.inflight)
+        try:
+            if request.parts is None:
+                self._append_request(request)
+            else:
+                for part in request.parts:
+                    self._append_request(part)
+                    part.start = encoded  # the parts succeed or fail together
+        except BaseException:
+            del self.out[size:]
+            self.encoded, self.groups, self.is_in_group = encoded, groups, is_in_group
+            self.statements.not_closed(closing)
+            self._take_back(request, count)
+            raise
+
+    def _append_request(self, request: Request) -> None:
         self.numbers += 1
         request.number = self.numbers
         request.start = self.encoded
@@ -193,12 +209,23 @@ class Session(Buffers):
             if request.is_item and self.statements.closing and not self.is_in_group:
                 request.script = extended_query.close_evicted(self.out, self.statements) + request.script
             self.out += request.data
+        self.inflight.append(request)
         self.encoded += len(self.out) - n
         self.is_in_group = request.is_item
         if not request.is_item:
             self.groups += 1
-        self.inflight.append(request)
         if self.head is self.no_request:
+            self.next_head()
+
+    def _take_back(self, request: Request, count: int) -> None:
+        """Nothing of the request is sent, so a statement that it was to parse does not exist."""
+        while len(self.inflight) > count:
+            self.inflight.pop()
+        for part in request.parts or [request]:
+            if part.statement is not None and part.statement.number == part.number:
+                self.statements.drop(part.statement, close=False)
+            part.reset()
+        if count == 0:
             self.next_head()
 
     def sent(self, n: int) -> None:

@@ -170,6 +170,11 @@ class StatementCache:
         closing, self.closing = self.closing, []
         return closing
 
+    def not_closed(self, closing: list[str]) -> None:
+        """These names, which were in `closing`, have not been closed after all."""
+        if closing is not self.closing:
+            self.closing[:0] = closing
+
 
 def statement_name(sql: str, param_oids: tuple[Oid, ...]) -> str:
     """The name of a statement: a digest of its SQL and parameter OIDs.
