@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pg_wired import AsyncConn, Outcome, PgError, RequestTimeout, TransactionError
+from pg_wired import AsyncConn, AsyncPool, ConnectionClosed, Outcome, PgError, RequestTimeout, TransactionError
 from pg_wired.protocol import messages as m
 from pg_wired.testing import FakePG, Peer, error
 from rig.checks import SOON, answers, ends_clean, outcome_of, until, until_sql
@@ -227,6 +227,55 @@ async def test_the_answer_is_awaited_if_the_server_sent_no_cancel_key() -> None:
         cancelled.set()
         assert list(await conn.exec_query("select 1")) == [(b"next",)]
         assert conn.backend_pid is None
+
+
+GRACE = 0.2
+
+
+async def forgetful(peer: Peer) -> None:
+    """A pooler that forgets the ReadyForQuery after an error."""
+    await peer.startup()
+    await peer.group()
+    await peer.send(error("22012", "division by zero"))
+    while await peer.read():
+        pass
+
+
+async def without_a_key(peer: Peer) -> None:
+    await peer.expect(m.StartupMessage)
+    await peer.send(m.AuthenticationOk(), m.ReadyForQuery("I"))
+    while await peer.read():
+        pass
+
+
+async def healthy(peer: Peer) -> None:
+    await peer.startup()
+    await peer.answer_rows([(b"next",)])
+
+
+@ends_clean()
+@pytest.mark.parametrize("script", [forgetful, without_a_key])
+async def test_a_connection_that_never_answers_is_closed(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pg_wired.client.watchdog.CANCEL_GRACE_SECONDS", GRACE)
+    async with FakePG(script) as fake:
+        conn = await AsyncConn.connect(fake.dsn)
+        late = await outcome_of(conn.exec_query("select 1", timeout=A_WHILE))
+        assert isinstance(late, RequestTimeout) and late.outcome is Outcome.UNKNOWN
+        following = await outcome_of(conn.exec_query("select 2", timeout=SOON))
+        assert isinstance(following, ConnectionClosed) and following.outcome is Outcome.NOT_SENT
+        assert "did not answer a request that no caller waits for" in str(following)
+        assert not conn.is_alive
+
+
+@ends_clean()
+@pytest.mark.parametrize("script", [forgetful, without_a_key])
+async def test_a_pool_replaces_a_connection_that_never_answers(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has not been sent runs on the next one."""
+    monkeypatch.setattr("pg_wired.client.watchdog.CANCEL_GRACE_SECONDS", GRACE)
+    async with FakePG([script, healthy]) as fake, await AsyncPool.connect(fake.dsn, size=1) as pool:
+        late = await outcome_of(pool.exec_query("select 1", timeout=A_WHILE))
+        assert isinstance(late, RequestTimeout)
+        assert list(await pool.exec_query("select 2", timeout=SOON)) == [(b"next",)]
 
 
 @ends_clean()

@@ -39,8 +39,7 @@ class Core:
         self.pid = parts.pid
         self._token = parts.token
         self.session = Session(parts.parameters, statement_cache_size, parts.config.max_in_flight)
-        cancel = self.cancel_running if parts.token is not None else None
-        self.watchdog = Watchdog(self.clock, self.session, cancel, self.transport)
+        self.watchdog = Watchdog(self.clock, self.session, self.cancel_running, self.transport)
         self.transport.closed.add_done_callback(self.watchdog.closed)
         self._gathers = False
         self.channels: set[str] = set()  # quoted, as LISTEN was sent

@@ -16,14 +16,14 @@ from ..errors import PgWireError
 from ..loop.clock import Clock
 from ..loop.transport import Transport
 from ..session.request import Request
-from ..session.session import Session
+from ..session.session import Reason, Session
 
 if TYPE_CHECKING:
     from ..session.request import Sink
 
 # How late an abandoned request may be noticed. 50 looks a second cost nothing that can be measured.
 WATCH_INTERVAL_SECONDS = 0.02
-# Time for a request in a window to end after the server was asked to stop it.
+# Time for an abandoned request to end after the server was asked to stop it. Then the connection is closed.
 CANCEL_GRACE_SECONDS = 5.0
 # The longest pause between two CancelRequests for one query.
 MAX_CANCEL_PAUSE_SECONDS = 1.0
@@ -31,10 +31,10 @@ _NEVER = float("inf")
 
 
 class Watchdog:
-    """Watches one session's requests. `cancel` sends a CancelRequest and waits for its end; None without a key."""
+    """Watches one session's requests. `cancel` asks the server to stop what it runs, if there is a key for that."""
 
     def __init__(
-        self, clock: Clock, session: Session, cancel: Callable[[], Awaitable[None]] | None, transport: Transport
+        self, clock: Clock, session: Session, cancel: Callable[[], Awaitable[None]], transport: Transport
     ) -> None:
         self._loop = clock.loop
         self._now = clock.now
@@ -117,11 +117,9 @@ class Watchdog:
     def cancel_abandoned(self) -> None:
         """Have the server stop the only unanswered request, if no caller waits for it."""
         sole = self._session.sole()
-        if sole is None or sole.sink is None or not sole.sink.done() or self._cancel is None or self._task is not None:
+        if sole is None or sole.sink is None or not sole.sink.done() or self._task is not None:
             return
         last = self._session.hold_for_cancel(sole)
-        if self._session.window is not None:
-            self._loop.call_later(CANCEL_GRACE_SECONDS, self._give_up, last)
         self._task = self._loop.create_task(self._stop_server(last))
 
     async def _stop_server(self, last: Request) -> None:
@@ -130,8 +128,8 @@ class Watchdog:
         A late cancel would hit the next request. One that arrived before the query had begun was lost, so there may be
         several.
         """
-        assert self._cancel is not None
         pause = WATCH_INTERVAL_SECONDS
+        grace = self._loop.call_later(CANCEL_GRACE_SECONDS, self._give_up, last)
         try:
             while last in self._session.inflight:
                 with suppress(PgWireError):  # the answer to the request is awaited all the same
@@ -139,6 +137,7 @@ class Watchdog:
                 await self._answered(last, pause)
                 pause = min(2 * pause, MAX_CANCEL_PAUSE_SECONDS)
         finally:
+            grace.cancel()
             self._task = None
             self._session.release()
             self._transport.flush()
@@ -152,6 +151,8 @@ class Watchdog:
             answered.cancel()
 
     def _give_up(self, abandoned: Request) -> None:
-        """Other tasks wait for the end of the window, but no longer than this."""
+        """Other tasks wait for the answer to the request, but no longer than this."""
         if abandoned in self._session.inflight:
+            if self._session.reason is not Reason.SERVER_ENDS:  # which explains more
+                self._session.retire(Reason.UNANSWERED)
             self._transport.abort()

@@ -58,6 +58,7 @@ class Reason(Enum):
     READ_ONLY = f"the server refuses to write ({READ_ONLY})"
     SETTING_CHANGED = "a setting that other requests rely on changed"
     SETTINGS_RESET = "its settings were reset"
+    UNANSWERED = "the server did not answer a request that no caller waits for any more, nor stop it when asked"
     CANCEL_UNCONFIRMED = "the server did not confirm a cancel request, which may hit whatever runs here next"
 
 
@@ -732,7 +733,8 @@ class Session(Buffers):
         """The error for all who wait. The server's last words explain more than how the socket failed."""
         if isinstance(cause, ProtocolError):
             return cause
-        if (self.is_terminated or self.is_closed_by_client) and self.reason is not Reason.SERVER_ENDS:
+        is_own = self.is_terminated or self.is_closed_by_client or self.reason is Reason.UNANSWERED
+        if is_own and self.reason is not Reason.SERVER_ENDS:
             error = ConnectionClosed(f"the connection was closed: {self.reason_text or 'by abort()'}")
             error.__cause__ = cause
             return error
