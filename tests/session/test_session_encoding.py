@@ -85,6 +85,18 @@ def test_one_that_had_to_wait_fails_alone(make: Callable[[], Request]) -> None:
     assert client.session.failure is None and [len(each.result) for each in client.sinks] == [1, 1]
 
 
+def test_one_that_completes_the_answer_to_others_ends_the_session() -> None:
+    """Without a Sync, for example, the server would never send ReadyForQuery for its group."""
+    client = Client(max_in_flight=1)
+    client.simple("select 1")
+    waiting = broken()
+    waiting.sink = None
+    client.session.submit(waiting)
+    client.take()
+    with pytest.raises(TypeError):
+        client.feed(*result(), READY)
+
+
 def test_the_bytes_of_a_subclass_are_sent_as_they_are() -> None:
     class Text(str):
         def encode(self, *_: object) -> Any:

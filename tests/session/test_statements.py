@@ -222,3 +222,15 @@ def test_unparsable_sql_counts_as_unstable_without_slow_matching() -> None:
         "-- \n" * 4000,
     ):
         assert not find(StatementCache(5), sql).is_stable
+
+
+def test_names_that_were_not_closed_after_all_are_closed_first_next_time() -> None:
+    cache = StatementCache(2)
+    cache.close("pgw_a")
+    taken = cache.take_closing()
+    cache.close("pgw_b")
+    cache.not_closed(taken)
+    assert cache.take_closing() == ["pgw_a", "pgw_b"]
+    cache.close("pgw_c")
+    cache.not_closed(cache.closing)  # none was taken
+    assert cache.take_closing() == ["pgw_c"]
