@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from pg_wired import (
     PgError,
     PgPipeline,
     PipelineAborted,
+    RequestTimeout,
     TransactionError,
     TransactionStatus,
     UsageError,
@@ -23,7 +25,7 @@ from pg_wired import (
 )
 from pg_wired.protocol import messages as m
 from pg_wired.testing import FakePG, Peer
-from rig.checks import Cancelled, answers, cache_in_step, ends_clean, outcome_of, repeatable, until_sql
+from rig.checks import SOON, Cancelled, answers, cache_in_step, ends_clean, outcome_of, repeatable, until, until_sql
 from rig.postgres import Server
 from tests.outcomes import ABORTED, GATE, column, ends, gate, until_asleep
 
@@ -448,3 +450,54 @@ async def test_a_pipeline_can_use_a_wire_conn_and_give_it_back(postgres: Server)
         assert [list(await item) for item in items] == [[(b"%d" % n,)] for n in range(100)]
         await wire.send(m.Query("select 'mine again'"))
         assert await wire.collect_rows() == ([(b"mine again",)], "SELECT 1")
+
+
+# ---- the deadline of an item
+
+
+@ends_clean()
+@pytest.mark.parametrize("is_nested", [False, True])
+async def test_the_block_ends_when_its_last_item_times_out(conn: AsyncConn, is_nested: bool) -> None:
+    """The server is asked to stop, so that the connection can be used again."""
+    async with asyncio.timeout(SOON), conn.exclusive() if is_nested else nullcontext(conn) as owner:
+        async with owner.pipeline() as pipeline:
+            slow = pipeline.query("select pg_sleep(60)", timeout=0.1)
+        late = await outcome_of(slow)
+        assert isinstance(late, RequestTimeout) and late.outcome is UNKNOWN
+        assert await owner.exec_query("select 2") == [(b"2",)]
+
+
+@ends_clean()
+async def test_an_item_that_times_out_ends_no_other_group(postgres: Server, conn: AsyncConn, admin: AsyncConn) -> None:
+    async def leave() -> None:
+        async with conn.pipeline() as pipeline:
+            late.append(pipeline.query(f"select {GATE}", timeout=0.05))
+            pipeline.sync()
+            kept.append(pipeline.query(INSERT, ("1",)))
+
+    late: list[Any] = []
+    kept: list[Any] = []
+    async with gate(postgres.dsn):
+        leaving = asyncio.ensure_future(leave())
+        await until(lambda: bool(late) and late[0].done(), "the item to time out")
+    await leaving
+    assert await ends(*late, *kept) == [("RequestTimeout", UNKNOWN), "INSERT 0 1"]
+    assert await column(admin, PIPED) == [1]
+
+
+@ends_clean()
+async def test_the_block_ends_on_a_silent_link_too() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.startup()
+        while await peer.read():
+            pass
+
+    async with FakePG(script, hold_cancels=True) as fake:
+        conn = await AsyncConn.connect(fake.dsn)
+        async with asyncio.timeout(SOON):
+            async with conn.pipeline() as pipeline:
+                item = pipeline.query("select 1", timeout=0.05)
+            assert isinstance(await outcome_of(item), RequestTimeout)
+        await fake.cancels.get()
+        conn.abort()
+        fake.release_cancels()

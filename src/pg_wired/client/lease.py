@@ -12,7 +12,7 @@ from ..errors import Outcome, PgWireError, RequestTimeout, UsageError
 from ..loop.clock import Clock, sooner
 from ..protocol.rows import Rows
 from ..protocol.types import TransactionStatus
-from ..session.request import Request, Window, failing_item, simple_query_request, sync_request
+from ..session.request import SYNC_SCRIPT, Request, Window, failing_item, simple_query_request, sync_request
 from ..session.session import Reason
 from .core import Core
 from .watchdog import CANCEL_GRACE_SECONDS, MAX_CANCEL_PAUSE_SECONDS, WATCH_INTERVAL_SECONDS
@@ -114,6 +114,13 @@ class Lease:
     def is_idle(self) -> bool:
         """Whether all requests of this lease are answered."""
         return not self.core.session.inflight and not self.window.inside and not self.core.session.group
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a caller waits for a request of this lease that is not a Sync."""
+        session = self.core.session
+        asked = (*session.group, *session.inflight, *self.window.inside)
+        return any(request.is_awaited and request.script != SYNC_SCRIPT for request in asked)
 
     @property
     def needs_reset(self) -> bool:

@@ -22,5 +22,9 @@ cdef class PgPipeline:
     cdef Py_ssize_t _queued
     cdef readonly long long _groups
     cdef public bint _has_shared_failure
+    cdef bint _has_deadline
+    cdef bint _has_timed_out
+    cdef object _waiter
 
+    cdef _item_timed_out(self)
     cdef _queue(self, Request request)

@@ -63,6 +63,8 @@ class ItemReply:
             if self._pipeline._has_shared_failure:
                 self.exception()
             self._pipeline._has_shared_failure = True
+        if isinstance(exception, RequestTimeout):
+            self._pipeline._item_timed_out()
 
     def exception(self) -> BaseException | None:
         return self._future().exception()
@@ -113,6 +115,15 @@ class PgPipeline:
         self._queued = 0
         self._groups = 0
         self._has_shared_failure = False
+        self._has_deadline = False
+        self._has_timed_out = False
+        self._waiter: asyncio.Future[Any] | None = None  # of the end of the block, until an item times out
+
+    def _item_timed_out(self) -> None:
+        """The end of the block need not wait for the server any more, if that was the last item with a caller."""
+        self._has_timed_out = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     @property
     def _core(self) -> Core:
@@ -130,7 +141,10 @@ class PgPipeline:
     ) -> PipelineItem[Rows]:
         """Queue one extended query; arguments and errors are those of `exec_query`."""
         item: PipelineItem[Rows] = PipelineItem(self)
-        deadline = 0.0 if timeout is None else self._lease.deadline(timeout)
+        deadline = 0.0
+        if timeout is not None:
+            deadline = self._lease.deadline(timeout)
+            self._has_deadline = True
         self._queue(query_request(item, sql, params, param_oids, param_formats, result_formats, deadline))
         return item
 
@@ -171,25 +185,41 @@ class PgPipeline:
         await self._lease.enter(self._acquire_timeout)
         return self
 
-    async def __aexit__(self, kind: object, *exc: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        is_late = kind is not None and issubclass(kind, RequestTimeout)
         try:
             if kind is None:
-                await self._finish()
+                is_late = not await self._finish()
         finally:
             if self._lease.is_outermost:
                 self._core.session.check_settings()
                 self._lease.clean_with(None if self._is_clean else self._clean)
-            await self._lease.leave()
+            if is_late and self._wire is None:  # a caller whose deadline has passed does not wait for the cleaning
+                self._lease.abandon(self._lease.leave())
+            else:
+                await self._lease.leave()
             if self._wire is not None:
                 self._core.watchdog.stop()
                 session = self._core.session
                 take_back(self._wire, bytes(session.buffer[: session.tail]))
 
-    async def _finish(self) -> None:
-        if self._queued or not self._lease.is_idle:
-            await self.sync()
+    async def _finish(self) -> bool:
+        """End the last group and wait for all answers. False if the remaining items have timed out before that."""
+        if (self._queued or not self._lease.is_idle) and not await self._answered(self.sync()):
+            return False
         if self._lease.is_outermost and self._core.session.transaction_status is not TransactionStatus.IDLE:
             raise TransactionError("the pipeline left a transaction open: it is rolled back; end it with COMMIT")
+        return True
+
+    async def _answered(self, synced: asyncio.Future[Rows]) -> bool:
+        """Wait for the answer to the last Sync while a caller waits for an item. Returns whether it has come."""
+        while self._has_deadline and not (synced.done() or (self._has_timed_out and not self._lease.is_awaited)):
+            self._waiter = self._loop.create_future()
+            await asyncio.wait({synced, self._waiter}, return_when=asyncio.FIRST_COMPLETED)
+        if self._has_deadline and not synced.done():
+            return False
+        await synced
+        return True
 
     @property
     def _is_clean(self) -> bool:
