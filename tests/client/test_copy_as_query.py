@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -51,6 +51,56 @@ async def test_a_sole_copy_in_is_refused_without_harm(conn: AsyncConn, ask: Ask)
         error = await refused(ask(conn, "copy copied from stdin"), Outcome.REJECTED)
         assert "copy_in()" in str(error)
         assert isinstance(error.__cause__, PgError) and error.__cause__.code == "57014"
+        await answers(conn)
+
+
+# The server sends CopyInResponse, and then fails without reading any data.
+UNREADABLE = {
+    "view": ("create or replace view seen as select 1 as a", "copy seen from stdin"),
+    "frozen": ("select 1", "copy copied from stdin (freeze)"),
+    "trigger": (
+        "create or replace function refuse() returns trigger language plpgsql as $$begin raise 'no'; end$$; "
+        "create or replace trigger refuse before insert on copied execute function refuse()",
+        "copy copied from stdin",
+    ),
+}
+
+
+async def in_stream(conn: AsyncConn, sql: str) -> None:
+    async with conn.stream(sql) as rows:
+        async for _ in rows:
+            pass
+
+
+async def in_portal(conn: AsyncConn, sql: str) -> None:
+    async with conn.exclusive() as mine:
+        await mine.simple_query("begin")
+        async with mine.portal(sql) as portal:
+            await portal.fetch(1)
+
+
+async def in_exclusive(conn: AsyncConn, sql: str) -> None:
+    async with conn.exclusive() as mine:
+        await mine.simple_query("begin")
+        await outcome_of(mine.exec_query(sql))
+        await mine.simple_query("rollback")
+        assert await mine.exec_query("select 'inside'") == [(b"inside",)]
+
+
+BLOCKS = [in_stream, in_portal, in_exclusive]
+
+
+@pytest.mark.parametrize("ask", [*ASKS.values(), *BLOCKS], ids=[*ASKS, *[block.__name__ for block in BLOCKS]])
+@pytest.mark.parametrize(("setup", "sql"), UNREADABLE.values(), ids=UNREADABLE)
+@ends_clean()
+async def test_a_copy_in_that_fails_before_it_reads_leaves_the_connection_usable(
+    conn: AsyncConn, ask: Callable[[AsyncConn, str], Awaitable[Any]], setup: str, sql: str
+) -> None:
+    await conn.simple_query(setup)
+    for _ in range(3):
+        error = await outcome_of(ask(conn, sql))
+        assert ask is in_exclusive or isinstance(error, UsageError)
+        assert await conn.exec_query("select 'innocent'") == [(b"innocent",)]
         await answers(conn)
 
 

@@ -260,19 +260,25 @@ def test_an_empty_query_has_no_tag() -> None:
 # ---- COPY as a query
 
 
+RESYNC: list[m.FrontendMessage] = [m.Sync(), m.Close("P", ""), m.Sync()]
 SLIPS: dict[str, tuple[Callable[[Client], Sink], list[m.BackendMessage], list[m.FrontendMessage]]] = {
     "simple": (lambda client: client.simple("copy"), [], []),
     # In the extended protocol, the server has treated the Sync sent after Execute as part of the COPY.
-    "extended": (lambda client: client.query("copy"), [*PREPARED, m.BindComplete()], [m.Sync()]),
-    "portal": (lambda client: client.encoded(m.Execute("p", 5), m.Sync()), [], [m.Sync()]),
+    "extended": (lambda client: client.query("copy"), [*PREPARED, m.BindComplete()], RESYNC),
+    "portal": (lambda client: client.encoded(m.Execute("p", 5), m.Sync()), [], RESYNC),
     "asked for the other way": (lambda client: client.copy("copy", COPY_OUT, Consumer()), [], []),
 }
 
 
+@pytest.mark.parametrize("has_read", [True, False])
 @pytest.mark.parametrize(("ask", "answer", "sync"), SLIPS.values(), ids=list(SLIPS))
 def test_copy_in_without_later_requests_is_refused_with_copy_fail(
-    ask: Callable[[Client], Sink], answer: list[m.BackendMessage], sync: list[m.FrontendMessage]
+    ask: Callable[[Client], Sink],
+    answer: list[m.BackendMessage],
+    sync: list[m.FrontendMessage],
+    has_read: bool,
 ) -> None:
+    """A server that fails before it reads, for example because the table is a view, answers the request's Sync, too."""
     client = Client()
     sink = ask(client)
     client.take()
@@ -281,9 +287,11 @@ def test_copy_in_without_later_requests_is_refused_with_copy_fail(
     fail, *rest = client.sent()
     assert isinstance(fail, m.CopyFail) and "use copy_in()" in fail.message
     assert rest == [*sync, m.Query("select")]
-    client.feed(error("57014", "COPY from stdin failed"), READY, *result(), READY)
+    syncs = [READY] * (1 if has_read else 2)
+    client.feed(error("57014", "COPY from stdin failed"), *([*syncs, m.CloseComplete(), READY] if sync else [READY]))
     assert isinstance(sink.error, UsageError) and sink.error.outcome is Outcome.REJECTED
     assert "use copy_in()" in str(sink.error) and isinstance(sink.error.__cause__, PgError)
+    client.feed(*result(), READY)
     assert waiting.result == [[]]
 
 

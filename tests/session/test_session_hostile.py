@@ -51,13 +51,16 @@ def little_memory(most: int = MIB) -> Iterator[None]:
     assert peak < most
 
 
+REFUSED = (State.COPY_REFUSED, State.EXECUTE_REFUSED, State.RESYNC)
+
+
 def waiting_in(state: int) -> Client:
     """A client in this state, with two more requests after the one that is being answered."""
     client = Client()
     submit, answer = ROADS[state]
     submit(client)
     if state != State.IDLE:
-        if state != State.COPY_REFUSED:  # a refused COPY ends the connection if other requests follow it
+        if state not in REFUSED:  # a refused COPY ends the connection if other requests follow it
             client.query("select 1")
         client.feed(*answer)
         client.simple("select 2")

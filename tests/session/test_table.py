@@ -44,6 +44,8 @@ ROADS: dict[int, tuple[Callable[[Client], object], list[m.BackendMessage]]] = {
     State.COPYING_IN: (lambda client: client.copy("copy", COPY_IN, Consumer()), [m.CopyInResponse(0, (0,))]),
     State.COPY_OUT_QUERY: (lambda client: client.copy("copy", COPY_OUT_STATES, Consumer()), []),
     State.COPYING_OUT: (lambda client: client.copy("copy", COPY_OUT_STATES, Consumer()), [COPY_OUT]),
+    State.EXECUTE_REFUSED: (lambda client: client.query("copy"), [*BOUND, m.CopyInResponse(0, (0,))]),
+    State.RESYNC: (lambda client: client.query("copy"), [*BOUND, m.CopyInResponse(0, (0,)), error("42809")]),
     State.COPIED: (lambda client: client.copy("copy", COPY_OUT_STATES, Consumer()), [COPY_OUT, m.CopyDone()]),
 }
 
@@ -119,7 +121,7 @@ RULES = {
     State.FIELDS: "T+ n+ E.",
     State.BIND: "2+ E.",
     # "Execute is terminated by exactly one of CommandComplete, EmptyQueryResponse, ErrorResponse or PortalSuspended".
-    State.EXECUTE: "D= C+ I+ s+ E. G:COPY_REFUSED H:EXECUTE_DISCARD",
+    State.EXECUTE: "D= C+ I+ s+ E. G:EXECUTE_REFUSED H:EXECUTE_DISCARD",
     State.CLOSE: "3+ E.",
     # "Simple Query": for each statement RowDescription, rows and a tag, or a tag, or COPY; an error ends them all;
     # EmptyQueryResponse stands for the whole string. "In all cases ReadyForQuery".
@@ -131,6 +133,9 @@ RULES = {
     State.SYNC: "Z:IDLE E=",
     # "COPY Operations": CopyFail is answered by an error; copy-out is CopyData and CopyDone, or an error.
     State.COPY_REFUSED: "E.",
+    # "If a Sync was sent before CopyInResponse, it is ignored", but a COPY that fails before it reads leaves it there.
+    State.EXECUTE_REFUSED: "E:RESYNC",
+    State.RESYNC: "3:SYNC Z=",
     State.EXECUTE_DISCARD: "d= c:EXECUTE E.",
     State.QUERY_DISCARD: "d= c:STATEMENT E.",
     # A requested COPY: the answer may be no COPY, or one in the other direction. While the client sends, the server
@@ -158,7 +163,7 @@ MEANING = {
     **{"N": {Action.NOTICE}, "A": {Action.NOTIFICATION}, "S": {Action.PARAMETER}, "E": {Action.FAIL}},
     **{"1": {Action.NEXT}, "2": {Action.NEXT}, "3": {Action.NEXT}, "t": {Action.DESCRIBE_PARAMETERS}},
     **{"T": {Action.DESCRIBE_FIELDS}, "n": {Action.NO_FIELDS}, "D": {Action.ROW}, "C": {Action.TAG}},
-    **{"I": {Action.EMPTY}, "s": {Action.SUSPENDED}, "Z": {Action.READY}},
+    **{"I": {Action.EMPTY}, "s": {Action.SUSPENDED}, "Z": {Action.READY, Action.SKIP}},
     # A requested COPY, and one that was not requested.
     **{"G": {Action.COPY_HEADER, Action.COPY_IN}, "H": {Action.COPY_HEADER, Action.COPY_OUT}},
     **{"d": {Action.DATA, Action.SKIP}, "c": {Action.NEXT, Action.SKIP}},

@@ -528,9 +528,10 @@ class Session(Buffers):
             self.lost(refusal)
             return
         request.refusal = UsageError(text, Outcome.REJECTED)
-        # In the extended protocol the server has consumed our Sync as a part of the COPY.
-        sync = (messages.Sync(),) if self.state == State.EXECUTE else ()
-        self.append(messages.encode(messages.CopyFail(text), *sync))
+        # In the extended protocol the server has consumed our Sync as a part of the COPY, unless it failed before it read
+        # any data: then it answers that Sync, too. Its answer to Close tells.
+        resync = (messages.Sync(), messages.Close("P", ""), messages.Sync()) if self.state == State.EXECUTE else ()
+        self.append(messages.encode(messages.CopyFail(text), *resync))
 
     # ---- requests end
 
