@@ -40,6 +40,8 @@ RETIRING_SETTINGS = frozenset(
 )
 # SQLSTATE read_only_sql_transaction: a server that was the primary may have become a standby.
 READ_ONLY = "25006"
+# SQLSTATE query_canceled.
+QUERY_CANCELED = "57014"
 # What a server that takes writes reports, from PostgreSQL 14 on. Where it does, the transaction was read-only because
 # its owner asked for that.
 WRITABLE_SETTINGS = {"in_hot_standby": "off", "default_transaction_read_only": "off"}.items()
@@ -528,8 +530,8 @@ class Session(Buffers):
             self.lost(refusal)
             return
         request.refusal = UsageError(text, Outcome.REJECTED)
-        # In the extended protocol the server has consumed our Sync as a part of the COPY, unless it failed before it read
-        # any data: then it answers that Sync, too. Its answer to Close tells.
+        # In the extended protocol the server has consumed our Sync as a part of the COPY, unless that failed
+        # before it read any data: then it answers the Sync, too. Its answer to Close tells.
         resync = (messages.Sync(), messages.Close("P", ""), messages.Sync()) if self.state == State.EXECUTE else ()
         self.append(messages.encode(messages.CopyFail(text), *resync))
 
@@ -544,7 +546,10 @@ class Session(Buffers):
         if self.must_write and self.reason is None and self._refuses_to_write((*group, request)):
             self.retire(Reason.READ_ONLY)
         if request is self.rollback and not is_idle:
-            raise ProtocolError("the server kept a transaction open after ROLLBACK")
+            if request.error is None or request.error.code != QUERY_CANCELED:
+                raise ProtocolError("the server kept a transaction open after ROLLBACK")
+            self._roll_back()  # a cancel request meant for an earlier statement has hit the ROLLBACK
+            return
         if self.foreign is None and not is_idle and not request.may_stay_open:
             self.foreign = outcomes.ForeignTransaction(request.sql)
             self._roll_back()
