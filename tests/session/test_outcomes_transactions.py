@@ -225,24 +225,6 @@ def test_a_rollback_that_does_not_end_the_transaction_is_a_protocol_error(status
     assert isinstance(sink.error, ProtocolError)
 
 
-def test_a_rollback_that_a_cancel_request_has_hit_is_sent_again() -> None:
-    """The cancel request was meant for the statement before. Other requests wait, and get their own answers."""
-    client = Client()
-    sink = client.simple("begin")
-    client.take()
-    client.feed(*BEGIN)
-    following = client.simple("select 1")
-    for _ in range(2):
-        assert client.sent() == ROLLBACK
-        client.feed(error("57014"), FAILED)
-    assert client.sent() == ROLLBACK
-    client.feed(m.CommandComplete("ROLLBACK"), READY)
-    assert isinstance(sink.error, TransactionError) and sink.error.outcome is Outcome.REJECTED
-    assert client.sent() == [m.Query("select 1")]
-    client.feed(*result(), READY)
-    assert following.result == [[]] and client.session.failure is None
-
-
 def test_a_refused_rollback_leaves_the_outcome_unknown() -> None:
     """No server refuses a ROLLBACK, but if one does, it must not count as a success."""
     client = Client()

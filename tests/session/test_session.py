@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pg_wired.errors import ConnectionClosed, Outcome, ProtocolError, UsageError
+from pg_wired.errors import ConnectionClosed, Outcome, ProtocolError, TransactionError, UsageError
 from pg_wired.protocol import messages as m
 from pg_wired.protocol import octets
 from pg_wired.protocol.server_error import PgError
@@ -97,6 +97,24 @@ def test_evicted_statements_are_closed_at_the_start_of_the_next_group() -> None:
     assert client.tags() == "CBDES"  # the columns of SHOW are described on every use
     client.feed(m.CloseComplete(), *described())
     assert client.session.failure is None and all(sink.result is not None for sink in client.sinks)
+
+
+def test_a_rollback_that_a_cancel_request_has_hit_is_sent_again() -> None:
+    """The cancel request was meant for the statement before. Other requests wait, and get their own answers."""
+    client = Client()
+    sink = client.simple("begin")
+    client.take()
+    client.feed(m.CommandComplete("BEGIN"), OPEN)
+    following = client.simple("select 1")
+    for _ in range(2):
+        assert client.sent() == [m.Query("ROLLBACK")]
+        client.feed(error("57014"), m.ReadyForQuery("E"))
+    assert client.sent() == [m.Query("ROLLBACK")]
+    client.feed(m.CommandComplete("ROLLBACK"), READY)
+    assert isinstance(sink.error, TransactionError) and sink.error.outcome is Outcome.REJECTED
+    assert client.sent() == [m.Query("select 1")]
+    client.feed(*result(), READY)
+    assert following.result == [[]] and client.session.failure is None
 
 
 def test_a_repair_brings_its_own_parse() -> None:
