@@ -135,7 +135,7 @@ RULES = {
     State.COPY_REFUSED: "E.",
     # "If a Sync was sent before CopyInResponse, it is ignored", but a COPY that fails before it reads leaves it there.
     State.EXECUTE_REFUSED: "E:RESYNC",
-    State.RESYNC: "3:SYNC Z=",
+    State.RESYNC: "3:SYNC Z= E=",
     State.EXECUTE_DISCARD: "d= c:EXECUTE E.",
     State.QUERY_DISCARD: "d= c:STATEMENT E.",
     # A requested COPY: the answer may be no COPY, or one in the other direction. While the client sends, the server

@@ -38,10 +38,8 @@ class State:
     COPYING_IN = 16  # the client sends data; the only answer allowed is an error
     COPYING_OUT = 17
     COPIED = 18  # the sending side, client or server, has sent CopyDone
-    EXECUTE_REFUSED = 19  # the same for Execute, whose Sync the server has consumed as a part of the COPY, or not ...
-    RESYNC = (
-        20  # ... so Sync, Close and Sync were sent, too: what comes before CloseComplete is not the last ReadyForQuery
-    )
+    EXECUTE_REFUSED = 19  # as COPY_REFUSED, by Execute: Sync, Close and Sync were sent after CopyFail ...
+    RESYNC = 20  # ... and a ReadyForQuery before CloseComplete is not the last one
 
 
 class Action:
@@ -160,7 +158,7 @@ TABLE: dict[int, dict[str, Cell]] = {
     State.COPIED: {"C": (Action.TAG, State.STATEMENT), **_FAIL},
     State.COPYING_OUT: {"d": (Action.DATA, Next.STAY), "c": (Action.NEXT, State.COPIED), **_FAIL},
     State.EXECUTE_REFUSED: {"E": (Action.FAIL, State.RESYNC)},
-    State.RESYNC: {"3": (Action.NEXT, State.SYNC), "Z": (Action.SKIP, Next.STAY)},
+    State.RESYNC: {"3": (Action.NEXT, State.SYNC), "Z": (Action.SKIP, Next.STAY), "E": (Action.FAIL, Next.STAY)},
     State.EXECUTE_DISCARD: {"d": (Action.SKIP, Next.STAY), "c": (Action.SKIP, State.EXECUTE), **_FAIL},
     State.QUERY_DISCARD: {"d": (Action.SKIP, Next.STAY), "c": (Action.SKIP, State.STATEMENT), **_FAIL},
 }
